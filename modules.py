@@ -1,0 +1,172 @@
+"""The layers of a multi-layer perceptron, written by hand in NumPy.
+
+Every module has the same two methods. `forward` computes the output and keeps what the gradient
+will need; `backward` takes the gradient of the loss with respect to that output, `dout`, and
+returns the gradient with respect to the input, `dx`. A module with parameters holds them in the
+dict `params` and leaves their gradients in the dict `grads`. A gradient has the shape of what it
+differentiates, and replaces the one of the call before.
+
+S is the number of samples in a batch, M and N are numbers of features, C is the number of classes.
+A module computes in the dtype of its input and parameters, and never writes into `x` or `dout`.
+The derivations are in report/report.pdf under the number of the question that each class names.
+"""
+
+import numpy as np
+
+
+class LinearModule:
+    """Y = X W^T + B, where every row of B is the bias b (question 1.1 a).
+
+    dL/dW = (dL/dY)^T X,    dL/db = 1^T dL/dY,    dL/dX = dL/dY W
+
+    Args:
+        in_features: M, the features of a sample that comes in.
+        out_features: N, the features of a sample that goes out.
+        input_layer: True for the first layer of a network: backward then returns None instead of
+            the gradient of the data, which nobody needs.
+        dtype: of the parameters; float64 for finite differences, float32 for training.
+        rng: a numpy.random.Generator that draws the weights.
+
+    params and grads have the entries `weight` (N, M) and `bias` (1, N). Weights start from
+    N(0, 1/M), so that the outputs have the variance of the inputs (LeCun et al., *Efficient
+    BackProp*, 1998), the bias from zero.
+    """
+
+    def __init__(self, in_features, out_features, input_layer=False, dtype=np.float64, rng=None):
+        rng = np.random.default_rng() if rng is None else rng
+        weight = rng.standard_normal((out_features, in_features)) / np.sqrt(in_features)
+        self.params = {
+            "weight": weight.astype(dtype),
+            "bias": np.zeros((1, out_features), dtype),
+        }
+        self.grads = {name: np.zeros_like(value) for name, value in self.params.items()}
+        self.input_layer = input_layer
+        self.clear_cache()
+
+    def __repr__(self):
+        out_features, in_features = self.params["weight"].shape
+        return f"LinearModule({in_features}, {out_features})"
+
+    def forward(self, x):
+        """x: (S, M) float. Returns (S, N)."""
+        self.x = x
+        return x @ self.params["weight"].T + self.params["bias"]
+
+    def backward(self, dout):
+        """dout: (S, N) float. Returns dx (S, M), or None in an input layer; sets `grads`."""
+        x = _cached(self.x)
+        # out= keeps the memory order of the weight, which makes the update one straight pass.
+        self.grads["weight"] = np.matmul(dout.T, x, out=np.empty_like(self.params["weight"]))
+        self.grads["bias"] = dout.sum(axis=0, keepdims=True)
+        return None if self.input_layer else dout @ self.params["weight"]
+
+    def clear_cache(self):
+        self.x = None
+
+
+class ELUModule:
+    """Y = X where X > 0, alpha (exp(X) - 1) elsewhere (question 1.1 b; Clevert et al., 2016).
+
+    dL/dX = dL/dY * h'(X), element by element, with h'(X) = 1 where X > 0, Y + alpha elsewhere
+
+    Args:
+        alpha: minus the limit of the output at minus infinity; 1 in the assignment.
+    """
+
+    def __init__(self, alpha=1.0):
+        if not 0 <= alpha < np.inf:
+            raise ValueError(f"alpha is {alpha}, but must be finite and not negative")
+        self.alpha = alpha
+        self.params, self.grads = {}, {}
+        self.clear_cache()
+
+    def __repr__(self):
+        return f"ELUModule(alpha={self.alpha})"
+
+    def forward(self, x):
+        """x: float of any shape. Returns the same shape."""
+        # expm1 keeps the digits near 0, and of the clipped input it cannot overflow.
+        self.out = np.maximum(x, 0) + self.alpha * np.expm1(np.minimum(x, 0))
+        return self.out
+
+    def backward(self, dout):
+        """dout: the shape of x. Returns dx, the same shape."""
+        out = _cached(self.out)
+        return dout * np.where(out > 0, 1, out + self.alpha)
+
+    def clear_cache(self):
+        self.out = None
+
+
+class SoftMaxModule:
+    """Y_ij = exp(X_ij) / sum_k exp(X_ik) (question 1.1 c i).
+
+    dL/dX = Y * (dL/dY - (dL/dY * Y) 1 1^T), where * is element by element
+    """
+
+    def __init__(self):
+        self.params, self.grads = {}, {}
+        self.clear_cache()
+
+    def __repr__(self):
+        return "SoftMaxModule()"
+
+    def forward(self, x):
+        """x: (S, C) float, the logits. Returns (S, C), rows of probabilities."""
+        # The largest exponent of each row is 0: no overflow, and no row of zeros.
+        exp = np.exp(x - x.max(axis=1, keepdims=True))
+        # The floor is here and not in the logarithm, so that a sample whose right class
+        # underflows still gets its gradient, -1/S, through Y in backward.
+        self.out = _floor(exp / exp.sum(axis=1, keepdims=True))
+        return self.out
+
+    def backward(self, dout):
+        """dout: (S, C) float. Returns dx (S, C)."""
+        out = _cached(self.out)
+        return out * (dout - (dout * out).sum(axis=1, keepdims=True))
+
+    def clear_cache(self):
+        self.out = None
+
+
+class CrossEntropyModule:
+    """L = -1/S sum_ik T_ik log(X_ik), in nats, the mean over the batch (question 1.1 c ii).
+
+    dL/dX = -1/S T / X, element by element
+
+    x: (S, C) float, probabilities. y: the targets T, (S, C) with rows that sum to 1 (one-hot, say),
+    or (S,) integer class numbers.
+    """
+
+    def __init__(self):
+        self.params, self.grads = {}, {}
+
+    def __repr__(self):
+        return "CrossEntropyModule()"
+
+    def forward(self, x, y):
+        """Returns the loss, a scalar."""
+        return -(_targets(x, y) * np.log(_floor(x))).sum() / len(x)
+
+    def backward(self, x, y):
+        """Returns dx (S, C)."""
+        return -_targets(x, y) / _floor(x) / len(x)
+
+    def clear_cache(self):
+        """Nothing is cached: backward is given x and y again."""
+
+
+def _floor(x):
+    """x with the smallest normal number of its dtype in place of anything smaller."""
+    return np.maximum(x, np.finfo(x.dtype).tiny)
+
+
+def _targets(x, y):
+    """The targets y as a matrix (S, C) of the dtype of x."""
+    return np.eye(x.shape[1], dtype=x.dtype)[y] if y.ndim == 1 else y.astype(x.dtype, copy=False)
+
+
+def _cached(value):
+    if value is None:
+        raise RuntimeError("backward needs the values of a forward before it: call forward first")
+    return value
