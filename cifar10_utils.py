@@ -56,6 +56,7 @@ CONNECT_SECONDS = 12  # for the first answer of a server, name look-up included
 READ_SECONDS = 15  # of silence before a connection counts as dead
 WINDOW_SECONDS, WINDOW_BYTES = 30, 30_000  # a connection slower than this counts as dead
 ATTEMPTS, PROGRESS = 6, 2**20  # connections in a row that bring fewer bytes each
+BACKOFF_SECONDS = 0.2  # doubled after each of them
 FIRST_ATTEMPTS = 3  # while nothing has come in at all
 
 
@@ -390,6 +391,7 @@ def _fetch(url, part):
         try:
             return _fetch_rest(url, part)
         except urllib.error.HTTPError as error:
+            error.close()
             if error.code == 416:  # nothing beyond what is already here
                 return None
             if error.code < 500:
@@ -403,7 +405,7 @@ def _fetch(url, part):
         late = not size and time.monotonic() - began > CONNECT_SECONDS
         if late or failures == (ATTEMPTS if size else FIRST_ATTEMPTS):
             raise DownloadError(f"no CIFAR-10 from {url}: {str(reason) or type(reason).__name__}")
-        time.sleep(0.2 * 2**failures)
+        time.sleep(BACKOFF_SECONDS * 2**failures)
 
 
 def _fetch_rest(url, part):
@@ -470,6 +472,7 @@ def _open(request):
 class _NoWeakerRedirect(urllib.request.HTTPRedirectHandler):
     def redirect_request(self, req, fp, code, msg, headers, newurl):
         if not newurl.startswith(("https://", f"{req.type}://")):
+            fp.close()
             raise DownloadError(f"{req.full_url} redirects to {newurl}: refused, not https")
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 

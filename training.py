@@ -28,9 +28,10 @@ from tqdm import tqdm
 import cifar10_utils
 
 NOT_IN_RECORD = ("run_dir", "resume", "data_dir")  # flags that may differ where a run goes on
-SYNTHETIC_WARNING = """
-*** This is not CIFAR-10 but generated data: the accuracy says nothing about CIFAR-10. ***
-"""
+SYNTHETIC_WARNING = """\
+***************************************************************************************
+*** SYNTHETIC DATA, not CIFAR-10: the accuracy of this run says nothing about CIFAR-10. ***
+***************************************************************************************"""
 
 
 class UsageError(Exception):
@@ -318,11 +319,10 @@ class Run:
             "test_accuracy": float(accuracy),
             "test_loss": float(loss),
         }
-        units = flag_text(["3072", *self.args.dnn_hidden_units, "10"]).replace(",", "-")
-        title = f"{self.record['framework']} MLP {units} on {self.record['dataset']}"
         with self.writing("curves.png", "wb") as file:
-            draw_curves(self.history, f"{title}, test accuracy {accuracy:.4f}", file)
-        self._write_record(status="completed", **results, peak_rss_mb=round(peak_rss_mb(), 1))
+            draw_curves(self.record | results, self.history, file)
+        results["peak_rss_mb"] = round(peak_rss_mb(), 1)
+        self._write_record(status="completed", **results)
         return self.report()
 
     def report(self):
@@ -448,23 +448,37 @@ def _checked_history(history, columns):
     return history
 
 
-def draw_curves(history, title, file):
-    """Loss and accuracy against steps, on the training and the test or validation set, as PNG."""
+def draw_curves(record, history, file):
+    """Loss and accuracy of a run against its steps, as a PNG: see run.json and metrics.csv."""
     # Here and not at the top: it costs a third of a second, which only the end of a run needs.
     from matplotlib.figure import Figure
 
+    framework = {"numpy": "NumPy", "pytorch": "PyTorch"}[record["framework"]]
+    dataset = {"cifar10": "CIFAR-10", "synthetic": "synthetic data, NOT CIFAR-10"}
+    units = "-".join(map(str, ["3072", *record["flags"]["dnn_hidden_units"], "10"]))
     figure = Figure(figsize=(10, 4), layout="constrained")
-    figure.suptitle(title)
-    _, train_loss, train_accuracy, held_out_loss, held_out_accuracy = history
-    for axes, train, held_out, label in zip(
+    figure.suptitle(
+        f"{framework} MLP {units} on {dataset[record['dataset']]}: "
+        f"test accuracy {record['test_accuracy']:.4f}",
+        color="red" if record["dataset"] == "synthetic" else "black",
+    )
+    step, *curves = history.values()
+    held_out = "validation" if "val_loss" in history else "test"
+    best = step[max(range(len(step)), key=curves[3].__getitem__)]
+    for axes, train, other, test, label in zip(
         figure.subplots(1, 2),
-        (train_loss, train_accuracy),
-        (held_out_loss, held_out_accuracy),
+        curves[:2],
+        curves[2:],
+        (record["test_loss"], record["test_accuracy"]),
         ("cross-entropy loss (nats)", "accuracy (fraction)"),
         strict=True,
     ):
-        axes.plot(history["step"], history[train], color="C0", label="train")
-        axes.plot(history["step"], history[held_out], color="C1", label=held_out.split("_")[0])
+        axes.plot(step, train, color="C0", label="train (mean since the point before)")
+        axes.plot(step, other, color="C1", label=held_out)
+        if held_out == "validation":
+            axes.plot(
+                best, test, "*", color="C3", markersize=11, label="test, weights of this step"
+            )
         axes.set(xlabel="step", ylabel=label)
         axes.grid(alpha=0.3)
         axes.legend()

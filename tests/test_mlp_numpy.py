@@ -1,0 +1,143 @@
+"""The network composed of the modules: gradients, initial weights, sizes."""
+
+import numpy as np
+import pytest
+from test_modules import numerical_gradient
+
+from mlp_numpy import MLP
+from modules import CrossEntropyModule, ELUModule, LinearModule, SoftMaxModule
+
+HIDDEN = [[], [5], [5, 4], [3, 4, 5, 6]]
+
+
+def randomised(n_hidden, rng, n_inputs=6, n_classes=4):
+    """A network with no zero among its parameters, which would hide errors."""
+    mlp = MLP(n_inputs, n_hidden, n_classes)
+    for module in mlp.modules:
+        for value in module.params.values():
+            value[:] = rng.standard_normal(value.shape)
+    return mlp
+
+
+@pytest.mark.parametrize("n_hidden", HIDDEN, ids=str)
+@pytest.mark.parametrize("samples", [1, 7])
+def test_every_gradient_of_the_network(n_hidden, samples):
+    rng = np.random.default_rng(3)
+    mlp, cross_entropy = randomised(n_hidden, rng), CrossEntropyModule()
+    x, y = rng.standard_normal((samples, 6)), np.eye(4)[rng.integers(0, 4, samples)]
+
+    def loss():
+        return cross_entropy.forward(mlp.forward(x), y)
+
+    mlp.backward(cross_entropy.backward(mlp.forward(x), y))
+    gradients = [(m.params[k], g) for m in mlp.modules for k, g in m.grads.items()]
+    assert len(gradients) == 2 * (len(n_hidden) + 1)
+    for value, gradient in gradients:
+        expected = numerical_gradient(loss, value)
+        np.testing.assert_allclose(gradient, expected, rtol=1e-6, atol=1e-8)
+
+
+def test_gradients_at_the_default_size_along_a_random_direction():
+    rng = np.random.default_rng(5)
+    mlp, cross_entropy = MLP(3072, [100], 10, input_scale=64), CrossEntropyModule()
+    mlp.modules[-2].params["weight"][:] = 0.1 * rng.standard_normal((10, 100))
+    x, y = 64 * rng.standard_normal((200, 3, 32, 32)), np.eye(10)[rng.integers(0, 10, 200)]
+    mlp.backward(cross_entropy.backward(mlp.forward(x), y))
+    slope = 0
+    directions = []
+    for module in mlp.modules:
+        for name, gradient in module.grads.items():
+            direction = rng.standard_normal(gradient.shape) / np.sqrt(gradient.size)
+            directions.append((module.params[name], direction))
+            slope += (gradient * direction).sum()
+    losses = []
+    for step in (1e-5, -2e-5):
+        for value, direction in directions:
+            value += step * direction
+        losses.append(cross_entropy.forward(mlp.forward(x), y))
+    assert (losses[0] - losses[1]) / 2e-5 == pytest.approx(slope, rel=1e-6)
+
+
+@pytest.mark.parametrize("n_hidden", HIDDEN, ids=str)
+def test_modules_are_linear_and_elu_in_turn_and_softmax_last(n_hidden):
+    mlp = MLP(6, n_hidden, 4)
+    kinds = [LinearModule, ELUModule] * len(n_hidden) + [LinearModule, SoftMaxModule]
+    assert [type(module) for module in mlp.modules] == kinds
+    shapes = [m.params["weight"].shape for m in mlp.modules if m.params]
+    sizes = [6, *n_hidden, 4]
+    assert shapes == list(zip(sizes[1:], sizes[:-1], strict=True))
+    assert repr(mlp).count("LinearModule") == len(n_hidden) + 1
+
+
+def test_forward_gives_probabilities_and_flattens_images():
+    mlp = randomised([5], np.random.default_rng(0), n_inputs=12)
+    x = np.random.default_rng(1).standard_normal((8, 3, 2, 2))
+    out = mlp.forward(x)
+    assert out.shape == (8, 4)
+    np.testing.assert_allclose(out.sum(axis=1), 1)
+    np.testing.assert_array_equal(out, mlp.forward(x.reshape(8, 12)))
+
+
+def test_initial_weights():
+    mlp = MLP(3072, [400, 300], 10, seed=3, input_scale=64)
+    first, second, last = (m for m in mlp.modules if m.params)
+    assert first.params["weight"].std() == pytest.approx(1 / np.sqrt(3072) / 64, rel=0.01)
+    assert second.params["weight"].std() == pytest.approx(1 / np.sqrt(400), rel=0.01)
+    assert not last.params["weight"].any()
+    x = 64 * np.random.default_rng(0).standard_normal((50, 3072))
+    np.testing.assert_allclose(mlp.forward(x), 0.1)
+
+
+def test_the_signal_keeps_its_size_at_any_depth():
+    mlp = MLP(3072, [200] * 10, 10, input_scale=64)
+    out = 64 * np.random.default_rng(0).standard_normal((50, 3072))
+    for module in mlp.modules[:-2]:
+        out = module.forward(out)
+    assert 0.1 < out.std() < 2
+
+
+def test_the_seed_decides_the_weights():
+    one, same, other = (MLP(6, [5, 4], 3, seed=seed) for seed in (1, 1, 2))
+    for a, b, c in zip(one.modules[:-2], same.modules[:-2], other.modules[:-2], strict=True):
+        for name in a.params:
+            np.testing.assert_array_equal(a.params[name], b.params[name])
+        assert not a.params or (a.params["weight"] != c.params["weight"]).all()
+
+
+def test_float32_stays_float32():
+    rng = np.random.default_rng(0)
+    mlp, cross_entropy = MLP(6, [5], 4, dtype=np.float32), CrossEntropyModule()
+    x, y = rng.standard_normal((7, 6), np.float32), np.eye(4)[rng.integers(0, 4, 7)]
+    out = mlp.forward(x)
+    loss = cross_entropy.forward(out, y)
+    mlp.backward(cross_entropy.backward(out, y))
+    gradients = [g for module in mlp.modules for g in module.grads.values()]
+    assert {a.dtype for a in (out, loss, *gradients)} == {np.dtype("float32")}
+
+
+def test_clear_cache_reaches_every_module():
+    mlp = MLP(6, [5], 4)
+    out = mlp.forward(np.ones((3, 6)))
+    mlp.clear_cache()
+    for module in mlp.modules:
+        with pytest.raises(RuntimeError):
+            module.backward(out)
+
+
+def test_it_overfits_one_batch():
+    rng = np.random.default_rng(0)
+    mlp, cross_entropy = MLP(20, [30, 30], 4), CrossEntropyModule()
+    x, y = rng.standard_normal((16, 20)), np.eye(4)[rng.integers(0, 4, 16)]
+    for _ in range(300):
+        out = mlp.forward(x)
+        mlp.backward(cross_entropy.backward(out, y))
+        for module in mlp.modules:
+            for name, gradient in module.grads.items():
+                module.params[name] -= 0.5 * gradient
+    assert cross_entropy.forward(mlp.forward(x), y) < 0.01
+
+
+@pytest.mark.parametrize("sizes", [(0, [5], 4), (6, [5, 0], 4), (6, [-1], 4), (6, [], 0)])
+def test_sizes_below_one_are_refused(sizes):
+    with pytest.raises(ValueError, match="at least 1"):
+        MLP(*sizes)
