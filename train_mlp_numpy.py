@@ -65,7 +65,7 @@ def load_checkpoint(run, mlp):
     if not path.exists():
         return {}
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
             now, best = (
                 {key.removeprefix(kind): arrays[key] for key in arrays if key.startswith(kind)}
                 for kind in ("now.", "best.")
@@ -106,7 +106,7 @@ def main(argv=None):
         save_checkpoint(run, mlp, best)
 
     with run.open(data.name), np.errstate(over="ignore", invalid="ignore"):
-        if run.step == 0:
+        if not run.history["step"]:
             x, y = data.train.next_batch(args.batch_size)
             probabilities = mlp.forward(x)
             run.tally(cross_entropy.forward(probabilities, y), accuracy(probabilities, y))

@@ -396,7 +396,8 @@ class Run:
             os.rename(temporary, self.path)
         except OSError as error:
             shutil.rmtree(temporary, ignore_errors=True)
-            raise UsageError(f"cannot make --run_dir {self.path}: {error.strerror}") from error
+            reason = f"{error.filename}: {error.strerror}"
+            raise UsageError(f"cannot make --run_dir {self.path}: {reason}") from error
 
     def _lock_folder(self):
         try:

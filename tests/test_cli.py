@@ -1,0 +1,201 @@
+"""The programs end to end, each in a process of its own, on generated and on real data."""
+
+import csv
+import json
+import os
+import random
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from test_data import REAL, needs_real
+
+ROOT = Path(__file__).parent.parent
+NUMPY = "train_mlp_numpy.py"
+TRAINERS = [NUMPY]
+
+
+def command(script, *flags):
+    return [sys.executable, ROOT / script, *map(str, flags)]
+
+
+def start(script, *flags, cwd=None, **environment):
+    return subprocess.Popen(
+        command(script, *flags),
+        cwd=cwd,
+        env={**os.environ, "no_proxy": "127.0.0.1", **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def train(script, *flags, status=0, **options):
+    """Runs a trainer to its end. Returns the lines on stdout and on stderr."""
+    process = start(script, *flags, **options)
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == status, err
+    assert "Traceback" not in err and "Warning" not in err
+    return out.splitlines(), err.splitlines()
+
+
+def rows_of(folder):
+    return list(csv.DictReader((folder / "metrics.csv").read_text().splitlines()))
+
+
+def record_of(folder):
+    return json.loads((folder / "run.json").read_text())
+
+
+@pytest.mark.parametrize("script", TRAINERS)
+def test_synthetic_data_is_learned_and_named_everywhere(script, tmp_path):
+    out, err = train(script, "--synthetic", "--max_steps", 300, "--run_dir", tmp_path / "a")
+    assert re.fullmatch(r"test accuracy 0\.[89]\d* \(synthetic, 300 steps, \d+\.\d s\)", out[-1])
+    assert sum("SYNTHETIC DATA, not CIFAR-10" in line for line in err) == 2  # start and end
+    assert record_of(tmp_path / "a")["dataset"] == "synthetic"
+    assert not any("step/s" in line for line in err)  # no progress bar where there is no terminal
+
+
+def test_a_linear_model_learns_the_synthetic_set_poorly(tmp_path):
+    flags = ["--synthetic", "--max_steps", 300, "--dnn_hidden_units", ""]
+    train(NUMPY, *flags, "--run_dir", tmp_path / "a")
+    assert 0.15 < record_of(tmp_path / "a")["test_accuracy"] < 0.4
+
+
+def test_without_data_and_network_it_says_so_and_falls_back(tmp_path):
+    began = time.monotonic()
+    out, err = train(NUMPY, "--max_steps", 1, cwd=tmp_path, CIFAR10_URL="http://127.0.0.1:9/x")
+    assert time.monotonic() - began < 20
+    assert "no CIFAR-10 from http://127.0.0.1:9/x" in "".join(err)
+    assert "(synthetic, 1 steps" in out[-1]
+    assert [p.name for p in tmp_path.iterdir()] == ["runs"]
+
+
+@pytest.mark.parametrize("script", TRAINERS)
+def test_bad_input_is_one_line_and_status_2(script, tmp_path):
+    for flags, named in (
+        (["--dnn_hidden_units", "100,x"], "'100,x'"),
+        (["--data_dir", tmp_path / "typo"], "typo"),
+        (["--learning-rate", "1"], "--learning-rate"),
+    ):
+        out, err = train(script, *flags, "--run_dir", tmp_path / "a", status=2)
+        assert out == [] and named in err[-1] and f"{script}: error: " in err[-1]
+        assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("script", TRAINERS)
+def test_ctrl_c(script, tmp_path):
+    flags = ["--synthetic", "--max_steps", 10**6, "--run_dir", tmp_path / "a"]
+    process = start(script, *flags)
+    wait_for(lambda: len(rows_of(tmp_path / "a")) > 1)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert re.search(r"step \d+ of 1000000 is saved", err.splitlines()[-1])
+    assert "Traceback" not in err
+    assert record_of(tmp_path / "a")["status"] == "interrupted"
+
+
+def wait_for(condition):
+    end = time.monotonic() + 60
+    while time.monotonic() < end:
+        try:
+            if condition():
+                return
+        except FileNotFoundError:
+            pass
+        time.sleep(0.01)
+    raise TimeoutError
+
+
+def kill_and_resume(script, folder, rng, flags):
+    """Kills a run with SIGKILL at random moments, three times, then lets it end."""
+    flags = [*flags, "--run_dir", folder]
+    for _ in range(3):
+        resume = ["--resume"] if (folder / "run.json").exists() else []
+        process = start(script, *flags, *resume)
+        time.sleep(rng.uniform(0.3, 2.2))
+        process.kill()
+        process.communicate()
+    train(script, *flags, *(["--resume"] if (folder / "run.json").exists() else []))
+
+
+KILLED = ["--synthetic", "--max_steps", 40, "--eval_freq", 7, "--dnn_hidden_units", "20,20"]
+
+
+@pytest.mark.parametrize("script", TRAINERS)
+@pytest.mark.parametrize("times", [1, pytest.param(35, marks=pytest.mark.slow)])
+def test_killed_at_random_moments_a_run_ends_the_same(script, times, tmp_path):
+    train(script, *KILLED, "--run_dir", tmp_path / "whole")
+    rng = random.Random(times)
+    for i in range(times):
+        kill_and_resume(script, tmp_path / str(i), rng, KILLED)
+        for name in ("metrics.csv", "run.json"):
+            one, two = ((tmp_path / folder / name).read_text() for folder in ("whole", str(i)))
+            if name == "run.json":
+                one, two = (re.sub(r'"(train_seconds|peak_rss_mb)": .*', "", t) for t in (one, two))
+            assert one == two
+
+
+def test_the_numpy_half_needs_no_torch(tmp_path):
+    (tmp_path / "torch.py").write_text("raise ImportError('torch is not here')")
+    train(NUMPY, "--synthetic", "--max_steps", 1, cwd=tmp_path, PYTHONPATH=str(tmp_path))
+    loaded = "import sys, train_mlp_numpy; assert not {'torch', 'matplotlib'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", loaded], cwd=ROOT, check=True)
+
+
+def test_the_help_names_every_flag():
+    out, _ = train(NUMPY, "--help")
+    readme = (ROOT / "README.md").read_text()
+    flags = {
+        flag for line in out for flag in re.findall(r"--[a-z_]+", line) if line.startswith("  --")
+    }
+    assert len(flags) >= 11
+    assert [flag for flag in sorted(flags) if f"`{flag}`" not in readme] == []
+
+
+def test_the_readme_commands_exist():
+    """Each python command of the README is accepted: it prints its help when asked."""
+    readme = (ROOT / "README.md").read_text()
+    scripts = set(re.findall(r"^python ([\w/]+\.py)", readme, re.M))
+    assert NUMPY in scripts
+    for script in scripts:
+        assert (ROOT / script).is_file(), script
+    for line in re.findall(r"^python (train_mlp_\w+\.py .*)$", readme, re.M):
+        script, *flags = shlex.split(line, comments=True)
+        train(script, *flags, "--help")
+
+
+# Real data, where it is
+
+
+@needs_real
+@pytest.mark.parametrize("script", TRAINERS)
+def test_the_default_run_on_cifar10(script, tmp_path):
+    out, _ = train(script, "--data_dir", REAL, "--run_dir", tmp_path / "a")
+    record = record_of(tmp_path / "a")
+    assert 0.455 < record["test_accuracy"] < 0.53
+    assert out[-1].startswith(f"test accuracy {record['test_accuracy']:.4f} (cifar10, 1400 steps, ")
+    if script == NUMPY:
+        assert record["peak_rss_mb"] < 350
+
+
+@pytest.mark.slow
+@needs_real
+@pytest.mark.parametrize(
+    "units, seeds, least",
+    [("100", [42, 1, 2, 3, 4], 0.475), ("100,100", [42, 1, 2], 0.48), ("200,200,200", [42, 1, 2], 0.48)],
+)  # fmt: skip
+def test_mean_accuracy_over_seeds(units, seeds, least, tmp_path):
+    accuracies = []
+    for seed in seeds:
+        flags = ["--dnn_hidden_units", units, "--seed", seed, "--data_dir", REAL]
+        train(NUMPY, *flags, "--run_dir", tmp_path / str(seed))
+        accuracies.append(record_of(tmp_path / str(seed))["test_accuracy"])
+    assert np.mean(accuracies) >= least
