@@ -116,13 +116,14 @@ class DataSet:
         self.position += batch_size
         return indices
 
-    def next_batch(self, batch_size):
+    def next_batch(self, batch_size, out=None):
         """Returns x (batch_size, 3, 32, 32) float32 and y, the labels of the same examples.
 
-        Raises ValueError where batch_size is below 1 or above the number of examples.
+        out: an array of the shape and dtype of x to write x into; a new one unless given. Raises
+        ValueError where batch_size is below 1 or above the number of examples.
         """
         indices = self.next_indices(batch_size)
-        return self._as_float(self.pixels.take(indices, axis=0)), self.labels[indices]
+        return self._as_float(self.pixels.take(indices, axis=0), out), self.labels[indices]
 
     def batches(self, batch_size):
         """All examples once, in their stored order; the last batch may be smaller."""
@@ -130,8 +131,9 @@ class DataSet:
             part = slice(i, i + batch_size)
             yield self._as_float(self.pixels[part]), self.labels[part]
 
-    def _as_float(self, pixels):
-        x = pixels.astype(np.float32)  # then in place: a third faster than pixels - self.mean
+    def _as_float(self, pixels, out=None):
+        x = np.empty(pixels.shape, np.float32) if out is None else out
+        x[:] = pixels  # and then in place: a third faster than pixels - mean
         x -= self.mean
         return x
 

@@ -163,11 +163,11 @@ def test_the_help_names_every_flag():
 def test_the_readme_commands_exist():
     """Each python command of the README is accepted: it prints its help when asked."""
     readme = (ROOT / "README.md").read_text()
-    scripts = set(re.findall(r"^python ([\w/]+\.py)", readme, re.M))
+    scripts = set(re.findall(r"^(?:.* && )?python ([\w/]+\.py)", readme, re.M))
     assert NUMPY in scripts
     for script in scripts:
         assert (ROOT / script).is_file(), script
-    for line in re.findall(r"^python (train_mlp_\w+\.py .*)$", readme, re.M):
+    for line in re.findall(r"^(?:.* && )?python (train_mlp_\w+\.py.*)$", readme, re.M):
         script, *flags = shlex.split(line, comments=True)
         train(script, *flags, "--help")
 
@@ -190,8 +190,12 @@ def test_the_default_run_on_cifar10(script, tmp_path):
 @needs_real
 @pytest.mark.parametrize(
     "units, seeds, least",
-    [("100", [42, 1, 2, 3, 4], 0.475), ("100,100", [42, 1, 2], 0.48), ("200,200,200", [42, 1, 2], 0.48)],
-)  # fmt: skip
+    [
+        ("100", [42, 1, 2, 3, 4], 0.475),
+        ("100,100", [42, 1, 2], 0.48),
+        ("200,200,200", [42, 1, 2], 0.48),
+    ],
+)
 def test_mean_accuracy_over_seeds(units, seeds, least, tmp_path):
     accuracies = []
     for seed in seeds:

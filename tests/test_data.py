@@ -81,6 +81,15 @@ def test_returned_arrays_are_never_overwritten():
     assert numbers(data.images) == list(range(10))
 
 
+def test_a_batch_may_be_written_into_an_array_of_the_caller():
+    out = np.full((4, 3, 32, 32), np.nan, np.float32)
+    x, y = data_set(10).next_batch(4, out=out)
+    assert x is out
+    expected, labels = data_set(10).next_batch(4)
+    np.testing.assert_array_equal(x, expected)
+    np.testing.assert_array_equal(y, labels)
+
+
 @pytest.mark.parametrize("batch_size", [0, -1, 11])
 def test_a_batch_size_out_of_range_changes_nothing(batch_size):
     data = data_set(10)

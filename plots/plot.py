@@ -1,0 +1,56 @@
+"""Draw every figure of this folder from the records in report/results.
+
+python plots/plot.py
+"""
+
+import json
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+
+ROOT = Path(__file__).resolve().parent.parent
+PANELS = (("loss", "cross-entropy loss (nats)"), ("accuracy", "accuracy (fraction)"))
+
+
+def read_runs(name):
+    return json.loads((ROOT / "report" / "results" / f"{name}.json").read_text())["runs"]
+
+
+def new_figure(title):
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    figure.suptitle(title)
+    axes = figure.subplots(1, 2)
+    for panel, (_, label) in zip(axes, PANELS, strict=True):
+        panel.set(xlabel="step", ylabel=label)
+        panel.grid(alpha=0.3)
+    return figure, axes
+
+
+def save(figure, name):
+    # Without the date and the version of matplotlib, the same records give the same file.
+    figure.savefig(ROOT / "plots" / name, dpi=120, metadata={"Software": None})
+
+
+def draw_default_run():
+    """Question 1.2: the default NumPy run, mean and range over the seeds."""
+    runs = read_runs("numpy-100")
+    figure, axes = new_figure(
+        f"NumPy MLP 3072-100-10 on CIFAR-10, default flags: mean and range of {len(runs)} seeds"
+    )
+    for panel, (quantity, _) in zip(axes, PANELS, strict=True):
+        for color, split in (("C0", "train"), ("C1", "test")):
+            values = np.array([run["history"][f"{split}_{quantity}"] for run in runs])
+            steps = runs[0]["history"]["step"]
+            panel.fill_between(steps, values.min(0), values.max(0), color=color, alpha=0.2, lw=0)
+            panel.plot(steps, values.mean(0), color=color, label=split)
+        panel.legend()
+    save(figure, "numpy_default.png")
+
+
+def main():
+    draw_default_run()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,69 @@
+"""Run the experiments of the report that have no record yet, one after the other.
+
+    python report/run_experiments.py [NAME ...]
+
+An experiment is an argument file, report/experiments/NAME.txt: the flags of a trainer, under a
+comment that names the trainer and the seeds. Its record is report/results/NAME.json: for every
+seed what run.json and metrics.csv held. Stopped at any moment, the same command goes on from there.
+"""
+
+import argparse
+import csv
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+EXPERIMENTS = ROOT / "report" / "experiments"
+RESULTS = ROOT / "report" / "results"
+
+
+def read_experiment(path):
+    """The trainer and the seeds that the head of an argument file names."""
+    head = dict(re.findall(r"^# (trainer|seeds): (.*)$", path.read_text(), re.M))
+    return head["trainer"], [int(seed) for seed in head["seeds"].split()]
+
+
+def read_record(path):
+    """The runs recorded so far, by seed."""
+    return json.loads(path.read_text()) if path.exists() else {"runs": []}
+
+
+def train(trainer, arguments, seed, folder):
+    """Trains, or goes on training, in folder. Returns what the run recorded."""
+    command = [sys.executable, trainer, f"@{arguments.relative_to(ROOT)}", "--seed", str(seed)]
+    command += ["--run_dir", str(folder), *(["--resume"] if folder.exists() else [])]
+    subprocess.run(command, cwd=ROOT, check=True)
+    with open(folder / "metrics.csv", newline="") as file:
+        columns = zip(*csv.reader(file), strict=True)
+        history = {name: [float(value) for value in column] for name, *column in columns}
+    return {**json.loads((folder / "run.json").read_text()), "history": history}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser.add_argument("names", nargs="*", help="experiments to run (default: all)")
+    names = parser.parse_args().names
+    if missing := [name for name in names if not (EXPERIMENTS / f"{name}.txt").exists()]:
+        parser.error(f"no experiment {', '.join(missing)} in report/experiments")
+    for path in sorted(EXPERIMENTS.glob("*.txt")):
+        if names and path.stem not in names:
+            continue
+        trainer, seeds = read_experiment(path)
+        target = RESULTS / f"{path.stem}.json"
+        record = read_record(target)
+        for seed in seeds:
+            if seed in [run["seed"] for run in record["runs"]]:
+                continue
+            print(f"{path.stem}, seed {seed}", flush=True)
+            record["runs"].append(train(trainer, path, seed, ROOT / "runs" / path.stem / str(seed)))
+            temporary = target.with_suffix(".tmp")
+            temporary.write_text(json.dumps(record, indent=1) + "\n")
+            os.replace(temporary, target)
+
+
+if __name__ == "__main__":
+    main()

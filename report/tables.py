@@ -1,0 +1,65 @@
+"""Write the tables of the README from the records in report/results.
+
+    python report/tables.py
+
+A table stands between two comments of the README that bear its name; the text around is left alone.
+"""
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parent.parent
+README = ROOT / "README.md"
+RESULTS = ROOT / "report" / "results"
+
+
+def read(name):
+    return json.loads((RESULTS / f"{name}.json").read_text())
+
+
+def accuracy_table():
+    """Test accuracy of the NumPy networks at the default flags, over the seeds."""
+    lines = ["| `--dnn_hidden_units` | test accuracy | seeds |", "|---|---|---|"]
+    for units, name in (
+        ('""', "numpy-none"),
+        ("100", "numpy-100"),
+        ("100,100", "numpy-100-100"),
+        ("200,200,200", "numpy-200-200-200"),
+    ):
+        values = [run["test_accuracy"] for run in read(name)["runs"]]
+        spread = np.std(values, ddof=1)
+        lines.append(f"| `{units}` | {np.mean(values):.4f} ± {spread:.4f} | {len(values)} |")
+    return "\n".join(lines)
+
+
+def speed_text():
+    """How long the default run takes, and how near it is to its matrix products."""
+    record = read("benchmark")
+    run = record["default_run"]
+    return (
+        f"On {record['cores']} cores a default run takes {run['wall_seconds']:.0f} s from start "
+        f"to picture, {run['train_seconds']:.1f} s of them in the training "
+        f"steps, and {run['peak_rss_mb']:.0f} MB of memory. A step takes "
+        f"{record['ratio_median']:.2f} times its two large matrix products (median; best of both: "
+        f"{record['ratio_best']:.2f}), so that {1 / record['ratio_median']:.0%} of it are those."
+    )
+
+
+TABLES = {"accuracy": accuracy_table, "speed": speed_text}
+
+
+def filled(text):
+    """text with every table made anew."""
+    for name, make in TABLES.items():
+        before, begin, rest = text.partition(f"<!-- {name} -->\n")
+        _, end, after = rest.partition(f"<!-- end of {name} -->")
+        if not end:
+            raise SystemExit(f"README.md has no place for the table {name}")
+        text = f"{before}{begin}{make()}\n{end}{after}"
+    return text
+
+
+if __name__ == "__main__":
+    README.write_text(filled(README.read_text()))

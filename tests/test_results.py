@@ -1,0 +1,52 @@
+"""What README and figures say is what the records in report/results say."""
+
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+
+import cifar10_utils
+
+ROOT = Path(cifar10_utils.__file__).parent
+RECORDS = sorted((ROOT / "report" / "results").glob("*.json"))
+
+
+def load(path):
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_tables_of_the_readme_are_those_of_the_records():
+    text = (ROOT / "README.md").read_text()
+    assert load(ROOT / "report" / "tables.py").filled(text) == text
+
+
+def test_every_experiment_is_recorded_for_every_seed():
+    runner = load(ROOT / "report" / "run_experiments.py")
+    experiments = sorted(runner.EXPERIMENTS.glob("*.txt"))
+    assert experiments
+    for path in experiments:
+        _, seeds = runner.read_experiment(path)
+        runs = runner.read_record(runner.RESULTS / f"{path.stem}.json")["runs"]
+        assert [run["seed"] for run in runs] == seeds, path.name
+        for run in runs:
+            assert (run["status"], run["dataset"]) == ("completed", "cifar10")
+
+
+@pytest.mark.parametrize("path", RECORDS, ids=lambda path: path.stem)
+def test_records_name_no_path_of_a_machine(path):
+    text = json.dumps(json.loads(path.read_text()))
+    assert "/" not in text.replace("train_loss", "")
+
+
+def test_the_figures_are_drawn_from_the_records(tmp_path, monkeypatch):
+    plot = load(ROOT / "plots" / "plot.py")
+    drawn = []
+    monkeypatch.setattr(plot, "save", lambda figure, name: drawn.append(name))
+    plot.main()
+    assert drawn
+    for name in drawn:
+        assert (ROOT / "plots" / name).is_file()
