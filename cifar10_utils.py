@@ -178,7 +178,8 @@ def get_cifar10(data_dir=DEFAULT_DIR, one_hot=True, validation_size=0, seed=42):
         part = slice(i * IMAGES_PER_FILE, (i + 1) * IMAGES_PER_FILE)
         train_pixels[part], train_labels[part] = _read(folder / name)
     _read(folder / "batches.meta", parse=len)
-    train, test = (train_pixels, train_labels), _read(folder / "test_batch")
+    test_pixels, test_labels = _read(folder / "test_batch")
+    train, test = (train_pixels, train_labels), (test_pixels.copy(), test_labels)
     return _split("cifar10", train, test, one_hot, validation_size, seed)
 
 

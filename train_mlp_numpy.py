@@ -83,7 +83,7 @@ def main(argv=None):
     """Trains as the flags say. Returns the history, the columns of metrics.csv as lists."""
     args = training.parse_args(training.make_parser(__doc__.splitlines()[0]), argv)
     run = training.Run(args, "numpy", {"numpy": np.__version__})
-    if run.finished:
+    if run.is_finished():
         return run.report()
     data = training.load_data(args)
     mlp = MLP(

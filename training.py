@@ -85,8 +85,8 @@ def make_parser(description):
             f"{cifar10_utils.DEFAULT_DIR}, downloaded where missing)"),
         ("run_dir", None, str, "new folder for the results (default: runs/<trainer>-<time>)"),
     ):  # fmt: skip
-        shown = "" if default is None else f" (default: {flag_text(default)})"
-        parser.add_argument(f"--{name}", default=default, type=kind, help=text + shown)
+        text = with_default(text, default)
+        parser.add_argument(f"--{name}", default=default, type=kind, help=text)
     parser.add_argument("--synthetic", action="store_true", help="train on generated data")
     parser.add_argument("--resume", action="store_true", help="go on with the run in --run_dir")
     return parser
@@ -121,6 +121,16 @@ def positive_number(text):
     raise argparse.ArgumentTypeError(f"{text!r} is no finite number above 0")
 
 
+def number_between(low, high):
+    def parse(text):
+        with suppress(ValueError):
+            if low <= float(text) <= high and float(text) < math.inf:
+                return float(text)
+        raise argparse.ArgumentTypeError(f"{text!r} is no finite number from {low} to {high}")
+
+    return parse
+
+
 def hidden_units(text):
     parts = text.split(",") if text.strip() else []
     try:
@@ -129,6 +139,11 @@ def hidden_units(text):
         raise argparse.ArgumentTypeError(
             f'{text!r}: {error}; write 100 or 100,50 or, for no hidden layer, ""'
         ) from None
+
+
+def with_default(text, default):
+    """The help of a flag."""
+    return text if default is None else f"{text} (default: {flag_text(default)})"
 
 
 def flag_text(value):
@@ -173,30 +188,39 @@ def _fetch_default_data():
 # A run --------------------------------------------------------------------------------------------
 
 
+def as_floats(pairs):
+    return [tuple(map(float, pair)) for pair in pairs]
+
+
 class Run:
     """One training run: its folder, its history, its progress.
 
     The folder holds run.json (what the run is and how it ended), metrics.csv (the history), the
     checkpoint and, at the end, curves.png. Each is written beside its name and then renamed, so
-    that it is whole at any moment. Raises UsageError where the folder cannot be used.
+    that it is whole at any moment.
 
     Args:
         args: the flags.
         framework: "numpy" or "pytorch".
         versions: of the packages that the numbers depend on, for run.json.
+        writes: False in a process that leaves the folder to another one.
+        to_floats: turns a list of pairs (loss, accuracy) into one of Python floats.
+        flush_every: steps whose pairs are turned at once, where each time makes a device wait.
 
     Attributes:
         step: the number of the step under way, or of steps done.
         history: the columns of metrics.csv, a dict of lists.
     """
 
-    def __init__(self, args, framework, versions):
+    def __init__(self, args, framework, versions, writes=True, to_floats=as_floats, flush_every=1):
         self.args = args
+        self.writes, self._to_floats, self._flush_every = writes, to_floats, flush_every
         self.step, self.train_seconds = 0, 0.0
         split = "val" if args.validation_size else "test"
         columns = "step", "train_loss", "train_accuracy", f"{split}_loss", f"{split}_accuracy"
         self.history = {column: [] for column in columns}
         self._sums = [0.0, 0.0, 0]  # of loss, accuracy and batches since the row before
+        self._pending = []  # pairs that are not in the sums yet
         self._bar = None
         name = f"{framework}-{datetime.now():%Y%m%d-%H%M%S-%f}"
         self.path = Path(os.path.realpath(args.run_dir or Path("runs", name)))
@@ -208,8 +232,11 @@ class Run:
             "flags": {k: v for k, v in vars(args).items() if k not in NOT_IN_RECORD},
             "versions": {"python": platform.python_version(), **versions},
         }
+
+    def is_finished(self):
+        """Looks at the folder. Returns whether the run in it is complete already."""
         try:
-            if args.resume:
+            if self.args.resume:
                 self._load_record()
             elif self.path.is_dir() and any(self.path.iterdir()):
                 raise UsageError(
@@ -219,9 +246,6 @@ class Run:
                 raise UsageError(f"--run_dir {self.path} is a file: give a folder")
         except OSError as error:
             raise UsageError(f"cannot use --run_dir {self.path}: {error.strerror}") from error
-
-    @property
-    def finished(self):
         return self.record["status"] == "completed"
 
     @contextmanager
@@ -230,7 +254,7 @@ class Run:
         if self.record["dataset"] not in (None, dataset):
             raise UsageError(f"{self.path} holds a run on {self.record['dataset']}, not {dataset}")
         self.record.update(dataset=dataset, status="running")
-        if not self.args.resume:
+        if self.writes and not self.args.resume:
             self._make_folder()
         lock = self._lock_folder()
         try:
@@ -255,7 +279,9 @@ class Run:
             stop.append(True)
             signal.signal(signal.SIGINT, signal.default_int_handler)
 
-        before = signal.signal(signal.SIGINT, on_interrupt)
+        before = signal.getsignal(signal.SIGINT)
+        if before is not signal.SIG_IGN:
+            signal.signal(signal.SIGINT, on_interrupt)
         total = self.args.max_steps
         try:
             with tqdm(total=total, initial=self.step, unit="step", disable=None) as self._bar:
@@ -282,11 +308,9 @@ class Run:
 
     def tally(self, loss, accuracy):
         """Counts a batch, by its means, into the next row of metrics.csv."""
-        self._require_finite(loss)
-        for i, value in enumerate((float(loss), float(accuracy), 1)):
-            self._sums[i] += value
-        if self._bar is not None:
-            self._bar.set_postfix_str(f"loss {loss:.3f}, accuracy {accuracy:.3f}", refresh=False)
+        self._pending.append((loss, accuracy))
+        if len(self._pending) >= self._flush_every:
+            self._flush()
 
     def is_due(self, step):
         """Whether a row and a checkpoint are due after this step."""
@@ -295,7 +319,8 @@ class Run:
     def add_row(self, loss, accuracy):
         """Adds a row to metrics.csv: the means over the batches since the row before, and the loss
         and accuracy on the validation or test set. Returns whether that accuracy is a new best."""
-        self._require_finite(loss)
+        self._flush()
+        self._require_finite(loss, self.step)
         *_, accuracies = self.history.values()
         improved = accuracy > max(accuracies, default=-1)
         *sums, batches = self._sums
@@ -311,7 +336,7 @@ class Run:
 
     def finish(self, loss, accuracy):
         """Completes the record with the test set's loss and accuracy. Returns the history."""
-        self._require_finite(loss)
+        self._require_finite(loss, self.step)
         self._write_metrics()
         results = {
             "steps": self.step,
@@ -319,14 +344,17 @@ class Run:
             "test_accuracy": float(accuracy),
             "test_loss": float(loss),
         }
-        with self.writing("curves.png", "wb") as file:
-            draw_curves(self.record | results, self.history, file)
+        if self.writes:
+            with self.writing("curves.png", "wb") as file:
+                draw_curves(self.record | results, self.history, file)
         results["peak_rss_mb"] = round(peak_rss_mb(), 1)
         self._write_record(status="completed", **results)
         return self.report()
 
     def report(self):
         """Prints the last line of a finished run. Returns its history."""
+        if not self.writes:
+            return self.history
         self._warn_if_synthetic()
         print(
             f"test accuracy {self.record['test_accuracy']:.4f} ({self.record['dataset']}, "
@@ -336,6 +364,7 @@ class Run:
 
     def state(self):
         """What a checkpoint must hold of the run, as JSON."""
+        self._flush()
         return json.dumps([self.step, self.train_seconds, self._sums, self.history])
 
     def restore(self, state):
@@ -351,6 +380,10 @@ class Run:
     @contextmanager
     def writing(self, name, mode="w"):
         """A file that takes its place in the folder, whole, when the block ends."""
+        if not self.writes:
+            with open(os.devnull, mode) as file:
+                yield file
+            return
         temporary = self.path / f".{name}.tmp"
         try:
             with open(temporary, mode) as file:
@@ -400,6 +433,8 @@ class Run:
             raise UsageError(f"cannot make --run_dir {self.path}: {reason}") from error
 
     def _lock_folder(self):
+        if not self.writes:
+            return os.open(os.devnull, os.O_RDONLY)
         try:
             lock = os.open(self.path, os.O_RDONLY)
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -427,10 +462,22 @@ class Run:
         columns = zip(*([int(row[0]), *map(float, row[1:])] for row in rows), strict=True)
         self.history = _checked_history(dict(zip(names, columns, strict=True)), self.history)
 
-    def _require_finite(self, loss):
+    def _flush(self):
+        """Adds the pending pairs to the sums."""
+        pairs = self._to_floats(self._pending) if self._pending else []
+        for step, (loss, accuracy) in enumerate(pairs, self.step - len(pairs) + 1):
+            self._require_finite(loss, step)
+            for i, value in enumerate((loss, accuracy, 1)):
+                self._sums[i] += value
+        if self._bar is not None and pairs:
+            loss, accuracy = pairs[-1]
+            self._bar.set_postfix_str(f"loss {loss:.3f}, accuracy {accuracy:.3f}", refresh=False)
+        self._pending = []
+
+    def _require_finite(self, loss, step):
         if not math.isfinite(loss):
             raise RunError(
-                f"the loss is {loss} at step {self.step} with --learning_rate "
+                f"the loss is {loss} at step {step} with --learning_rate "
                 f"{self.args.learning_rate}: try a smaller one"
             )
 

@@ -18,7 +18,8 @@ from test_data import REAL, needs_real
 
 ROOT = Path(__file__).parent.parent
 NUMPY = "train_mlp_numpy.py"
-TRAINERS = [NUMPY]
+PYTORCH = "train_mlp_pytorch.py"
+TRAINERS = [NUMPY, PYTORCH]
 
 
 def command(script, *flags):
@@ -151,12 +152,12 @@ def test_the_numpy_half_needs_no_torch(tmp_path):
 
 
 def test_the_help_names_every_flag():
-    out, _ = train(NUMPY, "--help")
+    out, _ = train(PYTORCH, "--help")
     readme = (ROOT / "README.md").read_text()
     flags = {
         flag for line in out for flag in re.findall(r"--[a-z_]+", line) if line.startswith("  --")
     }
-    assert len(flags) >= 11
+    assert len(flags) >= 30
     assert [flag for flag in sorted(flags) if f"`{flag}`" not in readme] == []
 
 

@@ -1,0 +1,444 @@
+"""Train the PyTorch MLP on CIFAR-10, on the CPU, on a GPU or in several processes (question 2.1).
+
+    python train_mlp_pytorch.py --dnn_hidden_units 100
+    python train_mlp_pytorch.py --use_gpu
+    torchrun --nproc_per_node=2 train_mlp_pytorch.py
+
+With the same flags it starts from the same weights and sees the same batches as train_mlp_numpy.py.
+"""
+
+import argparse
+import math
+import os
+import signal
+import sys
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from torch import distributed, nn
+from torch.nn import functional as F
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+import cifar10_utils
+import training
+from mlp_pytorch import ACTIVATIONS, MLP, NORMALIZATIONS
+
+CHECKPOINT = "checkpoint.pt"
+EVAL_BATCH = 500  # examples
+FLUSH_EVERY = 50  # steps whose losses are fetched at once where fetching makes a device wait
+
+
+def make_parser():
+    """The flags of both trainers and those of the experiments of question 2.1."""
+    parser = training.make_parser(__doc__.splitlines()[0])
+    fraction, number = training.number_between(0, 1), training.number_between(0, math.inf)
+    for name, kind, default, text in (
+        ("momentum", fraction, 0.0, "of SGD"),
+        ("weight_decay", number, 0.0, "of the weights, not the biases; decoupled in AdamW"),
+        ("l1", number, 0.0, "factor of the sum of the weights' absolute values in the loss"),
+        ("dropout", fraction, 0.0, "probability of a hidden unit to be zero in a step"),
+        ("label_smoothing", fraction, 0.0, "share of the target spread over all classes"),
+        ("warmup_steps", training.whole_number(0), 0, "steps of a linear rise of the rate"),
+        ("shift", training.whole_number(0, 31), 0, "most pixels to move a training image by"),
+        ("augmentation_strength", fraction, 1.0, "share of the images that flip and shift touch"),
+        ("ema", fraction, 0.0, "decay of an average of the weights, evaluated in their place"),
+        ("epochs", training.whole_number(1), None, "passes over the data, in place of --max_steps"),
+    ):
+        parser.add_argument(f"--{name}", type=kind, default=default, help=training.with_default(
+            text, default))  # fmt: skip
+    for name, choices in (
+        ("activation", list(ACTIVATIONS)),
+        ("optimizer", ["sgd", "adam", "adamw"]),
+        ("normalization", list(NORMALIZATIONS)),
+        ("schedule", ["constant", "cosine"]),
+    ):
+        text = training.with_default("|".join(choices), choices[0])
+        parser.add_argument(f"--{name}", choices=choices, default=choices[0], help=text)
+    for name, text in (
+        ("use_gpu", "train on CUDA"),
+        ("standardize", "divide each pixel by its standard deviation over the training images"),
+        ("flip", "mirror training images at random"),
+        ("test_time_averaging", "evaluate on the mean over an image and its mirror image"),
+        ("bfloat16", "multiply matrices in bfloat16"),
+        ("deterministic", "let CUDA use deterministic algorithms only"),
+    ):
+        parser.add_argument(f"--{name}", action="store_true", help=text)
+    return parser
+
+
+def check_args(args, processes):
+    """Raises UsageError where flags contradict each other or the machine."""
+    for wrong, message in (
+        (args.momentum and args.optimizer != "sgd", "--momentum goes with --optimizer sgd only"),
+        (args.epochs and args.max_steps != 1400, "--epochs and --max_steps: give one of them"),
+        (args.augmentation_strength != 1 and not (args.flip or args.shift),
+         "--augmentation_strength needs --flip or --shift"),
+        ((args.dropout or args.normalization != "none") and not args.dnn_hidden_units,
+         "--dropout and --normalization need a hidden layer"),
+        (args.deterministic and not args.use_gpu, "--deterministic needs --use_gpu"),
+        (args.use_gpu and torch.cuda.device_count() <= processes.local_rank,
+         f"--use_gpu needs {processes.local_rank + 1} CUDA device(s), but there are "
+         f"{torch.cuda.device_count()}: leave it out to train on the CPU"),
+        (args.normalization == "batch" and processes.size > 1 and not args.use_gpu,
+         "--normalization batch needs --use_gpu with several processes: use layer"),
+        (args.batch_size % processes.size,
+         f"--batch_size {args.batch_size} does not divide into {processes.size} equal shares"),
+    ):  # fmt: skip
+        if wrong:
+            raise training.UsageError(message)
+
+
+class Processes:
+    """The processes that torchrun started, or this one alone. Only the first one is heard."""
+
+    def __init__(self):
+        self.rank, self.local_rank, self.size = (
+            int(os.environ.get(name, default))
+            for name, default in (("RANK", 0), ("LOCAL_RANK", 0), ("WORLD_SIZE", 1))
+        )
+
+    def start(self, use_gpu):
+        if use_gpu:
+            torch.cuda.set_device(self.local_rank)
+        if self.size > 1:
+            # Ctrl-C reaches every process at another step: leave it to torchrun, which ends all.
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+            distributed.init_process_group("nccl" if use_gpu else "gloo")
+
+    def share(self, action):
+        """What action() returns in the first process, in all; or the error that it raises."""
+        outcome = [None, None]
+        if self.rank == 0:
+            try:
+                outcome[0] = action()
+            except (training.UsageError, training.RunError) as error:
+                outcome[1] = error
+        if self.size > 1:
+            distributed.broadcast_object_list(outcome)
+        if outcome[1]:
+            raise outcome[1]
+        return outcome[0]
+
+    @contextmanager
+    def guarded(self):
+        """Turns the error that the death of another process causes into a sentence."""
+        try:
+            yield
+        except RuntimeError as error:
+            if self.size == 1:
+                raise
+            sys.stderr = sys.__stderr__
+            raise training.RunError(
+                f"process {self.rank} of {self.size} ends, for another one has ended "
+                f"({str(error).splitlines()[0]}); --resume goes on from the last checkpoint"
+            ) from error
+        finally:
+            if distributed.is_initialized():
+                distributed.destroy_process_group()
+
+    def parallel(self, mlp):
+        """mlp, with its gradients averaged over the processes in backward."""
+        if self.size == 1:
+            return mlp
+        if any(isinstance(layer, nn.BatchNorm1d) for layer in mlp.layers):
+            mlp = nn.SyncBatchNorm.convert_sync_batchnorm(mlp)
+        return DistributedDataParallel(mlp)
+
+    def total(self, tensor):
+        """The sum of tensor over the processes."""
+        if self.size > 1:
+            distributed.all_reduce(tensor)
+        return tensor
+
+
+class TensorData:
+    """A DataSet as tensors on a device: the pixels stay uint8 and become float there, by batch.
+
+    next_batch gives this process's share of the batch that DataSet.next_batch would give.
+    """
+
+    def __init__(self, dataset, device, processes, args, scale=None):
+        self.dataset, self.processes, self.args = dataset, processes, args
+        self.pixels = torch.from_numpy(dataset.pixels).to(device)
+        self.labels = torch.from_numpy(dataset.labels).to(device)
+        self.mean = torch.from_numpy(dataset.mean).to(device)
+        self.scale = None if scale is None else torch.from_numpy(scale).to(device)
+        self._ahead = iter(())
+
+    def next_batch(self, batch_size):
+        """Returns x (S, 3, 32, 32) float32 and y (S,) int64."""
+        indices = next(self._ahead, None)
+        if indices is None:  # many at once, so that a device is not kept waiting for each
+            ahead = [self.dataset.next_indices(batch_size) for _ in range(FLUSH_EVERY)]
+            share = np.array_split(np.stack(ahead), self.processes.size, axis=1)
+            share = torch.from_numpy(share[self.processes.rank]).to(self.pixels.device)
+            self._ahead = iter(share)
+            indices = next(self._ahead)
+        x = self._as_float(self.pixels.index_select(0, indices))
+        return augment(x, self.args), self.labels[indices]
+
+    def seek(self, position):
+        """Goes on after so many examples of the whole batches."""
+        self.dataset.position, self._ahead = position, iter(())
+
+    def batches(self, batch_size):
+        """This process's share of all examples."""
+        for i in range(self.processes.rank, math.ceil(len(self.labels) / batch_size),
+                       self.processes.size):  # fmt: skip
+            part = slice(i * batch_size, (i + 1) * batch_size)
+            yield self._as_float(self.pixels[part]), self.labels[part]
+
+    def _as_float(self, pixels):
+        x = pixels.float().sub_(self.mean)
+        return x if self.scale is None else x.mul_(self.scale)
+
+
+def augment(x, args):
+    """x (S, 3, 32, 32) with a share of the images mirrored and moved, zero (which is the mean
+    image) coming in at the edges."""
+    if not (args.flip or args.shift):
+        return x
+    n, size, device = len(x), x.shape[-1], x.device
+    touched = torch.rand(n, device=device) < args.augmentation_strength
+    rows = torch.arange(size, device=device).expand(n, size)
+    columns = rows
+    if args.flip:
+        mirrored = (touched & (torch.rand(n, device=device) < 0.5))[:, None]
+        columns = torch.where(mirrored, size - 1 - columns, columns)
+    if args.shift:
+        moves = torch.randint(-args.shift, args.shift + 1, (2, n, 1), device=device)
+        moves = moves * touched[:, None] + args.shift
+        rows, columns = rows + moves[0], columns + moves[1]
+        x = F.pad(x, (args.shift,) * 4)
+    image = torch.arange(n, device=device)[:, None, None, None]
+    channel = torch.arange(x.shape[1], device=device)[:, None, None]
+    return x[image, channel, rows[:, None, :, None], columns[:, None, None, :]]
+
+
+def pixel_std(dataset):
+    """(3, 32, 32) float32: the standard deviation of every pixel, at least 1."""
+    squares = sum((x.astype(np.float64) ** 2).sum(axis=0) for x, _ in dataset.batches(EVAL_BATCH))
+    return np.maximum(np.sqrt(squares / dataset.num_examples), 1).astype(np.float32)
+
+
+def make_optimizer(mlp, args):
+    """The optimizer of the flags; weight decay is for matrices, not for biases and norms."""
+    matrices = [p for p in mlp.parameters() if p.ndim > 1]
+    others = [p for p in mlp.parameters() if p.ndim == 1]
+    groups = [{"params": matrices, "weight_decay": args.weight_decay}, {"params": others}]
+    options = {"lr": args.learning_rate, "weight_decay": 0.0, "fused": True}
+    if args.optimizer == "sgd":
+        return torch.optim.SGD(groups, momentum=args.momentum, **options)
+    return {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[args.optimizer](groups, **options)
+
+
+def start_step(optimizer, args, step, processes):
+    """Sets the learning rate of a step: a linear rise over the warm-up, then constant or half a
+    cosine to 0. And the random numbers: those of a step follow from its number, so that a run that
+    is continued needs no state of a generator."""
+    if args.dropout or args.flip or args.shift:
+        torch.manual_seed((args.seed * 10**9 + step) * processes.size + processes.rank)
+    rate = args.learning_rate
+    if step <= args.warmup_steps:
+        rate *= step / args.warmup_steps
+    elif args.schedule == "cosine":
+        done = (step - 1 - args.warmup_steps) / (args.max_steps - args.warmup_steps)
+        rate *= (1 + math.cos(math.pi * done)) / 2
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+
+
+def l1_norm(mlp):
+    return sum(layer.weight.abs().sum() for layer in mlp.linear_layers())
+
+
+def accuracy(logits, labels):
+    """The fraction of samples whose largest logit is at the label: a tensor, on their device."""
+    return (logits.argmax(dim=1) == labels).float().mean()
+
+
+@torch.inference_mode()
+def evaluate(mlp, data):
+    """The mean loss and the accuracy over all examples of a data set."""
+    mlp.eval()
+    sums = torch.zeros(2, dtype=torch.float64, device=data.labels.device)
+    for x, y in data.batches(EVAL_BATCH):
+        with autocast(x.device, data.args):
+            logits = mlp(x)
+            if data.args.test_time_averaging:
+                both = torch.stack([logits, mlp(x.flip(3))]).float()
+                logits = both.log_softmax(dim=2).logsumexp(dim=0)
+        logits = logits.float() if data.args.bfloat16 else logits
+        sums[0] += F.cross_entropy(logits, y, reduction="sum")
+        sums[1] += (logits.argmax(dim=1) == y).sum()
+    mlp.train()
+    return (data.processes.total(sums) / data.dataset.num_examples).tolist()
+
+
+def autocast(device, args):
+    return torch.autocast(device.type, torch.bfloat16, enabled=args.bfloat16)
+
+
+def get_weights(network):
+    """Copies of the parameters and buffers, by name, on the CPU."""
+    return {
+        name: value.detach().to("cpu", copy=True) for name, value in network.state_dict().items()
+    }
+
+
+def save_checkpoint(run, parts, best):
+    state = {name: part.state_dict() for name, part in parts.items()}
+    with run.writing(CHECKPOINT, "wb") as file:
+        torch.save({**state, "best": best, "run": run.state()}, file)
+
+
+def load_checkpoint(run, parts, processes):
+    """Takes up the checkpoint of the run, if it has one. Returns the best weights so far."""
+    path = run.path / CHECKPOINT
+
+    def read():
+        if not path.exists():
+            return None
+        try:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+            take_up(state)
+        except Exception as error:  # a damaged file can raise almost anything
+            raise training.UsageError(f"{path} is damaged ({error!r}): begin a new run") from error
+        return state
+
+    def take_up(state):
+        for name, part in parts.items():
+            part.load_state_dict(state[name])
+        run.restore(state["run"])
+
+    state = processes.share(read)
+    if state and processes.rank:
+        take_up(state)
+    return state["best"] if state else {}
+
+
+def load_data(args, processes):
+    """The splits, loaded (and fetched, where need be) by the first process before the others."""
+    loaded = []
+
+    def load():
+        loaded.append(training.load_data(args, one_hot=False))
+        return loaded[0].name
+
+    if processes.share(load) == "synthetic":
+        args = argparse.Namespace(**vars(args) | {"synthetic": True})
+    return loaded[0] if loaded else training.load_data(args, one_hot=False)
+
+
+def set_steps(args, n_examples):
+    """Makes --max_steps of --epochs."""
+    if args.epochs:
+        args.max_steps = math.ceil(args.epochs * n_examples / args.batch_size)
+    if args.warmup_steps >= args.max_steps:
+        raise training.UsageError(
+            f"--warmup_steps {args.warmup_steps} leaves no step of {args.max_steps}"
+        )
+
+
+@training.command
+def main(argv=None):
+    """Trains as the flags say. Returns the history, the columns of metrics.csv as lists."""
+    processes = Processes()
+    if processes.rank:
+        sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115 (until the process ends)
+    args = training.parse_args(make_parser(), argv)
+    check_args(args, processes)
+    processes.start(args.use_gpu)
+    with processes.guarded():
+        return train(args, processes)
+
+
+def train(args, processes):
+    device = torch.device("cuda" if args.use_gpu else "cpu")
+    if args.deterministic:
+        os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
+        torch.use_deterministic_algorithms(True)
+    waits = args.use_gpu or processes.size > 1  # where to read a loss is to wait for others
+
+    def to_floats(pairs):
+        values = torch.stack([torch.stack(pair) for pair in pairs])
+        return (processes.total(values) / processes.size).tolist()
+
+    run = training.Run(
+        args,
+        "pytorch",
+        {"numpy": np.__version__, "torch": torch.__version__},
+        writes=processes.rank == 0,
+        to_floats=to_floats,
+        flush_every=FLUSH_EVERY if waits else 1,
+    )
+    if processes.share(run.is_finished):
+        return run.report()
+    data = load_data(args, processes)
+    set_steps(args, data.train.num_examples)
+    scale = 1 / pixel_std(data.train) if args.standardize else None
+    mlp = MLP(
+        int(np.prod(cifar10_utils.SHAPE)),
+        args.dnn_hidden_units,
+        cifar10_utils.N_CLASSES,
+        seed=args.seed,
+        input_scale=1.0 if args.standardize else cifar10_utils.PIXEL_RMS,
+        activation=args.activation,
+        normalization=args.normalization,
+        dropout=args.dropout,
+    ).to(device)
+    cross_entropy = nn.CrossEntropyLoss(label_smoothing=args.label_smoothing)
+    optimizer = make_optimizer(mlp, args)
+    parts = {"mlp": mlp, "optimizer": optimizer}
+    average = None
+    if args.ema:
+        average = parts["average"] = AveragedModel(mlp, multi_avg_fn=get_ema_multi_avg_fn(args.ema))
+    best = load_checkpoint(run, parts, processes)
+    network = processes.parallel(mlp)
+    evaluated = average.module if average else mlp
+    training_set, held_out, test_set = (
+        TensorData(split, device, processes, args, scale)
+        for split in (data.train, data.validation or data.test, data.test)
+    )
+
+    def add_row():
+        if run.add_row(*evaluate(evaluated, held_out)) and data.validation:
+            best.update(get_weights(evaluated))
+        save()
+
+    def save():
+        save_checkpoint(run, parts, best)
+
+    with run.open(data.name):
+        if not run.history["step"]:
+            start_step(optimizer, args, 1, processes)
+            with torch.no_grad():
+                x, y = training_set.next_batch(args.batch_size)
+                logits = network(x)
+            run.tally(cross_entropy(logits, y), accuracy(logits, y))
+            add_row()
+        training_set.seek(run.step * args.batch_size)
+        for step in run.steps(save):
+            with run.timed():
+                start_step(optimizer, args, step, processes)
+                x, y = training_set.next_batch(args.batch_size)
+                with autocast(device, args):
+                    logits = network(x)
+                    loss = cross_entropy(logits, y)
+                (loss + args.l1 * l1_norm(mlp) if args.l1 else loss).backward()
+                optimizer.step()
+                optimizer.zero_grad()
+                if average:
+                    average.update_parameters(mlp)
+            run.tally(loss.detach(), accuracy(logits, y))
+            if run.is_due(step):
+                add_row()
+        if best:
+            evaluated.load_state_dict(best)
+        return run.finish(*evaluate(evaluated, test_set))
+
+
+if __name__ == "__main__":
+    main()
