@@ -48,8 +48,32 @@ def draw_default_run():
     save(figure, "numpy_default.png")
 
 
+def draw_both_halves():
+    """Question 2.1: the NumPy and the PyTorch run from one seed, one on the other."""
+    seeds = {run["seed"]: run for run in read_runs("numpy-100")}
+    theirs = read_runs("pytorch-100")[0]
+    ours = seeds[theirs["seed"]]
+    steps = np.array(ours["history"]["step"])
+    differences = [
+        np.abs(np.array(ours["history"][name]) / np.array(theirs["history"][name]) - 1).max()
+        for name in ("train_loss", "test_loss")
+    ]
+    figure, axes = new_figure(
+        "The default run in NumPy and in PyTorch, same seed: "
+        f"losses differ by {max(differences):.1e} at most (relative)"
+    )
+    for panel, (quantity, _) in zip(axes, PANELS, strict=True):
+        for color, split in (("C0", "train"), ("C1", "test")):
+            name = f"{split}_{quantity}"
+            panel.plot(steps, ours["history"][name], color=color, label=f"{split}, NumPy")
+            panel.plot(steps, theirs["history"][name], "kx", ms=5, label=f"{split}, PyTorch")
+        panel.legend()
+    save(figure, "numpy_and_pytorch.png")
+
+
 def main():
     draw_default_run()
+    draw_both_halves()
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Time a training step against the matrix products in it, and the whole default run.
+"""Time the training steps of both trainers and their whole default runs.
 
     python report/benchmark.py
 
@@ -6,6 +6,7 @@ Everything is measured in turn, many times over, so that what disturbs the machi
 alike: believe the ratios. The record is report/results/benchmark.json (times in milliseconds).
 """
 
+import itertools
 import json
 import os
 import subprocess
@@ -16,11 +17,14 @@ from pathlib import Path
 from statistics import median
 
 import numpy as np
+import torch
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 import cifar10_utils  # noqa: E402
+import mlp_pytorch  # noqa: E402
+import train_mlp_pytorch  # noqa: E402
 from mlp_numpy import MLP  # noqa: E402
 from modules import CrossEntropyModule  # noqa: E402
 
@@ -61,6 +65,84 @@ def make_products():
     return products
 
 
+def make_pytorch_step(data):
+    """The step of train_mlp_pytorch.py at its default flags."""
+    args = train_mlp_pytorch.make_parser().parse_args([])
+    processes = train_mlp_pytorch.Processes()
+    tensors = train_mlp_pytorch.TensorData(data, "cpu", processes, args)
+    mlp = mlp_pytorch.MLP(3072, [HIDDEN], 10, input_scale=cifar10_utils.PIXEL_RMS)
+    optimizer = train_mlp_pytorch.make_optimizer(mlp, args)
+    cross_entropy = torch.nn.CrossEntropyLoss()
+
+    def step():
+        train_mlp_pytorch.start_step(optimizer, args, 1, processes)
+        x, y = tensors.next_batch(BATCH)
+        with train_mlp_pytorch.autocast(torch.device("cpu"), args):
+            loss = cross_entropy(mlp(x), y)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return step
+
+
+def make_bare_step(data):
+    """An eager loop over float tensors that are in memory already, updates written by hand."""
+    x, y = data.next_batch(BATCH * 20)
+    batches = list(zip(torch.from_numpy(x.reshape(len(x), -1)).split(BATCH),
+                       torch.from_numpy(y).split(BATCH), strict=True))  # fmt: skip
+    mlp = mlp_pytorch.MLP(3072, [HIDDEN], 10, input_scale=cifar10_utils.PIXEL_RMS)
+    layers, parameters = mlp.layers, list(mlp.parameters())
+    numbers = itertools.cycle(range(len(batches)))
+
+    def step():
+        x, y = batches[next(numbers)]
+        loss = torch.nn.functional.cross_entropy(layers(x), y)
+        loss.backward()
+        with torch.no_grad():
+            for parameter in parameters:
+                parameter -= 1e-3 * parameter.grad
+                parameter.grad = None
+
+    return step
+
+
+class SingleImages(torch.utils.data.Dataset):
+    """The idiom of the public template: one image at a time, made a float tensor when asked for."""
+
+    def __init__(self, data):
+        self.images, self.labels = data.pixels, data.labels
+
+    def __len__(self):
+        return len(self.images)
+
+    def __getitem__(self, i):
+        image = torch.from_numpy(self.images[i]).float().div(255)
+        return (image - 0.5) / 0.25, int(self.labels[i])
+
+
+def time_template_job(train, test):
+    """Seconds of the default job, evaluations included, in the idiom of the public template."""
+    mlp = mlp_pytorch.MLP(3072, [HIDDEN], 10)
+    optimizer = torch.optim.SGD(mlp.parameters(), lr=1e-3)
+    loaders = [torch.utils.data.DataLoader(SingleImages(data), BATCH, shuffle=True, drop_last=True)
+               for data in (train, test)]  # fmt: skip
+    began, step = time.perf_counter(), 0
+    while step < 1400:
+        for x, y in loaders[0]:
+            if step % 100 == 0:
+                with torch.no_grad():
+                    for images, _ in loaders[1]:
+                        mlp(images)
+            torch.nn.functional.cross_entropy(mlp(x), y).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            step += 1
+            if step == 1400:
+                break
+    return time.perf_counter() - began
+
+
 def measure(candidates):
     """Milliseconds of every call, by name, measured in turn."""
     times = {name: [] for name in candidates}
@@ -80,10 +162,10 @@ def summary(times):
             {"best": min(times), "median": middle, "quartiles": high - low}.items()}  # fmt: skip
 
 
-def time_default_run():
+def time_default_run(trainer):
     """Seconds of a default run from the start of its process to its end, and its own record."""
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, ROOT / "train_mlp_numpy.py", "--run_dir", f"{folder}/run"]
+        command = [sys.executable, ROOT / trainer, "--run_dir", f"{folder}/run"]
         began = time.perf_counter()
         subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
         wall = time.perf_counter() - began
@@ -91,18 +173,40 @@ def time_default_run():
     return {"wall_seconds": wall, **{k: record[k] for k in ("train_seconds", "peak_rss_mb")}}
 
 
-def main():
-    data = cifar10_utils.get_cifar10(ROOT / cifar10_utils.DEFAULT_DIR).train
-    times = measure({"numpy step": make_step(data), "products": make_products()})
-    runs = [time_default_run() for _ in range(5)]
+def median_run(runs):
     middle = sorted(runs, key=lambda run: run["wall_seconds"])[len(runs) // 2]
+    return {name: round(value, 2) for name, value in middle.items()}
+
+
+def main():
+    data = cifar10_utils.get_cifar10(ROOT / cifar10_utils.DEFAULT_DIR)
+    numbered = cifar10_utils.get_cifar10(ROOT / cifar10_utils.DEFAULT_DIR, one_hot=False)
+    times = measure({
+        "numpy step": make_step(data.train),
+        "products": make_products(),
+        "pytorch step": make_pytorch_step(numbered.train),
+        "bare pytorch step": make_bare_step(numbered.train),
+    })  # fmt: skip
+    runs = {"numpy": [], "pytorch": []}
+    template = []
+    for _ in range(3):
+        for framework, done in runs.items():
+            done.append(time_default_run(f"train_mlp_{framework}.py"))
+        template.append(time_template_job(numbered.train, numbered.test))
+
+    def ratios(one, other):
+        return {"best": round(min(times[one]) / min(times[other]), 3),
+                "median": round(median(times[one]) / median(times[other]), 3)}  # fmt: skip
+
     record = {
         "cores": os.cpu_count(),
-        "numpy": np.__version__,
-        "times": {name: summary(values) for name, values in times.items()},
-        "ratio_best": round(min(times["numpy step"]) / min(times["products"]), 3),
-        "ratio_median": round(median(times["numpy step"]) / median(times["products"]), 3),
-        "default_run": {name: round(value, 2) for name, value in middle.items()},
+        "versions": {"numpy": np.__version__, "torch": torch.__version__},
+        "milliseconds": {name: summary(values) for name, values in times.items()},
+        "numpy step to products": ratios("numpy step", "products"),
+        "numpy step to pytorch step": ratios("numpy step", "pytorch step"),
+        "pytorch step to bare pytorch step": ratios("pytorch step", "bare pytorch step"),
+        "default_run": {framework: median_run(done) for framework, done in runs.items()},
+        "template_job_seconds": round(median(template), 1),
     }
     target = ROOT / "report" / "results" / "benchmark.json"
     target.write_text(json.dumps(record, indent=1) + "\n")

@@ -9,7 +9,8 @@ import pytest
 import cifar10_utils
 
 ROOT = Path(cifar10_utils.__file__).parent
-RECORDS = sorted((ROOT / "report" / "results").glob("*.json"))
+RESULTS = ROOT / "report" / "results"
+RECORDS = sorted(RESULTS.glob("*.json"))
 
 
 def load(path):
@@ -34,6 +35,19 @@ def test_every_experiment_is_recorded_for_every_seed():
         assert [run["seed"] for run in runs] == seeds, path.name
         for run in runs:
             assert (run["status"], run["dataset"]) == ("completed", "cifar10")
+
+
+def test_the_two_halves_follow_the_same_curve():
+    runs = [
+        {run["seed"]: run["history"] for run in json.loads(path.read_text())["runs"]}
+        for path in (RESULTS / "numpy-100.json", RESULTS / "pytorch-100.json")
+    ]
+    for seed, theirs in runs[1].items():
+        ours = runs[0][seed]
+        for name in ("train_loss", "test_loss"):
+            assert ours[name] == pytest.approx(theirs[name], rel=2e-3)
+        for name in ("train_accuracy", "test_accuracy"):
+            assert ours[name] == pytest.approx(theirs[name], abs=3e-3)
 
 
 @pytest.mark.parametrize("path", RECORDS, ids=lambda path: path.stem)
