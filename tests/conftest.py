@@ -1,0 +1,64 @@
+"""Options of the grading part: pytest tests --submission=DIR --report FILE.json"""
+
+from pathlib import Path
+
+import pytest
+from grading import runner
+
+REPORT = pytest.StashKey[dict]()
+
+
+def pytest_addoption(parser):
+    group = parser.getgroup("grading")
+    group.addoption(
+        "--submission",
+        metavar="DIR",
+        help="run only the grading part, on DIR/modules.py and DIR/mlp_numpy.py",
+    )
+    group.addoption("--report", metavar="FILE.json", help="write the table of the grading part")
+
+
+def pytest_configure(config):
+    submission = config.getoption("submission")
+    if submission is not None and not _absolute(config, submission).is_dir():
+        raise pytest.UsageError(f"--submission={submission}: there is no such folder")
+    report = config.getoption("report")
+    if report is not None and not _absolute(config, report).parent.is_dir():
+        raise pytest.UsageError(f"--report {report}: there is no such folder")
+
+
+def _absolute(config, path):
+    """A path as the person at the prompt means it."""
+    return (config.invocation_params.dir / path).absolute()
+
+
+def pytest_ignore_collect(collection_path, config):
+    """With --submission, no other test file is so much as imported."""
+    if config.getoption("submission") is not None and collection_path.suffix == ".py":
+        return collection_path != Path(__file__).with_name("test_grading.py") or None
+    return None
+
+
+@pytest.fixture(scope="session")
+def grading_report(request):
+    """The report on the submission, or on this package's own modules without one."""
+    config = request.config
+    submission = config.getoption("submission")
+    own = Path(__file__).parent.parent
+    report = runner.grade(own if submission is None else _absolute(config, submission))
+    if submission is not None:
+        report["submission"] = submission
+    config.stash[REPORT] = report
+    return report
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    report = config.stash.get(REPORT, None)
+    if report is None:
+        return
+    if path := config.getoption("report"):
+        runner.save_json(report, _absolute(config, path))
+    if config.getoption("submission") is not None:
+        terminalreporter.section("grading report")
+        for line in runner.table(report, terminalreporter._tw.fullwidth):
+            terminalreporter.write_line(line)

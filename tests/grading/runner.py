@@ -1,0 +1,175 @@
+"""Grades the submission in a folder: starts the worker, watches the clock, makes the report.
+
+The two modules are copied into a temporary folder, and only the copies are run, in a process that
+starts there with an empty environment. That keeps accidents away from the submission and from the
+grader's files. It is no prison: see the warning in tests/README.md.
+"""
+
+import json
+import os
+import select
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import textwrap
+import time
+from pathlib import Path
+
+from .checks import EFFICIENCY, ROWS
+
+FILES = ("modules.py", "mlp_numpy.py")
+TIME_LIMIT = 5.0  # seconds for one row; a right submission needs a twentieth of that
+GRACE = 2.0  # more, before a worker that does not answer is killed
+
+
+def grade(directory, seed=0, time_limit=TIME_LIMIT):
+    """The report on a submission, a dict that can be written as JSON."""
+    start = time.monotonic()
+    directory = Path(directory)
+    results = {}
+    with tempfile.TemporaryDirectory(prefix="grading-") as scratch:
+        folder = Path(scratch, "submission")
+        folder.mkdir()
+        for name in FILES:
+            if (directory / name).is_file():
+                shutil.copyfile(directory / name, folder / name)
+        names = [row.name for row in ROWS]
+        while todo := [name for name in names if name not in results]:
+            results |= _run_worker(folder, seed, time_limit, todo)
+    rows = [results[name] for name in names]
+    return {
+        "submission": str(directory),
+        "passed": all(row["passed"] for row in rows),
+        "rows": rows,
+        "seconds": round(time.monotonic() - start, 2),
+    }
+
+
+def _run_worker(folder, seed, time_limit, todo):
+    """Results by row name, of at least one row: where the worker dies, the rest is left."""
+    reading, writing = os.pipe()
+    command = [sys.executable, "-I", "-B", str(Path(__file__).with_name("worker.py"))]
+    work = tempfile.mkdtemp(dir=folder.parent)
+    process = subprocess.Popen(
+        [*command, str(folder), str(writing), str(seed), str(time_limit), *todo],
+        cwd=work,
+        env=_environment(work),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        pass_fds=[writing],
+        start_new_session=True,
+    )
+    os.close(writing)
+    results, current = {}, None
+    try:
+        for kind, value in _messages(reading, time_limit + GRACE):
+            if kind == "begin":
+                current = value
+            elif kind == "end":
+                results[value["row"]] = value
+            elif kind == "out of time":
+                results[value] = _failed(value, f"takes more than {time_limit:g} s: an endless loop?")
+            elif kind == "import failed":
+                return {name: _failed(name, value) for name in todo}
+            elif kind == "done":
+                return results
+        how = "hangs" if process.poll() is None else "ends the Python process"
+    finally:
+        os.close(reading)
+        _kill(process)
+    if current is None:
+        return {name: _failed(name, f"the import {how}") for name in todo}
+    return results | {current: _failed(current, how)}
+
+
+def _environment(home):
+    """One thread, and nothing of the grader's own settings."""
+    keep = {name: os.environ[name] for name in ("PATH", "LD_LIBRARY_PATH") if name in os.environ}
+    threads = {f"{name}_NUM_THREADS": "1" for name in ("OMP", "OPENBLAS", "MKL")}
+    return keep | threads | {"HOME": home, "TMPDIR": home}
+
+
+def _messages(descriptor, patience):
+    """The worker's messages, until it ends or is silent for too long."""
+    text = b""
+    while select.select([descriptor], [], [], patience)[0]:
+        chunk = os.read(descriptor, 1 << 16)
+        if not chunk:
+            return
+        *lines, text = (text + chunk).split(b"\n")
+        yield from map(json.loads, lines)
+
+
+def _kill(process):
+    """The worker and all that it started."""
+    try:
+        os.killpg(process.pid, signal.SIGKILL)
+    except (ProcessLookupError, PermissionError):
+        pass
+    process.wait()
+
+
+def _failed(name, sentence):
+    row = next(row for row in ROWS if row.name == name)
+    remark = row.kind == EFFICIENCY
+    return {
+        "row": name,
+        "kind": row.kind,
+        "passed": remark,
+        "remarks": [f"could not be checked: {sentence}"] if remark else [],
+        "diagnosis": sentence,
+        "got": None,
+        "expected": None,
+        "index": None,
+    }
+
+
+def verdict(row):
+    """passed, failed or remark."""
+    return ("remark" if row["remarks"] else "passed") if row["passed"] else "failed"
+
+
+def explanation(row):
+    """The numbers that differ and what is probably wrong, or the remarks; '' where all is well."""
+    if row["passed"]:
+        return "; ".join(row["remarks"])
+    text = row["diagnosis"]
+    if row["got"] is not None and row["expected"] is not None:
+        at = f" at {row['index']}" if row["index"] else ""
+        text += f" (got {row['got']:.6g}, expected {row['expected']:.6g}{at})"
+    return text
+
+
+def table(report, width=100):
+    """The report as lines of text that can be handed back."""
+    name_width = max(len(row["row"]) for row in report["rows"])
+    indent = " " * (name_width + 12)
+    lines = [f"grading report: {report['submission']}"]
+    for row in report["rows"]:
+        word = verdict(row)
+        head = f"  {row['row']:<{name_width}}  {word.upper() if word == 'failed' else word:<6}  "
+        text = head + explanation(row)
+        lines += textwrap.wrap(text, max(width, 60), subsequent_indent=indent) or [head]
+    counts = {word: sum(verdict(row) == word for row in report["rows"])
+              for word in ("passed", "remark", "failed")}
+    summary = ", ".join(f"{count} {word}" for word, count in counts.items())
+    lines.append(f"  {'passed' if report['passed'] else 'FAILED'}: {summary}")
+    return lines
+
+
+def save_json(report, path):
+    Path(path).write_text(json.dumps(_strict(report), indent=2) + "\n", encoding="utf-8")
+
+
+def _strict(value):
+    """Numbers that JSON does not have, as their names."""
+    if isinstance(value, dict):
+        return {key: _strict(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_strict(item) for item in value]
+    if isinstance(value, float) and value - value != 0:
+        return str(value)
+    return value
