@@ -74,7 +74,7 @@ def explain(what, got, expected, hypotheses=(), factors=()):
 def _where_wrong(got, expected):
     """What the entries that differ have in common."""
     differs = np.abs(got - expected) > TOLERANCE * np.max(np.abs(expected))
-    if differs.ndim == 2 and 1 < len(differs):
+    if differs.ndim == 2 and len(differs) > 1:
         rows = np.flatnonzero(differs.any(axis=1))
         if 0 < len(rows) < len(differs):
             return f"is wrong in row(s) {', '.join(map(str, rows))} of {len(differs)} only"
@@ -87,10 +87,8 @@ def _where_wrong(got, expected):
 def largest_difference(got, expected):
     """(got, expected, index) at the entry that differs most; three times None without such."""
     got, expected = np.asarray(got, dtype=float), np.asarray(expected, dtype=float)
-    if got.shape != expected.shape:
+    if got.shape != expected.shape or got.size == 0:
         return None, None, None
-    with np.errstate(invalid="ignore"):
-        difference = np.abs(got - expected)
-    difference[np.isnan(difference)] = np.inf
+    difference = np.nan_to_num(np.abs(got - expected), nan=np.inf)
     index = np.unravel_index(np.argmax(difference), got.shape)
     return float(got[index]), float(expected[index]), [int(i) for i in index]

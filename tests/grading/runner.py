@@ -5,6 +5,7 @@ starts there with an empty environment. That keeps accidents away from the submi
 grader's files. It is no prison: see the warning in tests/README.md.
 """
 
+import contextlib
 import json
 import os
 import select
@@ -71,7 +72,9 @@ def _run_worker(folder, seed, time_limit, todo):
             elif kind == "end":
                 results[value["row"]] = value
             elif kind == "out of time":
-                results[value] = _failed(value, f"takes more than {time_limit:g} s: an endless loop?")
+                results[value] = _failed(
+                    value, f"takes more than {time_limit:g} s: an endless loop?"
+                )
             elif kind == "import failed":
                 return {name: _failed(name, value) for name in todo}
             elif kind == "done":
@@ -105,10 +108,8 @@ def _messages(descriptor, patience):
 
 def _kill(process):
     """The worker and all that it started."""
-    try:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)
-    except (ProcessLookupError, PermissionError):
-        pass
     process.wait()
 
 
@@ -153,8 +154,10 @@ def table(report, width=100):
         head = f"  {row['row']:<{name_width}}  {word.upper() if word == 'failed' else word:<6}  "
         text = head + explanation(row)
         lines += textwrap.wrap(text, max(width, 60), subsequent_indent=indent) or [head]
-    counts = {word: sum(verdict(row) == word for row in report["rows"])
-              for word in ("passed", "remark", "failed")}
+    counts = {
+        word: sum(verdict(row) == word for row in report["rows"])
+        for word in ("passed", "remark", "failed")
+    }
     summary = ", ".join(f"{count} {word}" for word, count in counts.items())
     lines.append(f"  {'passed' if report['passed'] else 'FAILED'}: {summary}")
     return lines

@@ -202,9 +202,9 @@ class Layer(Module):
         return grad.T if self.transposed else grad
 
     def bias_grad(self):
-        """Returns (N,), where there are N values in any arrangement."""
+        """Returns (N,) where there are N values, in whatever arrangement."""
         grad = self.raw_grad("bias")
-        return grad.ravel() if grad.size == self.param("bias").size else grad
+        return grad.ravel() if grad.size == self.param("bias").size else grad.squeeze()
 
 
 class CrossEntropy(Module):
