@@ -6,6 +6,7 @@ import pytest
 from grading import runner
 
 REPORT = pytest.StashKey[dict]()
+FIGURES = pytest.StashKey[list]()
 
 
 def pytest_addoption(parser):
@@ -53,6 +54,8 @@ def grading_report(request):
 
 
 def pytest_terminal_summary(terminalreporter, config):
+    for line in config.stash.get(FIGURES, []):
+        terminalreporter.write_line(line)
     report = config.stash.get(REPORT, None)
     if report is None:
         return
@@ -62,3 +65,9 @@ def pytest_terminal_summary(terminalreporter, config):
         terminalreporter.section("grading report")
         for line in runner.table(report, terminalreporter._tw.fullwidth):
             terminalreporter.write_line(line)
+
+
+@pytest.fixture
+def record_figure(request):
+    """A function that has a line printed after the tests."""
+    return request.config.stash.setdefault(FIGURES, []).append

@@ -441,7 +441,7 @@ def _network(submission, rng, sizes, samples=S):
 
 def _networks(submission, rng):
     """Networks with two, one, three and no hidden layers, each with a phrase for it."""
-    for sizes in (SIZES, (7, 5, 3), (9, 7, 6, 5, 3), (6, 4)):
+    for sizes in (SIZES, (7, 5, 3), (6, 5, 4, 3, 2), (6, 4)):
         hidden = list(sizes[1:-1])
         try:
             yield f" (hidden layers {hidden})", _network(submission, rng, sizes)
@@ -519,7 +519,8 @@ def network_gradient(submission, rng):
         mlp.backward(dout.copy())
         _expect_gradients(submission, phrase, mlp, x, layers, dout)
 
-        _expect_loss_gradients(submission, phrase, mlp, x, layers)
+        if len(layers) == len(SIZES) - 1:
+            _expect_loss_gradients(submission, phrase, mlp, x, layers)
     return []
 
 
@@ -954,7 +955,10 @@ def float64_kept(submission, rng):
         for part, value in _run(make(), *draw(S)).items():
             if value.dtype != np.float64:
                 raise Failure(f"{name}: the {part} is {value.dtype} for float64 inputs")
-        _check_precision(name, make, [draw(S) for _ in range(5)])
+        # A loss is a single number, which may change by chance: the majority of five decides.
+        _check_precision(
+            name, make, [draw(S) for _ in range(5 if name == "CrossEntropyModule" else 1)]
+        )
     return remarks
 
 

@@ -5,6 +5,7 @@ The assignment leaves some things open: weights may be stored (N, M) or (M, N), 
 here, so that a check states only what must be true.
 """
 
+import functools
 import inspect
 import sys
 import traceback
@@ -298,6 +299,7 @@ def as_array(what, value):
     return array
 
 
+@functools.lru_cache(maxsize=16)
 def _parameters(function):
     """The parameters of a class, without self and those of variable number."""
     try:

@@ -134,7 +134,7 @@ LINEAR = [
     wrong(
         "update inside backward",
         {INPUTS, NG, CACHES},
-        "parameters",
+        "",
         DX,
         DX + '; self.params["weight"] *= 0.9',
     ),
@@ -568,7 +568,7 @@ LOSSES = [
     wrong("epsilon 1e-5 added", {CV}, "epsilon", "np.log(x)", "np.log(x + 1e-5)"),
     wrong("epsilon 1e-3 added", {CV}, "epsilon", "np.log(x)", "np.log(x + 1e-3)"),
     wrong("epsilon 1e-6 in the gradient", {CG}, "epsilon", "(y / x)", "(y / (x + 1e-6))"),
-    wrong("epsilon 1e-3 in the gradient", {CG, NG}, "epsilon", "(y / x)", "(y / (x + 1e-3))"),
+    wrong("epsilon 1e-3 in the gradient", {CG, NG}, "", "(y / x)", "(y / (x + 1e-3))"),
     wrong("clipped at 1e-6", {CV}, "clip", "np.log(x)", "np.log(np.maximum(x, 1e-6))"),
     wrong(
         "clipped at 1e-5 from both sides",
@@ -587,15 +587,15 @@ LOSSES = [
         "x[x < 1e-12] = 1e-12; " + LOSS,
     ),
     wrong(
-        "loss gradient written into x",
+        "loss gradient writes the floor into x",
         {INPUTS},
         "writes into x",
         LOSS_DX,
         "x[x < 1e-12] = 1e-12; " + LOSS_DX,
     ),
     wrong(
-        "loss gradient written into y",
-        {INPUTS, NG},
+        "loss writes into y",
+        {INPUTS},
         "writes into y",
         LOSS_DX,
         "y /= x; dx = -y / x.shape[0]",
