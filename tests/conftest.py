@@ -1,5 +1,6 @@
 """Options of the grading part: pytest tests --submission=DIR --report FILE.json"""
 
+import types
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,8 @@ REPORT = pytest.StashKey[dict]()
 FIGURES = pytest.StashKey[list]()
 
 
-def pytest_addoption(parser):
+def pytest_addoption(parser, pluginmanager):
+    _block_conftests(pluginmanager)
     group = parser.getgroup("grading")
     group.addoption(
         "--submission",
@@ -17,6 +19,23 @@ def pytest_addoption(parser):
         help="run only the grading part, on DIR/modules.py and DIR/mlp_numpy.py",
     )
     group.addoption("--report", metavar="FILE.json", help="write the table of the grading part")
+
+
+def _block_conftests(pluginmanager):
+    """Keeps pytest from running the conftest.py of a submission.
+
+    Until the options below are known, pytest takes DIR in `--submission DIR` (without =) for a
+    folder of tests, and FILE likewise, and would load every conftest.py there. It loads none
+    whose path is already the name of a plugin.
+    """
+    params = pluginmanager.get_plugin("pytestconfig").invocation_params
+    for option, value in zip(params.args, params.args[1:], strict=False):
+        if str(option) in ("--submission", "--report"):
+            path = (params.dir / str(value)).absolute()
+            for folder in {path, *path.parents, *path.glob("test*")} - set(Path(__file__).parents):
+                name = str(folder / "conftest.py")
+                if not pluginmanager.has_plugin(name):
+                    pluginmanager.register(types.ModuleType("blocked_conftest"), name)
 
 
 def pytest_configure(config):

@@ -51,7 +51,7 @@ def listing(folder):
         "import numpy; numpy.seterr(all='raise')",
         "import numpy; numpy.random.seed(0); numpy.set_printoptions(precision=1)",
         "import warnings; warnings.simplefilter('error')",
-        "import sys; sys.setrecursionlimit(100); sys.path.clear()",
+        "import sys; sys.path.clear()",
         "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)",
         "import atexit, time; atexit.register(time.sleep, 60)",
         "import threading, time; threading.Thread(target=time.sleep, args=(60,)).start()",
@@ -74,16 +74,17 @@ def test_right_version_with_a_bad_habit_passes(tmp_path, code):
         ("import sys; sys.exit(0)", "raised SystemExit"),
         ("import os; os._exit(0)", "ends the Python process"),
         ("input('name? ')", "EOFError"),
-        ("while True: pass", "takes more than 1"),
-        ("import time; time.sleep(60)", "takes more than 1"),
+        ("while True: pass", "takes more than 0.4"),
+        ("import time; time.sleep(60)", "takes more than 0.4"),
         ("x = 1 / 0", "division by zero (modules.py, line 1)"),
         ("raise BaseException", "ends the Python process"),
     ],
 )
 def test_modules_that_do_not_import_fail_every_row(tmp_path, code, says):
-    report = grade(tmp_path, modules=f"{code}\n{RIGHT['modules.py']}", time_limit=1)
+    report = grade(tmp_path, modules=f"{code}\n{RIGHT['modules.py']}", time_limit=0.4)
     assert failed(report) == {row.name for row in ROWS if row.kind != "efficiency"}
     assert all(says in row["diagnosis"] for row in report["rows"])
+    assert report["seconds"] < 10
 
 
 def test_mlp_that_does_not_import_fails_its_own_rows(tmp_path):
@@ -115,8 +116,8 @@ def test_missing_class_fails_its_own_rows(tmp_path):
 @pytest.mark.parametrize(
     ("code", "says"),
     [
-        ("while True: pass", "takes more than 1 s"),
-        ("__import__('time').sleep(60)", "takes more than 1 s"),
+        ("while True: pass", "takes more than 0.4 s"),
+        ("__import__('time').sleep(60)", "takes more than 0.4 s"),
         ("__import__('os')._exit(0)", "ends the Python process"),
         ("__import__('os').kill(__import__('os').getpid(), 9)", "ends the Python process"),
         ("raise SystemExit(0)", "raised SystemExit"),
@@ -132,25 +133,24 @@ def test_elu_that_misbehaves_fails_its_own_rows(tmp_path, code, says):
     modules = RIGHT["modules.py"].replace(FORWARD, f"    def forward(self, x):\n        {code}\n")
     modules = modules.replace("(x >= 0, x, np.exp(np.minimum(x, 0)) - 1)", "")
     write(tmp_path, {"modules.py": modules, "mlp_numpy.py": RIGHT["mlp_numpy.py"]})
-    report = runner.grade(tmp_path, time_limit=1)
+    report = runner.grade(tmp_path, time_limit=0.4)
     for name in ("ELU value", "ELU gradient"):
         assert says in diagnosis(report, name)
         assert len(diagnosis(report, name)) < 400
-    always_right = {"linear forward", "bias gradient", "softmax gradient", "cross-entropy value"}
-    assert not failed(report) & always_right
+    assert failed(report) == {"ELU value", "ELU gradient", "network output", "network gradient"}
 
 
 def test_endless_loop_that_catches_everything_is_killed(tmp_path):
     loop = (
         "    def backward(self, dout):\n        while True:\n            try:\n"
-        "                while True: pass\n            except BaseException: pass\n\n"
+        "                while True: x = 1\n            except BaseException: x = 2\n\n"
     )
     modules = RIGHT["modules.py"].replace("class SoftMaxModule:\n", f"class SoftMaxModule:\n{loop}")
     modules = modules.replace(
         "def backward(self, dout):\n        total", "def old(self, dout):\n        total"
     )
     start = time.monotonic()
-    report = grade(tmp_path, modules=modules, time_limit=0.5)
+    report = grade(tmp_path, modules=modules, time_limit=0.1)
     assert "hangs" in diagnosis(report, "softmax gradient")
     assert "linear forward" not in failed(report) and "softmax value" not in failed(report)
     assert time.monotonic() - start < 60
@@ -160,7 +160,8 @@ def test_files_that_a_submission_writes_do_not_reach_its_folder(tmp_path):
     folder = write(tmp_path / "submission", RIGHT)
     code = (
         "import os\n"
-        "for folder in ('.', os.path.dirname(os.path.abspath(__file__)), os.path.expanduser('~')):\n"
+        "here = os.path.dirname(os.path.abspath(__file__))\n"
+        "for folder in ('.', here, os.path.expanduser('~')):\n"
         "    open(os.path.join(folder, 'written.txt'), 'w').close()\n"
     )
     (folder / "modules.py").write_text(code + RIGHT["modules.py"])

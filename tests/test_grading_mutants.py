@@ -1,9 +1,7 @@
 """The grading part fails every wrong version in the right row, and passes every right one."""
 
-import numpy as np
 import pytest
 from grading import checks
-from grading.diagnosis import Failure
 from grading.submission import Submission
 from mutants import course_style, wrong
 
