@@ -19,6 +19,7 @@ import time
 from pathlib import Path
 
 from .checks import EFFICIENCY, ROWS
+from .submission import JOURNAL_SIZE
 
 FILES = ("modules.py", "mlp_numpy.py")
 TIME_LIMIT = 2.0  # seconds for one call of the submission, which should take a thousandth of that
@@ -28,21 +29,13 @@ def grade(directory, seed=0, time_limit=TIME_LIMIT):
     """The report on a submission, a dict that can be written as JSON."""
     start = time.monotonic()
     directory = Path(directory)
-    results = {}
     with tempfile.TemporaryDirectory(prefix="grading-") as scratch:
         folder = Path(scratch, "submission")
         folder.mkdir()
         for name in FILES:
             if (directory / name).is_file():
                 shutil.copyfile(directory / name, folder / name)
-        names = [row.name for row in ROWS]
-        # A row may make several calls that all take too long; a worker that hangs in spite of
-        # its own clock is waited for once, and then no longer than for a single call.
-        patience = 4 * time_limit + 4
-        while todo := [name for name in names if name not in results]:
-            results |= _run_worker(folder, seed, time_limit, patience, todo)
-            patience = time_limit + 1
-    rows = [results[name] for name in names]
+        rows = _all_rows(folder, seed, time_limit)
     return {
         "submission": str(directory),
         "passed": all(row["passed"] for row in rows),
@@ -51,39 +44,65 @@ def grade(directory, seed=0, time_limit=TIME_LIMIT):
     }
 
 
-def _run_worker(folder, seed, time_limit, patience, todo):
-    """Results by row name, of at least one row: where the worker dies, the rest is left."""
-    reading, writing = os.pipe()
-    command = [sys.executable, "-I", "-B", str(Path(__file__).with_name("worker.py"))]
+def _all_rows(folder, seed, time_limit):
+    """The rows of the report, from as many workers as it takes.
+
+    Where a worker dies or hangs, the next one is told in which call, does without it, and so comes
+    to the rows that do not need it.
+    """
+    results, fatal = {}, {}
+    names = [row.name for row in ROWS]
+    # Several calls of one row may all run into their time limit. Who hangs in spite of that is
+    # waited for once, and then no longer than for a single call.
+    patience = 4 * time_limit + 2
+    while todo := [name for name in names if name not in results]:
+        job = {"seed": seed, "time_limit": time_limit, "rows": todo, "fatal": fatal}
+        rows, end, call = _run_worker(folder, job, patience)
+        results |= {row["row"]: row for row in rows}
+        if end == HANGS:
+            patience = time_limit + 1
+        if call and call not in fatal:
+            fatal[call] = f"{call} {end}"
+        elif len(rows) < len(todo):
+            name = next(name for name in todo if name not in results)
+            results[name] = _not_checked(name, end)
+    return [results[name] for name in names]
+
+
+HANGS, ENDS = "hangs", "ends the Python process"
+
+
+def _run_worker(folder, job, patience):
+    """Returns the rows that a worker got through, how it ended, and in which call."""
     work = tempfile.mkdtemp(dir=folder.parent)
-    process = subprocess.Popen(
-        [*command, str(folder), str(writing), str(seed), str(time_limit), *todo],
-        cwd=work,
-        env=_environment(work),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        pass_fds=[writing],
-        start_new_session=True,
-    )
-    os.close(writing)
-    results, current, how = {}, None, "hangs"
-    try:
-        for kind, value in _messages(reading, patience):
-            if kind == "begin":
-                current = value
-            elif kind == "end":
-                results[value["row"]] = value
-            elif kind == "done":
-                return results
-            elif kind == "ended":
-                how = "ends the Python process"
-    finally:
-        os.close(reading)
-        _kill(process)
-    if current is None:
-        return {name: _failed(name, f"the import {how}") for name in todo}
-    return results | {current: _failed(current, how)}
+    reading, writing = os.pipe()
+    with tempfile.TemporaryFile() as journal:
+        ends = {"folder": str(folder), "results": writing, "journal": journal.fileno()}
+        worker = Path(__file__).with_name("worker.py")
+        process = subprocess.Popen(
+            [sys.executable, "-I", "-B", str(worker), json.dumps(job | ends)],
+            cwd=work,
+            env=_environment(work),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            pass_fds=[writing, journal.fileno()],
+            start_new_session=True,
+        )
+        os.close(writing)
+        rows, end = [], HANGS
+        try:
+            for row in _messages(reading, patience):
+                if row is None:
+                    end = ENDS
+                else:
+                    rows.append(row)
+                if len(rows) == len(job["rows"]):
+                    break
+        finally:
+            os.close(reading)
+            _kill(process)
+        return rows, end, os.pread(journal.fileno(), JOURNAL_SIZE, 0).decode().strip()
 
 
 def _environment(home):
@@ -94,12 +113,12 @@ def _environment(home):
 
 
 def _messages(descriptor, patience):
-    """The worker's messages, until it ends or is silent for too long."""
+    """The worker's messages, until it ends (None) or is silent for too long."""
     text = b""
     while select.select([descriptor], [], [], patience)[0]:
         chunk = os.read(descriptor, 1 << 16)
         if not chunk:
-            yield "ended", None
+            yield None
             return
         *lines, text = (text + chunk).split(b"\n")
         yield from map(json.loads, lines)
@@ -112,7 +131,7 @@ def _kill(process):
     process.wait()
 
 
-def _failed(name, sentence):
+def _not_checked(name, sentence):
     row = next(row for row in ROWS if row.name == name)
     remark = row.kind == EFFICIENCY
     return {

@@ -8,6 +8,7 @@ here, so that a check states only what must be true.
 import contextlib
 import functools
 import inspect
+import os
 import signal
 import sys
 import traceback
@@ -18,6 +19,7 @@ import numpy as np
 
 from .diagnosis import Failure
 
+JOURNAL_SIZE = 100  # bytes
 ALPHA_NAMES = {"alpha", "a", "neg_slope", "negative_slope"}
 OTHER_KEYS = {"weight": ("weights", "W", "w"), "bias": ("biases", "b")}
 
@@ -278,15 +280,22 @@ class Clock:
     """The time limit of every call into a submission; none before `start`.
 
     What took too long once is not waited for again, so that the rows that need it fail at once,
-    and the others are checked.
+    and the others are checked. In the same way `fatal` has, by call, what an earlier process did
+    not survive. The name of the call in progress stands in a file, for whoever finds this process
+    dead.
     """
 
     def __init__(self):
-        self.limit, self.late = None, set()
+        self.limit, self.journal, self.fatal = None, None, {}
+        self.caught = (Exception, SystemExit)
 
-    def start(self, limit):
-        """limit: seconds. For the main thread of a process with no other use for SIGALRM."""
-        self.limit = limit
+    def start(self, limit, journal, fatal):
+        """For the main thread of a process with no other use for SIGALRM.
+
+        limit: seconds. journal: a file descriptor. fatal: sentences by the name of a call.
+        """
+        self.limit, self.journal, self.fatal = limit, journal, dict(fatal)
+        self.caught = BaseException  # nobody presses Ctrl-C in a process of its own
         signal.signal(signal.SIGALRM, self._ring)
 
     @staticmethod
@@ -299,17 +308,21 @@ class Clock:
         if self.limit is None:
             yield
             return
-        sentence = f"{what} takes more than {self.limit:g} s: an endless loop?"
-        if what in self.late:
-            raise Failure(sentence)
+        if what in self.fatal:
+            raise Failure(self.fatal[what])
+        self._write(what)
         signal.setitimer(signal.ITIMER_REAL, self.limit)
         try:
             yield
         except OutOfTime:
-            self.late.add(what)
-            raise Failure(sentence) from None
+            self.fatal[what] = f"{what} takes more than {self.limit:g} s: an endless loop?"
+            raise Failure(self.fatal[what]) from None
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0)
+            self._write("")
+
+    def _write(self, what):
+        os.pwrite(self.journal, what.encode()[:JOURNAL_SIZE].ljust(JOURNAL_SIZE), 0)
 
 
 CLOCK = Clock()
@@ -324,7 +337,7 @@ def call(what, function, *args, **errstate):
             return function(*args)
     except Failure:
         raise
-    except (Exception, SystemExit) as error:
+    except CLOCK.caught as error:
         raise Failure(f"{what} {describe(error)}") from None
 
 

@@ -2,40 +2,40 @@
 
 Started by runner.py in an empty temporary folder as
 
-    python -I -B worker.py FOLDER RESULTS SEED TIME_LIMIT ROW...
+    python -I -B worker.py JOB
 
-FOLDER holds copies of the two modules. What happens is reported as lines of JSON on the file
-descriptor RESULTS: not on stdout, where a submission may print what it likes.
+with a JSON object: `folder` has copies of the two modules, `rows` are the names of the rows, `seed`
+and `time_limit` are what they are called; `fatal` has the calls that an earlier worker did not
+survive. Results go as lines of JSON to the file descriptor `results`: not to stdout, where a
+submission may print what it likes. The name of the call in progress goes to the file `journal`.
 """
 
 import json
 import os
+import resource
 import sys
 from pathlib import Path
 
 MEMORY = 4 << 30  # bytes of address space
 
 
-def main(folder, results, seed, time_limit, *names):
+def main(job):
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
     from grading import checks
     from grading.submission import CLOCK, Submission
 
     del sys.path[0]
 
-    def report(kind, value):
-        os.write(int(results), (json.dumps([kind, value]) + "\n").encode())
+    def report(result):
+        os.write(job["results"], (json.dumps(result) + "\n").encode())
 
-    _limit_memory()
-    CLOCK.start(float(time_limit))
-    report("begin", None)
-    submission = Submission(_sources(Path(folder)))
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+    CLOCK.start(job["time_limit"], job["journal"], job["fatal"])
+    submission = Submission(_sources(Path(job["folder"])))
     submission.register()
     for row in checks.ROWS:
-        if row.name in names:
-            report("begin", row.name)
-            report("end", checks.run(row, submission, int(seed)))
-    report("done", None)
+        if row.name in job["rows"]:
+            report(checks.run(row, submission, job["seed"]))
 
 
 def _sources(folder):
@@ -43,13 +43,7 @@ def _sources(folder):
     return {n: (folder / n).read_bytes() if (folder / n).exists() else None for n in names}
 
 
-def _limit_memory():
-    import resource
-
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
-
-
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main(json.loads(sys.argv[1]))
     # Not an ordinary exit: threads and exit handlers of the submission must not run on.
     os._exit(0)
