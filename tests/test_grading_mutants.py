@@ -54,7 +54,19 @@ def test_every_right_version_is_tested():
 def test_loops_are_counted_in_each_module():
     (remark,) = report(wrong.right_sources("loops"))["no loops over samples"]["remarks"]
     for name in ("LinearModule", "ELUModule", "SoftMaxModule", "CrossEntropyModule"):
-        assert f"{name}.forward" in remark and f"{name}.backward" in remark
+        assert f"samples in {name}.forward" in remark
+        assert f"samples in {name}.backward" in remark
+
+
+def test_loop_over_units_is_a_remark():
+    sources = wrong.right_sources("textbook")
+    sources["modules.py"] = sources["modules.py"].replace(
+        wrong.DB,
+        "columns = [dout[:, n].sum() for n in range(dout.shape[1])]\n"
+        '        self.grads["bias"] = np.array([columns])',
+    )
+    row = report(sources)["no loops over samples"]
+    assert row["remarks"] == ["loops in Python over features in LinearModule.backward"]
 
 
 @pytest.mark.parametrize("mutant", by_name(wrong.WRONG))

@@ -396,6 +396,13 @@ SOFTMAXES = [
         SOFTMAX,
         SOFTMAX + "; self.out = exp / (np.sum(exp, axis=1, keepdims=True) + 1e-5)",
     ),
+    wrong(
+        "softmax clipped at 1e-6",
+        {SV},
+        "epsilon",
+        SOFTMAX,
+        SOFTMAX + "; self.out = self.out.clip(1e-6, 1.0)",
+    ),
     wrong("exp of -x", {SV, SG, NO, NG}, "exp(-x)", MAX, "x = -x; " + MAX),
     wrong(
         "softmax gradient without the sum",
