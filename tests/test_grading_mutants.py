@@ -1,5 +1,7 @@
 """The grading part fails every wrong version in the right row, and passes every right one."""
 
+from pathlib import Path
+
 import pytest
 from grading import checks
 from grading.submission import Submission
@@ -109,10 +111,13 @@ def test_course_style_of_test_catches_few_mutants(record_figure):
         "no maximum subtracted",
         "weights zero",
     }
-    record_figure(
+    figure = (
         f"tests in the course's style catch {len(caught)} of the {len(wrong.WRONG)} mutants, "
         f"the grading part all {len(wrong.WRONG)}"
     )
+    record_figure(figure)
+    page = Path(__file__).with_name("README.md").read_text(encoding="utf-8")
+    assert figure in " ".join(page.split())
 
 
 @pytest.mark.parametrize("style", sorted(set(REMARKS) - {"class_numbers"}))

@@ -16,6 +16,7 @@ import sys
 import tempfile
 import textwrap
 import time
+from collections import Counter
 from pathlib import Path
 
 from .checks import EFFICIENCY, ROWS
@@ -163,21 +164,23 @@ def explanation(row):
 
 
 def table(report, width=100):
-    """The report as lines of text that can be handed back."""
+    """The report as lines of text that can be handed back, the rows under their kinds."""
     name_width = max(len(row["row"]) for row in report["rows"])
     indent = " " * (name_width + 12)
-    lines = [f"grading report: {report['submission']}"]
+    lines, kind = [f"grading report: {report['submission']}"], None
     for row in report["rows"]:
+        if row["kind"] != kind:
+            kind = row["kind"]
+            lines.append(kind + (" (remarks only)" if kind == EFFICIENCY else ""))
         word = verdict(row)
         head = f"  {row['row']:<{name_width}}  {word.upper() if word == 'failed' else word:<6}  "
         text = head + explanation(row)
         lines += textwrap.wrap(text, max(width, 60), subsequent_indent=indent) or [head]
-    counts = {
-        word: sum(verdict(row) == word for row in report["rows"])
-        for word in ("passed", "remark", "failed")
-    }
-    summary = ", ".join(f"{count} {word}" for word, count in counts.items())
-    lines.append(f"  {'passed' if report['passed'] else 'FAILED'}: {summary}")
+    count = Counter(map(verdict, report["rows"]))
+    lines.append(
+        f"{'passed' if report['passed'] else 'FAILED'}: {count['passed']} passed, "
+        f"{count['remark']} with a remark, {count['failed']} failed"
+    )
     return lines
 
 
