@@ -67,8 +67,11 @@ def _forward(module, args):
 
 def _backward(module, args):
     dx = module.backward(*(a.copy() for a in args))
-    results = {} if dx is None else {"input gradient": dx}
-    layers = _linear_layers(module)
+    return ({} if dx is None else {"input gradient": dx}) | _grads(module)
+
+
+def _grads(module):
+    results, layers = {}, _linear_layers(module)
     for i, layer in enumerate(layers):
         suffix = f" of layer {i + 1}" if len(layers) > 1 else ""
         results[f"weight gradient{suffix}"] = layer.weight_grad()
@@ -130,12 +133,13 @@ def _check_two_in_use(name, make, first, last):
     one, two = make(), make()
     _forward(one, first[0])
     _forward(two, last[0])
-    for module, (_, backward_args), right in ((one, first, expected[0]), (two, last, expected[1])):
-        _same(
-            _backward(module, backward_args),
-            right,
-            f"{name}: the {{}} is wrong when another {name} is in use: do they share their state?",
-        )
+    sentence = (
+        f"{name}: the {{}} is wrong when another {name} is in use: do they share their state?"
+    )
+    _same(_backward(one, first[1]), expected[0], sentence)
+    kept = _grads(one)
+    _same(_backward(two, last[1]), expected[1], sentence)
+    _same(_grads(one), kept, sentence)
 
 
 def _check_own_params(submission, rng):

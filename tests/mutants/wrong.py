@@ -161,6 +161,22 @@ LINEAR = [
 
 STATE = [
     wrong(
+        "gradients shared by the class",
+        {NG, CACHES},
+        "",
+        "class LinearModule:\n",
+        "class LinearModule:\n    grads = {}\n\n",
+        "        self.grads = {\n",
+        "        unused = {\n",
+    ),
+    wrong(
+        "layers reversed in place",
+        {NG, CACHES},
+        "",
+        "in reversed(self.layers):",
+        "in self.layers.reverse() or self.layers:",
+    ),
+    wrong(
         "parameters shared by the class",
         {NO, NG, CACHES, START},
         "",
@@ -398,7 +414,7 @@ SOFTMAXES = [
     wrong(
         "epsilon 1e-5 in the sum",
         {SV, SG, NO, NG},
-        "",
+        "epsilon",
         SOFTMAX,
         SOFTMAX + "; self.out = exp / (np.sum(exp, axis=1, keepdims=True) + 1e-5)",
     ),
