@@ -123,6 +123,7 @@ def test_missing_class_fails_its_own_rows(tmp_path):
         ("raise KeyboardInterrupt", "raised KeyboardInterrupt"),
         ("return self.forward(x)", "RecursionError"),
         ("return [0] * 10**10", "MemoryError"),
+        ("open('big', 'wb').truncate(10**9)", "File too large"),
         ("return 'eleven'", "not real numbers"),
         ("return None", "None"),
         ("raise ValueError('\\x1b[31m' + 'x' * 10**6)", "?[31mxxx"),

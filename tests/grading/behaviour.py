@@ -71,6 +71,7 @@ def _backward(module, args):
 
 
 def _grads(module):
+    """The gradients of all linear layers, by name."""
     results, layers = {}, _linear_layers(module)
     for i, layer in enumerate(layers):
         suffix = f" of layer {i + 1}" if len(layers) > 1 else ""
@@ -87,6 +88,7 @@ def _same(got, expected, sentence):
 
 
 def stale_caches(submission, rng):
+    """Nothing of an earlier step, or of another instance, in a result."""
     kinds, remarks = _kinds(submission, rng)
     lacking = []
     for name, (make, draw) in kinds.items():
@@ -156,6 +158,7 @@ def _check_own_params(submission, rng):
 
 
 def shapes(submission, rng):
+    """Shapes of all results, at the edges too, and independence of the memory order."""
     kinds, remarks = _kinds(submission, rng)
     if "LinearModule" in kinds:
         remarks += _linear_shapes(submission, rng)
@@ -237,6 +240,7 @@ def _expect_shape(what, got, shape):
 
 
 def numerically_stable(submission, rng):
+    """Finite values and gradients at +-1000."""
     kinds, remarks = _kinds(submission, rng)
     if "SoftMaxModule" in kinds:
         _stable_softmax(submission, rng)
@@ -350,6 +354,7 @@ def _expect_finite(what, got, x, reason="a division by 0?"):
 
 
 def inputs_left_alone(submission, rng):
+    """Neither arguments nor parameters are written to."""
     kinds, remarks = _kinds(submission, rng)
     for name, (make, draw) in kinds.items():
         module, (forward_args, backward_args) = make(), draw(S)
@@ -381,6 +386,7 @@ def _linear_layers(module):
 
 
 def float64_kept(submission, rng):
+    """No result is rounded to float32, openly or on the way."""
     kinds, remarks = _kinds(submission, rng)
     fresh = {
         "LinearModule": lambda: [submission.fresh_linear(M, N)],
@@ -438,6 +444,7 @@ def _check_precision(name, make, batches):
 
 
 def no_loops(submission, rng):
+    """Only remarks: instructions must not grow with the number of samples or features."""
     kinds, remarks = _kinds(submission, rng)
     loops = []
     for name, (make, draw) in kinds.items():

@@ -12,6 +12,7 @@ SIZES = (7, 6, 5, 4)  # n_inputs, two hidden layers, n_classes: all different
 
 
 def draw_layers(rng, sizes):
+    """Parameters of a network: a list of (weight, bias)."""
     return [
         (rng.normal(size=(fan_out, fan_in)) / np.sqrt(fan_in), rng.normal(size=fan_out))
         for fan_in, fan_out in zip(sizes[:-1], sizes[1:], strict=True)
@@ -87,6 +88,7 @@ def _alternatives(layers):
 
 
 def network_output(submission, rng):
+    """The probabilities of networks of several depths."""
     for phrase, (mlp, x, dout, layers) in _networks(submission, rng):
         got = mlp.forward(x.copy())
 
@@ -101,6 +103,7 @@ def network_output(submission, rng):
 
 
 def network_gradient(submission, rng):
+    """Every gradient, for any dout and through the loss of the submission."""
     for phrase, (mlp, x, dout, layers) in _networks(submission, rng):
         mlp.forward(x.copy())
         mlp.backward(dout.copy())
@@ -149,6 +152,7 @@ def _expect_gradients(submission, phrase, mlp, x, layers, dout):
 
 
 def initialisation(submission, rng):
+    """Fails only what cannot train; any scale of the weights is accepted."""
     mlp = submission.mlp(SIZES)
     for i, layer in enumerate(mlp.layers):
         weight, bias = layer.param("weight"), layer.param("bias")

@@ -1,7 +1,7 @@
 """Checks of values and gradients: each module by itself, against the formulas.
 
-S is the number of samples, M and N are numbers of features, C is the number of classes; they
-differ, so that a transpose cannot pass unseen.
+S is the number of samples, M and N are numbers of features, C is the number of classes; in one
+check they differ, so that a transpose cannot pass unseen.
 """
 
 import numpy as np
@@ -25,6 +25,7 @@ def draw_linear(submission, rng, samples=S):
 
 
 def linear_forward(submission, rng):
+    """Y = X W^T + b."""
     layer, x, _, weight, bias = draw_linear(submission, rng)
     product = x @ weight.T
     expect(
@@ -48,6 +49,7 @@ def _linear_backward(submission, rng):
 
 
 def weight_gradient(submission, rng):
+    """dL/dW, of shape (N, M)."""
     layer, x, dout, weight, bias, _ = _linear_backward(submission, rng)
     expected = reference.gradient(lambda w: reference.linear(x, w, bias), weight, dout)
     expect(
@@ -64,6 +66,7 @@ def weight_gradient(submission, rng):
 
 
 def bias_gradient(submission, rng):
+    """dL/db, N values in the arrangement of the bias."""
     layer, _, dout, weight, bias, _ = _linear_backward(submission, rng)
     expect(
         "the bias gradient",
@@ -87,6 +90,7 @@ def bias_gradient(submission, rng):
 
 
 def input_gradient(submission, rng):
+    """dL/dX, (S, M)."""
     layer, x, dout, weight, bias, dx = _linear_backward(submission, rng)
     if dx is None:
         raise Failure("backward returns None: the input gradient is not returned")
@@ -132,6 +136,7 @@ def _ignores_alpha(submission):
 
 
 def elu_value(submission, rng):
+    """Both sides of 0, 0 itself, and every alpha that can be chosen."""
     remarks = []
     alphas = _alphas(submission)
     if len(alphas) > 1 and _ignores_alpha(submission):
@@ -149,6 +154,7 @@ def elu_value(submission, rng):
 
 
 def elu_gradient(submission, rng):
+    """The same for dL/dX."""
     x = ELU_INPUT + 0.0
     dout = rng.normal(size=x.shape) + 3.0  # no entry near 0 that would hide a difference
     alphas = _alphas(submission)
@@ -218,6 +224,7 @@ def draw_logits(rng, samples=S):
 
 
 def softmax_value(submission, rng):
+    """Probabilities (S, C), and how close to 0 and 1 they can come."""
     x = draw_logits(rng)
     exp, by_column = np.exp(x), np.exp(x - x.max(axis=0))
     shifted = np.exp(x - x.max(axis=1, keepdims=True))
@@ -260,6 +267,7 @@ def softmax_value(submission, rng):
 
 
 def softmax_gradient(submission, rng):
+    """dL/dX for any dout, (S, C)."""
     x = draw_logits(rng)
     dout = rng.normal(size=x.shape)
     module = submission.softmax()
@@ -336,6 +344,7 @@ def _check_epsilon(effective):
 
 
 def cross_entropy_value(submission, rng):
+    """The mean loss, and whether an epsilon falsifies it."""
     module = submission.cross_entropy()
     x, y = draw_probabilities(rng)
     log = np.log(x)
@@ -374,6 +383,7 @@ def cross_entropy_value(submission, rng):
 
 
 def cross_entropy_gradient(submission, rng):
+    """dL/dX, (S, C), and whether an epsilon falsifies it."""
     module = submission.cross_entropy()
     x, y = draw_probabilities(rng)
     module.forward(x.copy(), y.copy())

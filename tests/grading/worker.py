@@ -10,13 +10,14 @@ survive. Results go as lines of JSON to the file descriptor `results`: not to st
 submission may print what it likes. The name of the call in progress goes to the file `journal`.
 """
 
+import contextlib
 import json
 import os
 import resource
 import sys
 from pathlib import Path
 
-MEMORY = 4 << 30  # bytes of address space
+LIMITS = {resource.RLIMIT_AS: 4 << 30, resource.RLIMIT_FSIZE: 64 << 20}  # bytes
 
 
 def main(job):
@@ -29,7 +30,9 @@ def main(job):
     def report(result):
         os.write(job["results"], (json.dumps(result) + "\n").encode())
 
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+    for kind, limit in LIMITS.items():
+        with contextlib.suppress(ValueError, OSError):  # where the system does not have it
+            resource.setrlimit(kind, (limit, limit))
     CLOCK.start(job["time_limit"], job["journal"], job["fatal"])
     submission = Submission(_sources(Path(job["folder"])))
     submission.register()
