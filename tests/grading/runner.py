@@ -19,6 +19,8 @@ import time
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
+
 from .checks import EFFICIENCY, ROWS
 from .submission import JOURNAL_SIZE
 
@@ -57,7 +59,13 @@ def _all_rows(folder, seed, time_limit):
     # waited for once, and then no longer than for a single call.
     patience = 4 * time_limit + 2
     while todo := [name for name in names if name not in results]:
-        job = {"seed": seed, "time_limit": time_limit, "rows": todo, "fatal": fatal}
+        job = {
+            "seed": seed,
+            "time_limit": time_limit,
+            "rows": todo,
+            "fatal": fatal,
+            "packages": str(Path(np.__file__).parent.parent),
+        }
         rows, end, call = _run_worker(folder, job, patience)
         results |= {row["row"]: row for row in rows}
         if end == HANGS:

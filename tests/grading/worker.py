@@ -6,8 +6,9 @@ Started by runner.py in an empty temporary folder as
 
 with a JSON object: `folder` has copies of the two modules, `rows` are the names of the rows, `seed`
 and `time_limit` are what they are called; `fatal` has the calls that an earlier worker did not
-survive. Results go as lines of JSON to the file descriptor `results`: not to stdout, where a
-submission may print what it likes. The name of the call in progress goes to the file `journal`.
+survive; NumPy is in the folder `packages`, wherever it is installed. Results go as lines of JSON to
+the file descriptor `results`: not to stdout, where a submission may print what it likes. The name
+of the call in progress goes to the file `journal`.
 """
 
 import contextlib
@@ -21,6 +22,8 @@ LIMITS = {resource.RLIMIT_AS: 4 << 30, resource.RLIMIT_FSIZE: 64 << 20}  # bytes
 
 
 def main(job):
+    if job["packages"] not in sys.path:
+        sys.path.append(job["packages"])
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
     from grading import checks
     from grading.submission import CLOCK, Submission
