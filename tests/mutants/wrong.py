@@ -412,11 +412,11 @@ SOFTMAXES = [
         "return x\n",
     ),
     wrong(
-        "epsilon 1e-5 in the sum",
+        "epsilon 1e-4 in the sum",
         {SV, SG, NO, NG},
         "epsilon",
         SOFTMAX,
-        SOFTMAX + "; self.out = exp / (np.sum(exp, axis=1, keepdims=True) + 1e-5)",
+        SOFTMAX + "; self.out = exp / (np.sum(exp, axis=1, keepdims=True) + 1e-4)",
     ),
     wrong(
         "softmax clipped at 1e-6",
