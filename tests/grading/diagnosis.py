@@ -1,0 +1,94 @@
+"""Compares numbers, and says in one sentence what is probably wrong with those that differ.
+
+A diagnosis is not read off the code: each common mistake is a hypothesis about the numbers, and
+the first whose numbers are those of the submission is named.
+"""
+
+import numpy as np
+
+# Between the errors of single precision (a row of its own, 'float64 kept') and real mistakes.
+TOLERANCE = 1e-6
+
+
+class Failure(Exception):
+    """A check that failed.
+
+    Args:
+        sentence: what is probably wrong.
+        got, expected: the two numbers that differ most, where there are such.
+        index: where in the array they stand.
+    """
+
+    def __init__(self, sentence, got=None, expected=None, index=None):
+        super().__init__(sentence)
+        self.sentence, self.got, self.expected, self.index = sentence, got, expected, index
+
+
+def close(got, expected, tolerance=TOLERANCE):
+    """Whether two arrays are equal in shape, and in value relative to the largest entry."""
+    if np.shape(got) != np.shape(expected):
+        return False
+    scale = np.max(np.abs(expected), initial=0.0)
+    return bool(np.all(np.abs(got - expected) <= tolerance * scale + 1e-300))
+
+
+def expect(what, got, expected, hypotheses=(), factors=(), tolerance=TOLERANCE):
+    """Raises a Failure with a diagnosis where `got` is not `expected`.
+
+    Args:
+        what: the name of the value, for the sentence.
+        got, expected: arrays or numbers.
+        hypotheses: pairs (values, sentence): what a certain mistake would have given.
+        factors: pairs (factor, sentence): what it means if all is a constant multiple.
+    """
+    if not close(got, expected, tolerance):
+        sentence = explain(what, got, expected, hypotheses, factors)
+        raise Failure(sentence, *largest_difference(got, expected))
+
+
+def explain(what, got, expected, hypotheses=(), factors=()):
+    """One sentence on the most probable mistake."""
+    got, expected = np.asarray(got), np.asarray(expected)
+    for values, sentence in hypotheses:
+        if close(got, np.asarray(values)):
+            return f"{what}: {sentence}"
+    if got.shape != expected.shape:
+        if close(got, expected.T):
+            return f"{what} is the transpose of the right one"
+        return f"{what} has the shape {got.shape}, and should have {expected.shape}"
+    if not np.all(np.isfinite(got)):
+        return f"{what} is not finite"
+    if not np.any(got):
+        return f"{what} is zero everywhere: not computed, or not assigned?"
+    ratio = np.sum(got * expected) / np.sum(expected * expected)
+    if close(got, ratio * expected):
+        for factor, sentence in factors:
+            if np.isclose(ratio, factor, rtol=TOLERANCE):
+                return f"{what} {sentence}"
+        if np.isclose(ratio, -1, rtol=TOLERANCE):
+            return f"{what} has the wrong sign"
+        return f"{what} is {ratio:.6g} times the right one: a factor missing or too many?"
+    return what + " " + _where_wrong(got, expected)
+
+
+def _where_wrong(got, expected):
+    """What the entries that differ have in common."""
+    differs = np.abs(got - expected) > TOLERANCE * np.max(np.abs(expected))
+    if differs.ndim == 2 and len(differs) > 1:
+        rows = np.flatnonzero(differs.any(axis=1))
+        if 0 < len(rows) < len(differs):
+            return f"is wrong in row(s) {', '.join(map(str, rows))} of {len(differs)} only"
+        columns = np.flatnonzero(differs.any(axis=0))
+        if 0 < len(columns) < differs.shape[1]:
+            return f"is wrong in column(s) {', '.join(map(str, columns))} only"
+    return f"is wrong in {np.count_nonzero(differs)} of {differs.size} entries"
+
+
+def largest_difference(got, expected):
+    """(got, expected, index) at the entry that differs most; three times None without such."""
+    got, expected = np.asarray(got, dtype=float), np.asarray(expected, dtype=float)
+    if got.shape != expected.shape or got.size == 0:
+        return None, None, None
+    difference = np.nan_to_num(np.abs(got - expected), nan=np.inf)
+    index = np.unravel_index(np.argmax(difference), got.shape)
+    return float(got[index]), float(expected[index]), [int(i) for i in index]

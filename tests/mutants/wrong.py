@@ -1,0 +1,803 @@
+"""Wrong versions: each is a right version with one realistic mistake.
+
+A mutant names the rows of the table that it must fail, all of them and no other, and a piece of
+the diagnosis in the first of them. Where a module is wrong, the network that is built of it is
+wrong too, and its row says that it follows from another.
+"""
+
+from collections import namedtuple
+from pathlib import Path
+
+FILES = ("modules.py", "mlp_numpy.py")
+RIGHT = Path(__file__).parent / "right"
+
+Mutant = namedtuple("Mutant", "name fails says changes base")
+
+
+def right_sources(style):
+    """The text of the two files of a right version; the MLP is the textbook's where none is."""
+    folders = [RIGHT / style, RIGHT / "textbook"]
+    return {
+        name: next(f / name for f in folders if (f / name).exists()).read_text() for name in FILES
+    }
+
+
+def sources(mutant):
+    """The text of the two files of a mutant."""
+    result = right_sources(mutant.base)
+    for old, new in mutant.changes:
+        found = [name for name in FILES if old in result[name]]
+        if len(found) != 1:
+            raise ValueError(f"{mutant.name}: {old!r} stands in {found} of {mutant.base}")
+        result[found[0]] = result[found[0]].replace(old, new)
+    return result
+
+
+def wrong(name, fails, says, *changes, base="textbook"):
+    """A mutant. `changes` are old and new pieces of text in turn."""
+    return Mutant(name, fails, says, list(zip(changes[::2], changes[1::2], strict=True)), base)
+
+
+# The rows, by the letters that the list below uses.
+F, W, B, X = "linear forward", "weight gradient", "bias gradient", "input gradient"
+EV, EG, SV, SG = "ELU value", "ELU gradient", "softmax value", "softmax gradient"
+CV, CG = "cross-entropy value", "cross-entropy gradient"
+NO, NG = "network output", "network gradient"
+CACHES, SHAPES, START = "stale caches", "shapes", "initialisation trains"
+STABLE, INPUTS, FLOAT64 = "numerically stable", "inputs left alone", "float64 kept"
+
+# The lines of the textbook version that mutants change.
+INIT = "np.random.default_rng().normal(0, 0.0001, (out_features, in_features))"
+KEEP = "self.x = x\n        out = x @"
+OUT = 'out = x @ self.params["weight"].T + self.params["bias"]'
+DW = 'self.grads["weight"] = dout.T @ self.x'
+DB = 'self.grads["bias"] = np.sum(dout, axis=0, keepdims=True)'
+DX = 'dx = dout @ self.params["weight"]'
+MAX = "b = np.max(x, axis=1, keepdims=True)"
+EXP = "exp = np.exp(x - b)"
+SOFTMAX = "self.out = exp / np.sum(exp, axis=1, keepdims=True)"
+SUM = "total = np.sum(dout * self.out, axis=1, keepdims=True)"
+SOFTMAX_DX = "dx = self.out * (dout - total)"
+LOSS = "out = -np.sum(y * np.log(x)) / x.shape[0]"
+LOSS_DX = "dx = -(y / x) / x.shape[0]"
+ELU = "out = np.where(x >= 0, x, np.exp(np.minimum(x, 0)) - 1)"
+SLOPE = "slope = np.where(self.x >= 0, 1.0, np.exp(np.minimum(self.x, 0)))"
+ELU_DX = "dx = dout * slope"
+APPEND_ELU = "            self.layers.append(ELUModule())\n"
+APPEND_LAST = "        self.layers.append(LinearModule(size, n_classes))\n"
+APPEND_SOFTMAX = "        self.layers.append(SoftMaxModule())\n"
+CALL = "out = layer.forward(out)"
+BACK = "for layer in reversed(self.layers):\n            dout = layer.backward(dout)"
+
+LINEAR = [
+    wrong("bias never added", {F, NO, NG}, "never added", ' + self.params["bias"]', ""),
+    wrong("bias subtracted", {F, NO, NG}, "subtracted", ".T + self.p", ".T - self.p"),
+    wrong("bias added twice", {F, NO, NG}, "twice", OUT, OUT + ' + self.params["bias"]'),
+    wrong("output of the wrong sign", {F, NO, NG}, "sign", "out = x @", "out = -x @"),
+    wrong("weight gradient averaged", {W, NG}, "averaged over the batch", DW, DW + " / len(dout)"),
+    wrong("weight gradient of the wrong sign", {W, NG}, "wrong sign", "= dout.T @", "= -dout.T @"),
+    wrong(
+        "weight gradient transposed",
+        {W, NG, SHAPES},
+        "transpose",
+        DW,
+        'self.grads["weight"] = self.x.T @ dout',
+    ),
+    wrong("weight gradient zero", {W, NG}, "zero", DW, ""),
+    wrong("weight decay inside", {W, NG}, "weight decay", DW, DW + ' + self.params["weight"]'),
+    wrong("a little weight decay inside", {W, NG}, "", DW, DW + ' + 1e-3 * self.params["weight"]'),
+    wrong(
+        "weight gradient of the first sample",
+        {W, NG},
+        "",
+        DW,
+        'self.grads["weight"] = dout[:1].T @ self.x[:1]',
+    ),
+    wrong(
+        "weight gradient without the last sample",
+        {W, NG},
+        "",
+        DW,
+        'self.grads["weight"] = dout[:-1].T @ self.x[:-1]',
+    ),
+    wrong(
+        "weight gradient clipped",
+        {W, NG},
+        "",
+        DW,
+        DW.replace("dout.T", "np.clip(dout.T, -0.01, 0.01)"),
+    ),
+    wrong("weight gradient accumulated", {NG, CACHES}, "", DW, DW.replace(" = ", " += ")),
+    wrong("bias gradient averaged", {B, NG}, "1/S of the right one", DB, DB.replace("sum", "mean")),
+    wrong("bias gradient zero", {B, NG}, "zero", DB, ""),
+    wrong("bias gradient of the wrong sign", {B, NG}, "sign", DB, DB.replace("np", "-np")),
+    wrong("bias gradient over axis 1", {B, NG, SHAPES}, "axis 1", DB, DB.replace("0", "1")),
+    wrong(
+        "bias gradient over both axes", {B, NG, SHAPES}, "axis=0", DB, DB.replace("axis=0, ", "")
+    ),
+    wrong(
+        "bias gradient not summed", {B, NG, SHAPES}, "not summed", DB, 'self.grads["bias"] = dout'
+    ),
+    wrong("bias gradient of one sample", {B, NG}, "first", DB, 'self.grads["bias"] = dout[:1]'),
+    wrong(
+        "bias gradient without keepdims", {SHAPES}, "(3,)", DB, DB.replace(", keepdims=True", "")
+    ),
+    wrong(
+        "bias gradient counts", {B, NG}, "left out", DB, DB.replace("dout", "np.ones_like(dout)")
+    ),
+    wrong("bias gradient times bias", {B, NG}, "multiplied", DB, DB + ' * self.params["bias"]'),
+    wrong("bias gradient accumulated", {NG, CACHES}, "", DB, DB.replace(" = ", " += ", 1)),
+    wrong("input gradient of the wrong sign", {X, NG}, "sign", "dx = dout @", "dx = -dout @"),
+    wrong("input gradient averaged", {X, NG}, "averaged", DX, DX + " / len(dout)"),
+    wrong(
+        "input gradient by the updated weight",
+        {X, NG},
+        "",
+        DX,
+        'dx = dout @ (self.params["weight"] - 0.1 * self.grads["weight"])',
+    ),
+    wrong("input gradient not returned", {X, NG}, "None", DX + "\n        return dx", DX),
+    wrong(
+        "update inside backward",
+        {INPUTS, NG, CACHES},
+        "",
+        DX,
+        DX + '; self.params["weight"] *= 0.9',
+    ),
+    wrong("squeezed output", {SHAPES}, "", OUT, OUT + "; out = np.squeeze(out)"),
+    wrong(
+        "writes into x", {INPUTS}, "writes into x", KEEP, "x *= 2.0; x /= 3.0; x *= 1.5; " + KEEP
+    ),
+    wrong("writes into dout", {INPUTS}, "writes into dout", DX, DX + "; dout *= 0"),
+    wrong("key weights", {SHAPES}, "'weights' for 'weight'", '"weight"', '"weights"'),
+    wrong(
+        "gradient under another key",
+        {W, NG},
+        "zero",
+        'self.grads["weight"]',
+        'self.grads["weights"]',
+    ),
+]
+
+STATE = [
+    wrong(
+        "gradients shared by the class",
+        {NG, CACHES},
+        "",
+        "class LinearModule:\n",
+        "class LinearModule:\n    grads = {}\n\n",
+        "        self.grads = {\n",
+        "        unused = {\n",
+    ),
+    wrong(
+        "layers reversed in place",
+        {NG, CACHES},
+        "",
+        "in reversed(self.layers):",
+        "in self.layers.reverse() or self.layers:",
+    ),
+    wrong(
+        "parameters shared by the class",
+        {NO, NG, CACHES, START},
+        "",
+        "    def __init__(self, in_features, out_features):\n        self.params = {",
+        "    params = {}\n\n    def __init__(self, in_features, out_features):\n"
+        "        self.params.update({",
+        '            "bias": np.zeros((1, out_features)),\n        }\n        self.grads',
+        '            "bias": np.zeros((1, out_features)),\n        })\n        self.grads',
+    ),
+    wrong(
+        "cache of the class",
+        {NG, CACHES},
+        "",
+        KEEP,
+        "LinearModule.x = x\n        out = x @",
+    ),
+    wrong(
+        "cache of the first batch",
+        {CACHES},
+        "",
+        KEEP,
+        'self.x = getattr(self, "x", x)\n        out = x @',
+    ),
+    wrong(
+        "ELU keeps the first batch",
+        {CACHES},
+        "",
+        "self.x = x\n        out = np.where",
+        'self.x = getattr(self, "x", x)\n        out = np.where',
+    ),
+    wrong(
+        "softmax keeps the first batch",
+        {CACHES},
+        "",
+        SUM,
+        "self.old = getattr(self, 'old', self.out); " + SUM.replace("self.out", "self.old"),
+    ),
+    wrong(
+        "loss keeps the first batch",
+        {CACHES},
+        "",
+        LOSS_DX,
+        "self.x = x = getattr(self, 'x', x); " + LOSS_DX,
+    ),
+    wrong(
+        "clear_cache clears the parameters",
+        {CACHES},
+        "clear_cache",
+        "    def forward(self, x):\n        " + KEEP,
+        "    def clear_cache(self):\n        self.params['weight'][:] = 0\n\n"
+        "    def forward(self, x):\n        " + KEEP,
+    ),
+    wrong(
+        "one ELU for all layers",
+        {NG},
+        "",
+        "self.layers = []",
+        "self.layers = []\n        elu = ELUModule()",
+        "append(ELUModule())",
+        "append(elu)",
+    ),
+]
+
+ELUS = [
+    wrong(
+        "ReLU", {EV, EG, NO, NG}, "ReLU", ELU, "out = np.maximum(x, 0)", SLOPE, "slope = self.x > 0"
+    ),
+    wrong(
+        "leaky ReLU",
+        {EV, EG, NO, NG},
+        "leaky",
+        "np.exp(np.minimum(x, 0)) - 1",
+        "0.01 * x",
+        "np.exp(np.minimum(self.x, 0))",
+        "0.01",
+    ),
+    wrong("exp without minus 1", {EV, NO, NG}, "1 is not subtracted", "(x, 0)) - 1", "(x, 0))"),
+    wrong(
+        "1 - exp",
+        {EV, NO, NG},
+        "wrong sign",
+        "np.exp(np.minimum(x, 0)) - 1",
+        "1 - np.exp(np.minimum(x, 0))",
+    ),
+    wrong(
+        "branches exchanged",
+        {EV, NO, NG, STABLE},
+        "exchanged",
+        ELU,
+        "out = np.where(x < 0, x, np.exp(x) - 1)",
+    ),
+    wrong(
+        "slope branches exchanged",
+        {EG, NG, STABLE},
+        "exchanged",
+        SLOPE,
+        "slope = np.where(self.x < 0, 1.0, np.exp(self.x))",
+    ),
+    wrong("slope 1 everywhere", {EG, NG}, "1 everywhere", SLOPE, "slope = 1.0"),
+    wrong("slope of ReLU", {EG, NG}, "ReLU", SLOPE, "slope = self.x >= 0"),
+    wrong("slope 0 at 0", {EG}, "x = 0", SLOPE, SLOPE + " * (self.x != 0)"),
+    wrong(
+        "slope 2 at 0",
+        {EG},
+        "x = 0",
+        SLOPE,
+        "slope = (self.x >= 0) + (self.x <= 0) * np.exp(np.minimum(self.x, 0))",
+    ),
+    wrong("slope exp - 1", {EG, NG}, "output instead", SLOPE, SLOPE[:-1] + " - 1)"),
+    wrong(
+        "slope exp above 0 too", {EG, NG, STABLE}, "above 0 too", SLOPE, "slope = np.exp(self.x)"
+    ),
+    wrong(
+        "slope x + 1 for out + 1",
+        {EG, NG},
+        "x + alpha",
+        SLOPE,
+        "slope = np.where(self.x >= 0, 1.0, self.x + 1)",
+    ),
+    wrong(
+        "slope of the output",
+        {EG, NG},
+        "exp of the output",
+        "self.x = x\n        out = np.where",
+        "out = np.where",
+        "- 1)\n        return out",
+        "- 1)\n        self.x = out\n        return out",
+    ),
+    wrong(
+        "slope of the wrong sign",
+        {EG, NG},
+        "wrong sign",
+        "np.exp(np.minimum(self.x",
+        "-np.exp(np.minimum(self.x",
+    ),
+    wrong("slope without dout", {EG, NG}, "left out", ELU_DX, "dx = slope"),
+    wrong("dout added", {EG, NG}, "", ELU_DX, "dx = dout + slope"),
+    wrong("dout writes in ELU", {INPUTS}, "writes into dout", ELU_DX, "dout *= slope; dx = dout"),
+    wrong(
+        "ELU writes into x", {INPUTS, EG, NG}, "", ELU, "out = x; out[x < 0] = np.exp(x[x < 0]) - 1"
+    ),
+    wrong(
+        "masked ELU overflows",
+        {STABLE},
+        "",
+        SLOPE,
+        "slope = (self.x >= 0) + (self.x < 0) * np.exp(self.x)",
+    ),
+    wrong(
+        "masked ELU value overflows",
+        {STABLE},
+        "",
+        ELU,
+        "out = x * (x >= 0) + (np.exp(x) - 1) * (x < 0)",
+    ),
+    wrong(
+        "ELU hides nan",
+        {STABLE},
+        "",
+        SLOPE,
+        "slope = np.nan_to_num((self.x >= 0) + (self.x < 0) * np.exp(self.x))",
+    ),
+    wrong("ELU float32", {FLOAT64}, "float32", ELU, "x = x.astype(np.float32); " + ELU),
+    wrong(
+        "alpha left out of the slope",
+        {EG},
+        "output + alpha",
+        "(out <= 0) * (out + self.alpha)",
+        "(out <= 0) * (out + 1)",
+        base="later_years",
+    ),
+    wrong(
+        "alpha left out of the value",
+        {EV, EG},
+        "alpha is left out",
+        "out[negative] = self.alpha * np",
+        "out[negative] = np",
+        base="later_years",
+    ),
+    wrong(
+        "alpha subtracted",
+        {EV, EG},
+        "exp(x) - alpha",
+        "self.alpha * np.expm1(x[negative])",
+        "np.exp(x[negative]) - self.alpha",
+        base="later_years",
+    ),
+]
+
+SOFTMAXES = [
+    wrong("no maximum subtracted", {STABLE}, "subtract the maximum", MAX, "b = 0"),
+    wrong("global maximum subtracted", {STABLE}, "subtract the maximum", MAX, "b = np.max(x)"),
+    wrong(
+        "maximum over the samples",
+        {SV, SG, NO, NG, STABLE},
+        "maximum of each column",
+        MAX,
+        "b = np.max(x, axis=0)",
+    ),
+    wrong("mean subtracted", {STABLE}, "", MAX, MAX.replace("max", "mean")),
+    wrong("minimum subtracted", {STABLE}, "", MAX, MAX.replace("max", "min")),
+    wrong("logits clipped", {STABLE}, "", EXP, "exp = np.exp(np.clip(x, -50, 50))"),
+    wrong(
+        "normalised over the samples",
+        {SV, SG, NO, NG},
+        "axis 0",
+        SOFTMAX,
+        SOFTMAX.replace("axis=1", "axis=0"),
+    ),
+    wrong(
+        "normalised over everything",
+        {SV, SG, NO, NG},
+        "axis=1 missing",
+        MAX,
+        "b = np.max(x)",
+        SOFTMAX,
+        "self.out = exp / np.sum(exp)",
+    ),
+    wrong("not normalised", {SV, SG, NO, NG}, "not normalised", SOFTMAX, "self.out = exp"),
+    wrong(
+        "log softmax",
+        {SV, NO, NG, STABLE},
+        "logarithm",
+        SOFTMAX + "\n        return self.out",
+        SOFTMAX + "\n        return np.log(self.out)",
+    ),
+    wrong("sigmoid", {SV, SG, NO, NG}, "sigmoid", SOFTMAX, "self.out = 1 / (1 + np.exp(-x))"),
+    wrong(
+        "identity, fused with the loss",
+        {SV, NO, NG},
+        "handed on",
+        "return self.out\n",
+        "return x\n",
+    ),
+    wrong(
+        "epsilon 1e-4 in the sum",
+        {SV, SG, NO, NG},
+        "epsilon",
+        SOFTMAX,
+        SOFTMAX + "; self.out = exp / (np.sum(exp, axis=1, keepdims=True) + 1e-4)",
+    ),
+    wrong(
+        "softmax clipped at 1e-6",
+        {SV},
+        "epsilon",
+        SOFTMAX,
+        SOFTMAX + "; self.out = self.out.clip(1e-6, 1.0)",
+    ),
+    wrong("exp of -x", {SV, SG, NO, NG}, "exp(-x)", MAX, "x = -x; " + MAX),
+    wrong(
+        "softmax gradient without the sum",
+        {SG, NG},
+        "sum over the classes is missing",
+        SOFTMAX_DX,
+        "dx = self.out * dout",
+    ),
+    wrong(
+        "diagonal of the Jacobian",
+        {SG, NG},
+        "only the diagonal",
+        SOFTMAX_DX,
+        "dx = self.out * (1 - self.out) * dout",
+    ),
+    wrong(
+        "softmax gradient without the factor",
+        {SG, NG},
+        "factor y in front",
+        SOFTMAX_DX,
+        "dx = dout - total",
+    ),
+    wrong(
+        "softmax gradient without y in the sum",
+        {SG, NG},
+        "factor y in the sum",
+        "dout * self.out, axis",
+        "dout, axis",
+    ),
+    wrong(
+        "softmax gradient over the samples",
+        {SG, NG},
+        "over the samples",
+        SUM,
+        SUM.replace("axis=1", "axis=0"),
+    ),
+    wrong(
+        "softmax gradient over everything",
+        {SG, NG},
+        "whole batch",
+        SUM,
+        "total = np.sum(dout * self.out)",
+    ),
+    wrong(
+        "softmax gradient adds the sum",
+        {SG, NG},
+        "sum has the wrong sign",
+        "dout - total",
+        "dout + total",
+    ),
+    wrong(
+        "softmax gradient of the wrong sign", {SG, NG}, "wrong sign", "dout - total", "total - dout"
+    ),
+    wrong("softmax gradient hands dout on", {SG, NG}, "handed on", SOFTMAX_DX, "dx = dout"),
+    wrong("softmax gradient averaged", {SG, NG}, "1/S", SOFTMAX_DX, SOFTMAX_DX + " / len(dout)"),
+    wrong(
+        "mean for sum in softmax gradient", {SG, NG}, "mean", SUM, SUM.replace("np.sum", "np.mean")
+    ),
+    wrong("softmax writes into x", {INPUTS}, "writes into x", EXP, "x -= b; exp = np.exp(x)"),
+    wrong(
+        "softmax writes into dout",
+        {INPUTS},
+        "writes into dout",
+        SOFTMAX_DX,
+        "dout -= total; dx = self.out * dout",
+    ),
+    wrong(
+        "softmax float32",
+        {FLOAT64},
+        "float32",
+        EXP,
+        "exp = np.exp((x - b).astype(np.float32)).astype(np.float64)",
+    ),
+    wrong(
+        "softmax rounded",
+        {SV, SG, NO, NG, FLOAT64},
+        "",
+        SOFTMAX,
+        SOFTMAX + "; self.out = np.round(self.out, 4)",
+    ),
+]
+
+LOSSES = [
+    wrong("loss summed", {CV}, "summed over the batch", LOSS, "out = -np.sum(y * np.log(x))"),
+    wrong(
+        "loss and gradient summed",
+        {CV, CG, NG},
+        "summed",
+        LOSS,
+        "out = -np.sum(y * np.log(x))",
+        LOSS_DX,
+        "dx = -y / x",
+    ),
+    wrong("loss gradient summed", {CG, NG}, "1/S of the mean is missing", LOSS_DX, "dx = -y / x"),
+    wrong(
+        "loss averaged over classes too",
+        {CV},
+        "averaged over the classes too",
+        LOSS,
+        "out = -np.mean(y * np.log(x))",
+    ),
+    wrong(
+        "loss divided by the classes",
+        {CV},
+        "averaged over the classes, not",
+        LOSS,
+        LOSS.replace("shape[0]", "shape[1]"),
+    ),
+    wrong(
+        "loss gradient averaged over classes too",
+        {CG, NG},
+        "classes too",
+        LOSS_DX,
+        "dx = -(y / x) / x.size",
+    ),
+    wrong(
+        "loss gradient divided by the classes",
+        {CG, NG},
+        "by the classes, not",
+        LOSS_DX,
+        LOSS_DX.replace("shape[0]", "shape[1]"),
+    ),
+    wrong(
+        "loss for each sample",
+        {CV, SHAPES},
+        "one loss for each sample",
+        LOSS,
+        "out = -np.sum(y * np.log(x), axis=1)",
+    ),
+    wrong("loss without minus", {CV}, "minus", "out = -np", "out = np"),
+    wrong("loss gradient without minus", {CG, NG}, "minus", "dx = -(y", "dx = (y"),
+    wrong("log2", {CV}, "bits", "np.log(x)", "np.log2(x)"),
+    wrong("log10", {CV}, "log10", "np.log(x)", "np.log10(x)"),
+    wrong(
+        "binary cross entropy",
+        {CV},
+        "binary",
+        "y * np.log(x)",
+        "y * np.log(x) + (1 - y) * np.log(1 - x)",
+    ),
+    wrong("fused loss gradient", {CG, NG}, "fused", LOSS_DX, "dx = (x - y) / x.shape[0]"),
+    wrong("fused loss gradient, summed", {CG, NG}, "fused", LOSS_DX, "dx = x - y"),
+    wrong(
+        "loss gradient without division",
+        {CG, NG},
+        "division by x is missing",
+        LOSS_DX,
+        "dx = -y / x.shape[0]",
+    ),
+    wrong("loss gradient multiplied", {CG, NG}, "multiplied by x", "(y / x)", "(y * x)"),
+    wrong("loss gradient without targets", {CG, NG}, "targets are left out", "(y / x)", "(1 / x)"),
+    wrong("loss gradient x / y", {CG, NG, SHAPES, STABLE}, "", "(y / x)", "(x / y)"),
+    wrong("loss of the squared error", {CV}, "squared", LOSS, "out = np.mean((x - y) ** 2)"),
+    wrong(
+        "loss with softmax inside",
+        {CV},
+        "softmax is applied inside",
+        LOSS,
+        "x = np.exp(x) / np.exp(x).sum(1, keepdims=True); " + LOSS,
+    ),
+    wrong(
+        "log of the mean",
+        {CV},
+        "logarithm of the mean",
+        LOSS,
+        "out = -np.log(np.sum(x * y) / len(x))",
+    ),
+    wrong("epsilon 1e-7 added", {CV}, "epsilon", "np.log(x)", "np.log(x + 1e-7)"),
+    wrong("epsilon 1e-6 added", {CV}, "epsilon", "np.log(x)", "np.log(x + 1e-6)"),
+    wrong("epsilon 1e-5 added", {CV}, "epsilon", "np.log(x)", "np.log(x + 1e-5)"),
+    wrong("epsilon 1e-3 added", {CV}, "epsilon", "np.log(x)", "np.log(x + 1e-3)"),
+    wrong("epsilon 1e-6 in the gradient", {CG}, "epsilon", "(y / x)", "(y / (x + 1e-6))"),
+    wrong("epsilon 1e-3 in the gradient", {CG, NG}, "", "(y / x)", "(y / (x + 1e-3))"),
+    wrong("clipped at 1e-6", {CV}, "clip", "np.log(x)", "np.log(np.maximum(x, 1e-6))"),
+    wrong(
+        "clipped at 1e-5 from both sides",
+        {CV, CG},
+        "clip",
+        "EPSILON = 1e-12",
+        "EPSILON = 1e-5",
+        base="later_years",
+    ),
+    wrong("clipped at 1 - 1e-6", {CV}, "clip", "np.log(x)", "np.log(np.minimum(x, 1 - 1e-6))"),
+    wrong(
+        "loss writes the floor into x",
+        {INPUTS},
+        "writes into x",
+        LOSS,
+        "x[x < 1e-12] = 1e-12; " + LOSS,
+    ),
+    wrong(
+        "loss gradient writes the floor into x",
+        {INPUTS},
+        "writes into x",
+        LOSS_DX,
+        "x[x < 1e-12] = 1e-12; " + LOSS_DX,
+    ),
+    wrong(
+        "loss writes into y",
+        {INPUTS},
+        "writes into y",
+        LOSS_DX,
+        "y /= x; dx = -y / x.shape[0]",
+    ),
+    wrong("loss float32", {FLOAT64}, "float32", LOSS, "x = x.astype(np.float32); " + LOSS),
+    wrong(
+        "loss gradient float32",
+        {FLOAT64},
+        "float32",
+        LOSS_DX,
+        LOSS_DX + "; dx = dx.astype(np.float32)",
+    ),
+    wrong(
+        "drops the last sample", {CV}, "", LOSS, "out = -np.sum((y * np.log(x))[:-1]) / x.shape[0]"
+    ),
+    wrong(
+        "integer targets divided",
+        {CG, NG},
+        "",
+        "-1 / x[np.arange(y.shape[0]), y] / y.shape[0]",
+        "-1 / x[np.arange(y.shape[0]), y]",
+        base="class_numbers",
+    ),
+]
+
+NETWORKS = [
+    wrong("no softmax", {NO, NG}, "softmax at the end is missing", APPEND_SOFTMAX, ""),
+    wrong(
+        "ELU for the softmax",
+        {NO, NG},
+        "ELU stands at the end",
+        "append(SoftMaxModule())",
+        "append(ELUModule())",
+    ),
+    wrong(
+        "ELU before the softmax",
+        {NO, NG},
+        "ELU stands before",
+        APPEND_SOFTMAX,
+        "        self.layers.append(ELUModule())\n" + APPEND_SOFTMAX,
+    ),
+    wrong("softmax twice", {NO, NG}, "softmax twice", APPEND_SOFTMAX, 2 * APPEND_SOFTMAX),
+    wrong("no ELU", {NO, NG}, "no ELU", APPEND_ELU, ""),
+    wrong(
+        "no ELU after the last hidden layer",
+        {NO, NG},
+        "no ELU after hidden layer 2",
+        APPEND_LAST,
+        "        self.layers = self.layers[:-1]\n" + APPEND_LAST,
+    ),
+    wrong(
+        "no ELU after the first layer",
+        {NO, NG},
+        "no ELU after hidden layer 1",
+        APPEND_LAST,
+        "        self.layers = self.layers[:1] + self.layers[2:]\n" + APPEND_LAST,
+    ),
+    wrong(
+        "only one hidden layer",
+        {NO, NG, START},
+        "no linear layer",
+        "for units in n_hidden:",
+        "for units in n_hidden[:1]:",
+    ),
+    wrong(
+        "last hidden layer left out",
+        {NO, NG, START},
+        "no linear layer",
+        "for units in n_hidden:",
+        "for units in n_hidden[:-1]:",
+    ),
+    wrong(
+        "crashes without hidden layers",
+        {NO, NG},
+        "without hidden layers",
+        "size = n_inputs",
+        "size = n_hidden[0] * 0 + n_inputs",
+    ),
+    wrong(
+        "one hidden layer at least",
+        {NO, NG},
+        "without hidden layers",
+        "for units in n_hidden:",
+        "for units in n_hidden or [10]:",
+    ),
+    wrong("backward in forward order", {NG}, "", "in reversed(self.layers)", "in self.layers"),
+    wrong(
+        "backward skips the softmax",
+        {NG},
+        "softmax",
+        "in reversed(self.layers)",
+        "in reversed(self.layers[:-1])",
+    ),
+    wrong(
+        "backward reaches the last layer only",
+        {NG},
+        "zero",
+        BACK,
+        BACK.replace("self.layers", "self.layers[-2:]"),
+    ),
+    wrong(
+        "backward skips the first layer",
+        {NG},
+        "zero",
+        BACK,
+        BACK.replace("self.layers", "self.layers[1:]"),
+    ),
+    wrong(
+        "backward skips ELUs",
+        {NG},
+        "",
+        "            dout = layer",
+        "            if not isinstance(layer, ELUModule):\n                dout = layer",
+    ),
+    wrong(
+        "backward hands the same dout on",
+        {NG},
+        "",
+        "            dout = layer.backward(dout)",
+        "            layer.backward(dout)",
+    ),
+    wrong("no backward", {NG}, "zero", BACK, "pass"),
+    wrong(
+        "network divides by the batch again",
+        {NG},
+        "averaged",
+        BACK,
+        "dout = dout / len(dout)\n        " + BACK,
+    ),
+    wrong(
+        "network sums over the batch", {NG}, "", BACK, "dout = dout * len(dout)\n        " + BACK
+    ),
+    wrong(
+        "network writes into x",
+        {INPUTS},
+        "MLP.forward writes into x",
+        "out = x\n",
+        "x *= 2.0\n        x /= 3.0\n        x *= 1.5\n        out = x\n",
+    ),
+    wrong("inputs rescaled", {NO, NG}, "", "out = x\n", "out = x / 255.0\n"),
+    wrong("inputs float32", {FLOAT64}, "MLP", "out = x\n", "out = x.astype('float32')\n"),
+    wrong(
+        "hidden weights zero",
+        {START},
+        "hidden layer 1",
+        APPEND_LAST,
+        "        for layer in self.layers[::2]:\n            layer.params['weight'][:] = 0\n"
+        + APPEND_LAST,
+    ),
+    wrong(
+        "hidden weights constant",
+        {START},
+        "0.01",
+        INIT,
+        "np.full((out_features, in_features), 0.01)",
+    ),
+    wrong("weights zero", {START}, "start at 0", INIT, "np.zeros((out_features, in_features))"),
+    wrong("weights nan", {START}, "not finite", INIT, "np.sqrt(" + INIT + ")"),
+    wrong("weights float32", {FLOAT64}, "float32", INIT, INIT + ".astype(np.float32)"),
+    wrong(
+        "weights float32 in forward",
+        {FLOAT64},
+        "float32",
+        OUT,
+        OUT.replace('"].T', '"].T.astype(np.float32)'),
+    ),
+    wrong(
+        "linear input float32",
+        {FLOAT64},
+        "float32",
+        KEEP,
+        "x = x.astype(np.float32)\n        " + KEEP,
+    ),
+]
+
+WRONG = LINEAR + STATE + ELUS + SOFTMAXES + LOSSES + NETWORKS
