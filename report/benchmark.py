@@ -108,38 +108,54 @@ def make_bare_step(data):
 
 
 class SingleImages(torch.utils.data.Dataset):
-    """The idiom of the public template: one image at a time, made a float tensor when asked for."""
+    """The idiom of the public template: one image at a time becomes a float tensor between 0 and 1
+    and is then normalised by channel, with the operations of torchvision's ToTensor and Normalize
+    (less the detour over PIL, so this is the faster for it)."""
 
     def __init__(self, data):
-        self.images, self.labels = data.pixels, data.labels
+        self.images = np.ascontiguousarray(data.pixels.transpose(0, 2, 3, 1))
+        self.labels = data.labels.tolist()
 
     def __len__(self):
         return len(self.images)
 
     def __getitem__(self, i):
-        image = torch.from_numpy(self.images[i]).float().div(255)
-        return (image - 0.5) / 0.25, int(self.labels[i])
+        image = torch.from_numpy(np.array(self.images[i], copy=True))
+        image = image.permute(2, 0, 1).contiguous().to(torch.float32).div(255)
+        mean = torch.as_tensor((0.49, 0.48, 0.45)).view(-1, 1, 1)
+        std = torch.as_tensor((0.25, 0.24, 0.26)).view(-1, 1, 1)
+        if (std == 0).any():
+            raise ValueError("a standard deviation of zero")
+        return image.clone().sub_(mean).div_(std), self.labels[i]
 
 
-def time_template_job(train, test):
-    """Seconds of the default job, evaluations included, in the idiom of the public template."""
+def template_job():
+    """The default job, evaluations included, in the idiom of the public template."""
+    data = cifar10_utils.get_cifar10(ROOT / cifar10_utils.DEFAULT_DIR, one_hot=False)
+    train = torch.utils.data.DataLoader(SingleImages(data.train), BATCH, shuffle=True)
+    test = torch.utils.data.DataLoader(SingleImages(data.test), BATCH)
     mlp = mlp_pytorch.MLP(3072, [HIDDEN], 10)
     optimizer = torch.optim.SGD(mlp.parameters(), lr=1e-3)
-    loaders = [torch.utils.data.DataLoader(SingleImages(data), BATCH, shuffle=True, drop_last=True)
-               for data in (train, test)]  # fmt: skip
-    began, step = time.perf_counter(), 0
-    while step < 1400:
-        for x, y in loaders[0]:
+    step = 0
+    while True:
+        for x, y in train:
             if step % 100 == 0:
                 with torch.no_grad():
-                    for images, _ in loaders[1]:
+                    for images, _ in test:
                         mlp(images)
+            if step == 1400:
+                return
             torch.nn.functional.cross_entropy(mlp(x), y).backward()
             optimizer.step()
             optimizer.zero_grad()
             step += 1
-            if step == 1400:
-                break
+
+
+def time_template_job():
+    """Seconds of that job, from the start of its process to its end."""
+    began = time.perf_counter()
+    code = "import benchmark; benchmark.template_job()"
+    subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parent, check=True)
     return time.perf_counter() - began
 
 
@@ -192,7 +208,7 @@ def main():
     for _ in range(3):
         for framework, done in runs.items():
             done.append(time_default_run(f"train_mlp_{framework}.py"))
-        template.append(time_template_job(numbered.train, numbered.test))
+        template.append(time_template_job())
 
     def ratios(one, other):
         return {"best": round(min(times[one]) / min(times[other]), 3),
@@ -206,7 +222,7 @@ def main():
         "numpy step to pytorch step": ratios("numpy step", "pytorch step"),
         "pytorch step to bare pytorch step": ratios("pytorch step", "bare pytorch step"),
         "default_run": {framework: median_run(done) for framework, done in runs.items()},
-        "template_job_seconds": round(median(template), 1),
+        "template_job_seconds": round(median(template), 2),
     }
     target = ROOT / "report" / "results" / "benchmark.json"
     target.write_text(json.dumps(record, indent=1) + "\n")

@@ -35,15 +35,23 @@ def accuracy_table():
 
 
 def speed_text():
-    """How long the default run takes, and how near it is to its matrix products."""
+    """How long the default runs take, and how near a step is to its matrix products."""
     record = read("benchmark")
-    run = record["default_run"]
-    return (
-        f"On {record['cores']} cores a default run takes {run['wall_seconds']:.0f} s from start "
-        f"to picture, {run['train_seconds']:.1f} s of them in the training "
-        f"steps, and {run['peak_rss_mb']:.0f} MB of memory. A step takes "
-        f"{record['ratio_median']:.2f} times its two large matrix products (median; best of both: "
-        f"{record['ratio_best']:.2f}), so that {1 / record['ratio_median']:.0%} of it are those."
+    lines = ["| default run | start to end | training steps | peak memory |", "|---|---|---|---|"]
+    for name, run in record["default_run"].items():
+        lines.append(
+            f"| `train_mlp_{name}.py` | {run['wall_seconds']:.1f} s | {run['train_seconds']:.1f} s "
+            f"| {run['peak_rss_mb']:.0f} MB |"
+        )
+    products = record["numpy step to products"]
+    return "\n".join(lines) + (
+        f"\n\nOn {record['cores']} cores. A NumPy step takes {products['median']:.2f} times its "
+        f"two large matrix products (median; best of both {products['best']:.2f}), so that "
+        f"{1 / products['median']:.0%} of it are those, and "
+        f"{record['numpy step to pytorch step']['median']:.2f} times a PyTorch step. A PyTorch "
+        f"step takes {record['pytorch step to bare pytorch step']['median']:.2f} times a bare loop over "
+        "float tensors in memory. The same job as a `DataLoader` over single images takes "
+        f"{record['template_job_seconds']:.1f} s from start to end."
     )
 
 
