@@ -44,12 +44,13 @@ def speed_text():
             f"| {run['peak_rss_mb']:.0f} MB |"
         )
     products = record["numpy step to products"]
+    bare = record["pytorch step to bare pytorch step"]["median"]
     return "\n".join(lines) + (
         f"\n\nOn {record['cores']} cores. A NumPy step takes {products['median']:.2f} times its "
         f"two large matrix products (median; best of both {products['best']:.2f}), so that "
         f"{1 / products['median']:.0%} of it are those, and "
         f"{record['numpy step to pytorch step']['median']:.2f} times a PyTorch step. A PyTorch "
-        f"step takes {record['pytorch step to bare pytorch step']['median']:.2f} times a bare loop over "
+        f"step takes {bare:.2f} times a bare loop over "
         "float tensors in memory. The same job as a `DataLoader` over single images takes "
         f"{record['template_job_seconds']:.1f} s from start to end."
     )

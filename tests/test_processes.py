@@ -58,9 +58,9 @@ def children_of(pid):
         return [int(child) for child in file.read().split()]
 
 
-@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("rank", [pytest.param(0, marks=pytest.mark.slow), 1])
 def test_a_killed_process_ends_all_and_resume_goes_on(rank, tmp_path):
-    flags = [*FLAGS[:1], "--max_steps", 400, "--eval_freq", 40, "--run_dir", tmp_path / "two"]
+    flags = [*FLAGS[:1], "--max_steps", 200, "--eval_freq", 20, "--run_dir", tmp_path / "two"]
     process = torchrun(*flags, wait=False)
     try:
         wait_for(lambda: len(rows_of(tmp_path / "two")) >= 2)
@@ -77,7 +77,7 @@ def test_a_killed_process_ends_all_and_resume_goes_on(rank, tmp_path):
     torchrun(*flags, "--resume")
     assert record_of(tmp_path / "two")["status"] == "completed"
     rows = rows_of(tmp_path / "two")
-    assert [int(row["step"]) for row in rows] == list(range(0, 401, 40))
+    assert [int(row["step"]) for row in rows] == list(range(0, 201, 20))
     assert np.isfinite([float(row["train_loss"]) for row in rows]).all()
 
 
@@ -86,12 +86,9 @@ def test_bad_input_is_reported_once(tmp_path):
     (tmp_path / "full" / "file").write_text("mine")
     for flags, complaint in (
         (["--run_dir", tmp_path / "full"], "is not empty"),
-        (["--learning_rate", "-1", "--run_dir", tmp_path / "new"], "is no finite number above 0"),
         (["--batch_size", "201", "--run_dir", tmp_path / "new"], "2 equal shares"),
-        (["--data_dir", tmp_path, "--run_dir", tmp_path / "new"], "no CIFAR-10 in"),
     ):
-        synthetic = [] if "--data_dir" in flags else ["--synthetic"]
-        _, err = torchrun(*synthetic, *flags, status=1)  # torchrun's own, for any failure
+        _, err = torchrun("--synthetic", *flags, status=1)  # torchrun's own, for any failure
         assert err.count(complaint) == 1
         assert "exitcode  : 2" in err
         assert [path.name for path in tmp_path.iterdir()] == ["full"]
