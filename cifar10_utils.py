@@ -12,6 +12,7 @@ the same shape out of nothing, for a machine that has neither the data nor a net
 """
 
 import argparse
+import fcntl
 import hashlib
 import io
 import os
@@ -23,7 +24,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path, PurePosixPath
@@ -355,11 +356,28 @@ def download(data_dir=DEFAULT_DIR):
     once its MD5 is right. Raises DownloadError where the archive cannot be had or is wrong.
     """
     folder = _resolve(Path(data_dir))
-    if all((folder / name).is_file() and _sound(folder / name) for name in MD5):
+    if _complete(folder):
         return folder
     url = os.environ.get("CIFAR10_URL", URL)
     if not url.startswith(("https://", "http://")):
         raise DownloadError(f"CIFAR10_URL is {url!r}, but must start with https:// or http://")
+    made = not folder.parent.exists()
+    with _writing(folder.parent):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        lock = os.open(folder.parent, os.O_RDONLY)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # where another process is at it, wait for it
+        if not _complete(folder):
+            _download(url, folder)
+    finally:
+        os.close(lock)
+        if made:
+            with suppress(OSError):  # not empty: then it stays
+                folder.parent.rmdir()
+    return folder
+
+
+def _download(url, folder):
     part = folder.parent / f"{folder.name}.tar.part"
     continued = part.exists()
     _fetch(url, part)
@@ -368,7 +386,7 @@ def download(data_dir=DEFAULT_DIR):
     except Exception as error:  # a damaged archive can raise almost anything
         part.unlink()
         if continued:  # the archive may have changed since the earlier call
-            return download(data_dir)
+            return _download(url, folder)
         raise DownloadError(f"what {url} sent is not CIFAR-10's archive: {error}") from error
     with _writing(folder):
         folder.mkdir(exist_ok=True)
@@ -376,7 +394,10 @@ def download(data_dir=DEFAULT_DIR):
             (folder / f"{name}.part").write_bytes(content)
             os.replace(folder / f"{name}.part", folder / name)
         part.unlink()
-    return folder
+
+
+def _complete(folder):
+    return all((folder / name).is_file() and _sound(folder / name) for name in MD5)
 
 
 def _sound(path):
@@ -425,7 +446,6 @@ def _fetch_rest(url, part):
         length = response.headers.get("Content-Length", "")
         total = start + int(length) if length.isdecimal() else None
         with _writing(part):
-            part.parent.mkdir(parents=True, exist_ok=True)
             file = open(part, "ab" if start else "wb", buffering=0)  # noqa: SIM115 (closed below)
         bar = tqdm(desc="CIFAR-10", total=total, initial=start, unit="B", unit_scale=True,
                    disable=None)  # fmt: skip

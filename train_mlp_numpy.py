@@ -107,7 +107,8 @@ def main(argv=None):
     def save():
         save_checkpoint(run, mlp, best)
 
-    with run.open(data.name), np.errstate(over="ignore", invalid="ignore"):
+    run.claim(data.name)
+    with run.open(), np.errstate(over="ignore", invalid="ignore"):
         if not run.history["step"]:
             x, y = data.train.next_batch(args.batch_size)
             probabilities = mlp.forward(x)

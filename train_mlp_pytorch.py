@@ -8,6 +8,8 @@ With the same flags it starts from the same weights and sees the same batches as
 """
 
 import argparse
+import copy
+import io
 import math
 import os
 import signal
@@ -27,13 +29,15 @@ from mlp_pytorch import ACTIVATIONS, MLP, NORMALIZATIONS
 
 CHECKPOINT = "checkpoint.pt"
 EVAL_BATCH = 500  # examples
+MAX_STEPS = 1400  # unless --max_steps or --epochs says otherwise
 FLUSH_EVERY = 50  # steps whose losses are fetched at once where fetching makes a device wait
 
 
 def make_parser():
     """The flags of both trainers and those of the experiments of question 2.1."""
     parser = training.make_parser(__doc__.splitlines()[0])
-    fraction, number = training.number_between(0, 1), training.number_between(0, math.inf)
+    parser.set_defaults(max_steps=None)
+    fraction, number = training.number_between(0, 1), training.number_between(0, 1000)
     for name, kind, default, text in (
         ("momentum", fraction, 0.0, "of SGD"),
         ("weight_decay", number, 0.0, "of the weights, not the biases; decoupled in AdamW"),
@@ -72,7 +76,7 @@ def check_args(args, processes):
     """Raises UsageError where flags contradict each other or the machine."""
     for wrong, message in (
         (args.momentum and args.optimizer != "sgd", "--momentum goes with --optimizer sgd only"),
-        (args.epochs and args.max_steps != 1400, "--epochs and --max_steps: give one of them"),
+        (args.epochs and args.max_steps, "--epochs and --max_steps: give one of them"),
         (args.augmentation_strength != 1 and not (args.flip or args.shift),
          "--augmentation_strength needs --flip or --shift"),
         ((args.dropout or args.normalization != "none") and not args.dnn_hidden_units,
@@ -83,6 +87,8 @@ def check_args(args, processes):
          f"{torch.cuda.device_count()}: leave it out to train on the CPU"),
         (args.normalization == "batch" and processes.size > 1 and not args.use_gpu,
          "--normalization batch needs --use_gpu with several processes: use layer"),
+        (args.normalization == "batch" and args.batch_size == processes.size,
+         "--normalization batch needs more than one example in a batch"),
         (args.batch_size % processes.size,
          f"--batch_size {args.batch_size} does not divide into {processes.size} equal shares"),
     ):  # fmt: skip
@@ -126,8 +132,10 @@ class Processes:
         """Turns the error that the death of another process causes into a sentence."""
         try:
             yield
+        except torch.OutOfMemoryError as error:
+            raise MemoryError from error
         except RuntimeError as error:
-            if self.size == 1:
+            if self.size == 1 or not ("gloo" in str(error) or "NCCL" in str(error)):
                 raise
             sys.stderr = sys.__stderr__
             raise training.RunError(
@@ -290,8 +298,10 @@ def get_weights(network):
 
 def save_checkpoint(run, parts, best):
     state = {name: part.state_dict() for name, part in parts.items()}
+    content = io.BytesIO()  # torch.save to a file hides why it failed, as on a full disk
+    torch.save({**state, "best": best, "run": run.state()}, content)
     with run.writing(CHECKPOINT, "wb") as file:
-        torch.save({**state, "best": best, "run": run.state()}, file)
+        file.write(content.getbuffer())
 
 
 def load_checkpoint(run, parts, processes):
@@ -350,6 +360,8 @@ def main(argv=None):
         sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115 (until the process ends)
     args = training.parse_args(make_parser(), argv)
     check_args(args, processes)
+    if not args.epochs:
+        args.max_steps = args.max_steps or MAX_STEPS
     processes.start(args.use_gpu)
     with processes.guarded():
         return train(args, processes)
@@ -411,12 +423,14 @@ def train(args, processes):
     def save():
         save_checkpoint(run, parts, best)
 
-    with run.open(data.name):
+    processes.share(lambda: run.claim(data.name))
+    with run.open():
         if not run.history["step"]:
             start_step(optimizer, args, 1, processes)
-            with torch.no_grad():
-                x, y = training_set.next_batch(args.batch_size)
-                logits = network(x)
+            x, y = training_set.next_batch(args.batch_size)
+            with torch.no_grad(), autocast(device, args):
+                # A copy, for in training mode batch normalisation remembers what it has seen.
+                logits = copy.deepcopy(mlp)(x)
             run.tally(cross_entropy(logits, y), accuracy(logits, y))
             add_row()
         training_set.seek(run.step * args.batch_size)

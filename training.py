@@ -81,9 +81,9 @@ def make_parser(description):
         ("seed", 42, whole_number(0, 2**32 - 1), "of the initial weights and order of examples"),
         ("validation_size", 0, whole_number(0), "training images to evaluate on in place of the "
             "test set, which is then read once, with the weights that did best on them"),
-        ("data_dir", None, str, "folder of CIFAR-10's files, or its parent (default: "
+        ("data_dir", None, folder, "folder of CIFAR-10's files, or its parent (default: "
             f"{cifar10_utils.DEFAULT_DIR}, downloaded where missing)"),
-        ("run_dir", None, str, "new folder for the results (default: runs/<trainer>-<time>)"),
+        ("run_dir", None, folder, "new folder for the results (default: runs/<trainer>-<time>)"),
     ):  # fmt: skip
         text = with_default(text, default)
         parser.add_argument(f"--{name}", default=default, type=kind, help=text)
@@ -129,6 +129,12 @@ def number_between(low, high):
         raise argparse.ArgumentTypeError(f"{text!r} is no finite number from {low} to {high}")
 
     return parse
+
+
+def folder(text):
+    if not text or "\0" in text:
+        raise argparse.ArgumentTypeError(f"{text!r} names no folder")
+    return text
 
 
 def hidden_units(text):
@@ -221,7 +227,7 @@ class Run:
         self.history = {column: [] for column in columns}
         self._sums = [0.0, 0.0, 0]  # of loss, accuracy and batches since the row before
         self._pending = []  # pairs that are not in the sums yet
-        self._bar = None
+        self._bar = self._lock = None
         name = f"{framework}-{datetime.now():%Y%m%d-%H%M%S-%f}"
         self.path = Path(os.path.realpath(args.run_dir or Path("runs", name)))
         self.record = {
@@ -248,18 +254,34 @@ class Run:
             raise UsageError(f"cannot use --run_dir {self.path}: {error.strerror}") from error
         return self.record["status"] == "completed"
 
-    @contextmanager
-    def open(self, dataset):
-        """Makes the folder or goes on in the earlier one; run.json tells if the block fails."""
+    def claim(self, dataset):
+        """Makes the folder, or takes the one that is there, and locks it."""
         if self.record["dataset"] not in (None, dataset):
             raise UsageError(f"{self.path} holds a run on {self.record['dataset']}, not {dataset}")
         self.record.update(dataset=dataset, status="running")
-        if self.writes and not self.args.resume:
-            self._make_folder()
-        lock = self._lock_folder()
         try:
-            self._warn_if_synthetic()
+            if not self.path.exists():
+                self._make_folder()
+            self._lock = os.open(self.path, os.O_RDONLY)
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not self.args.resume and any(p.name != "run.json" for p in self.path.iterdir()):
+                raise UsageError(f"--run_dir {self.path} is not empty any more: give another")
             self._write_record()
+        except BaseException as error:
+            if self._lock is not None:
+                os.close(self._lock)
+            if not isinstance(error, OSError):
+                raise
+            reason = f"{error.filename or self.path}: {error.strerror}"
+            if error.errno == errno.EWOULDBLOCK:
+                reason = "another run is under way there"
+            raise UsageError(f"cannot use --run_dir {self.path}: {reason}") from error
+
+    @contextmanager
+    def open(self):
+        """Around the training: run.json tells if it fails or is stopped."""
+        self._warn_if_synthetic()
+        try:
             yield
         except OSError as error:
             raise RunError(f"cannot go on in {self.path}: {error.strerror}") from error
@@ -267,8 +289,15 @@ class Run:
             with suppress(OSError):
                 self._write_record(status="failed")
             raise
+        except KeyboardInterrupt as stop:
+            self._write_record(status="interrupted", steps=self.step)
+            saved = str(stop) or "what is in the last checkpoint is saved"
+            raise KeyboardInterrupt(
+                f"{saved}; to go on: the same flags with --resume --run_dir {self.path}"
+            ) from stop
         finally:
-            os.close(lock)
+            if self._lock is not None:
+                os.close(self._lock)
 
     def steps(self, save):
         """Counts the steps still to do, under a progress bar. Ctrl-C ends the run after the step
@@ -291,11 +320,7 @@ class Run:
                     self._bar.update()
             if stop:
                 save()
-                self._write_record(status="interrupted", steps=self.step)
-                raise KeyboardInterrupt(
-                    f"step {self.step} of {total} is saved; "
-                    f"to go on: the same flags with --resume --run_dir {self.path}"
-                )
+                raise KeyboardInterrupt(f"step {self.step} of {total} is saved")
         finally:
             signal.signal(signal.SIGINT, before)
 
@@ -400,14 +425,14 @@ class Run:
         try:
             record = json.loads(path.read_text())
             flags, framework, status = record["flags"], record["framework"], record["status"]
-            for name, value in self.record["flags"].items():
-                if flags[name] != value:
-                    raise UsageError(
-                        f"--{name} is {flag_text(value)} now, but the run in {self.path} "
-                        f"began with {flag_text(flags[name])}: use the same flags"
-                    )
             if framework != self.record["framework"]:
                 raise UsageError(f"the run in {self.path} is one of train_mlp_{framework}.py")
+            for name, value in self.record["flags"].items():
+                if flags.get(name) != value:
+                    raise UsageError(
+                        f"--{name} is {flag_text(value)} now, but the run in {self.path} "
+                        f"began with {flag_text(flags.get(name))}: use the same flags"
+                    )
             self.record["dataset"] = record["dataset"]
             if status == "completed":
                 for name in ("steps", "train_seconds", "test_accuracy", "test_loss"):
@@ -421,29 +446,19 @@ class Run:
 
     def _make_folder(self):
         """The folder with run.json inside, by one rename."""
-        temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
+        temporary = self.path.with_name(f".{os.getpid()}.tmp")
+        missing = [parent for parent in self.path.parents if not parent.exists()]
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             temporary.mkdir()
             (temporary / "run.json").write_text(json.dumps(self.record, indent=1) + "\n")
             os.rename(temporary, self.path)
-        except OSError as error:
+        except OSError:
             shutil.rmtree(temporary, ignore_errors=True)
-            reason = f"{error.filename}: {error.strerror}"
-            raise UsageError(f"cannot make --run_dir {self.path}: {reason}") from error
-
-    def _lock_folder(self):
-        if not self.writes:
-            return os.open(os.devnull, os.O_RDONLY)
-        try:
-            lock = os.open(self.path, os.O_RDONLY)
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            reason = "another run is under way there"
-            if error.errno not in (errno.EAGAIN, errno.EACCES):
-                reason = error.strerror
-            raise UsageError(f"cannot use --run_dir {self.path}: {reason}") from error
-        return lock
+            with suppress(OSError):
+                for parent in missing:
+                    parent.rmdir()
+            raise
 
     def _write_record(self, **changes):
         self.record.update(changes)

@@ -155,7 +155,10 @@ def test_the_help_names_every_flag():
     out, _ = train(PYTORCH, "--help")
     readme = (ROOT / "README.md").read_text()
     flags = {
-        flag for line in out for flag in re.findall(r"--[a-z_0-9]+", line) if line.startswith("  --")
+        flag
+        for line in out
+        for flag in re.findall(r"--[a-z_0-9]+", line)
+        if line.startswith("  --")
     }
     assert len(flags) >= 30
     assert [flag for flag in sorted(flags) if f"`{flag}`" not in readme] == []

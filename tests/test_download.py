@@ -289,6 +289,16 @@ def test_sound_data_is_not_fetched_again_and_damaged_data_is_mended(server, tmp_
     assert_complete(folder)
 
 
+def test_two_downloads_at_once_wait_for_each_other(server, tmp_path):
+    threads = [threading.Thread(target=download, args=(tmp_path,)) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert_complete(tmp_path / FOLDER)
+    assert server.ranges == [None]
+
+
 def test_a_folder_of_another_name_is_completed_in_place(server, tmp_path, monkeypatch):
     files = use_small_files(monkeypatch)
     folder = write_files(tmp_path / "data" / "mine", dict(list(files.items())[:3]))

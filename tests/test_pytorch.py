@@ -321,7 +321,8 @@ def test_the_average_of_the_weights_is_what_is_evaluated(data, tmp_path):
     "flags, named",
     [
         (["--momentum", "0.9", "--optimizer", "adam"], "--momentum goes with --optimizer sgd"),
-        (["--epochs", "3", "--max_steps", "10"], "--epochs and --max_steps"),
+        (["--epochs", "3", "--max_steps", "1400"], "--epochs and --max_steps"),
+        (["--normalization", "batch", "--batch_size", "1"], "more than one example"),
         (["--augmentation_strength", "0.5"], "needs --flip or --shift"),
         (["--warmup_steps", "10", "--max_steps", "10"], "--warmup_steps 10 leaves no step of 10"),
         (["--warmup_steps", "9", "--epochs", "1"], "--warmup_steps 9 leaves no step of 5"),

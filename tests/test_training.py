@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import re
+import resource
 import signal
 from pathlib import Path
 
@@ -198,6 +199,9 @@ def test_an_argument_file(trainer, data, tmp_path):
         *((["--eval_freq", s], s) for s in ("0", "-3", "1.0")),
         *((["--validation_size", s], s) for s in ("-1", "50", "51", "x")),
         (["--synthetic"], "--data_dir"),
+        (["--run_dir", ""], "names no folder"),
+        (["--data_dir", ""], "names no folder"),
+        (["--run_dir", "new/" + 300 * "a"], "File name too long"),
         (["--resume"], "--run_dir"),
     ],
     ids=str,
@@ -266,13 +270,20 @@ def test_a_run_folder_in_use_is_refused_and_left_alone(trainer, data, tmp_path, 
     argv = ["--data_dir", data, "--batch_size", "5", "--run_dir", str(tmp_path / "file" / "deeper")]
     assert "/file: File exists" in refused(trainer.main, argv, capsys)
     argv[-1] = "/proc/nowhere"
-    assert "cannot make --run_dir /proc/nowhere" in refused(trainer.main, argv, capsys)
+    assert "cannot use --run_dir /proc/nowhere" in refused(trainer.main, argv, capsys)
     assert listing(tmp_path) == before
 
 
 def test_an_empty_run_folder_is_taken(run, tmp_path):
     (tmp_path / "a").mkdir()
     assert (run("a") / "run.json").exists()
+
+
+def test_a_run_folder_that_exists_stays_the_same_folder(run, tmp_path):
+    (tmp_path / "a").mkdir()
+    before = (tmp_path / "a").stat().st_ino
+    assert run("a").stat().st_ino == before
+    run(250 * "b")
 
 
 # Resume
@@ -444,6 +455,40 @@ def test_a_folder_deleted_under_the_run(run, capsys, tmp_path, monkeypatch):
     line = failure(run, capsys)
     assert "cannot go on in" in line and "No such file" in line
     assert not (tmp_path / "a").exists()
+
+
+def test_a_limit_on_the_size_of_files(run, capsys, tmp_path):
+    """The operating system's own refusal, in the middle of writing a checkpoint."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, before[1]))
+    try:
+        line = failure(run, capsys)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert "cannot go on in" in line and "File too large" in line
+    assert sorted(p.name for p in (tmp_path / "a").iterdir()) == ["metrics.csv", "run.json"]
+
+
+def test_ctrl_c_during_evaluation_says_how_to_go_on(run, capsys, tmp_path, monkeypatch):
+    def interrupt(self, *_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(training.Run, "finish", interrupt)
+    with pytest.raises(SystemExit) as exit:
+        run("a")
+    assert exit.value.code == 130
+    assert "the last checkpoint is saved; to go on: the same" in capsys.readouterr().err
+    assert json.loads((tmp_path / "a" / "run.json").read_text())["status"] == "interrupted"
+
+
+def test_a_run_of_the_other_trainer_is_refused(run, trainer, data, tmp_path, capsys):
+    folder = run("a")
+    other = next(module for module in TRAINERS.values() if module is not trainer)
+    capsys.readouterr()
+    line = refused(other.main, ["--data_dir", data, "--resume", "--run_dir", str(folder)], capsys)
+    assert f"is one of {trainer.__name__}.py" in line
 
 
 def test_a_full_disk(run, capsys, tmp_path, monkeypatch):
