@@ -368,7 +368,6 @@ def test_use_gpu_without_one_is_refused(data, tmp_path, capsys, monkeypatch):
 
 @needs_gpu
 def test_on_a_gpu_everything_is_there_and_the_curve_is_the_cpus(data, tmp_path, monkeypatch):
-    monkeypatch.setattr(torch, "use_deterministic_algorithms", torch.use_deterministic_algorithms)
     devices = set()
     next_batch = trainer.TensorData.next_batch
 
