@@ -38,17 +38,19 @@ def make_parser():
     parser = training.make_parser(__doc__.splitlines()[0])
     parser.set_defaults(max_steps=None)
     fraction, number = training.number_between(0, 1), training.number_between(0, 1000)
+    below_one = training.number_between(0, 0.99)
     for name, kind, default, text in (
         ("momentum", fraction, 0.0, "of SGD"),
         ("weight_decay", number, 0.0, "of the weights, not the biases; decoupled in AdamW"),
         ("l1", number, 0.0, "factor of the sum of the weights' absolute values in the loss"),
-        ("dropout", fraction, 0.0, "probability of a hidden unit to be zero in a step"),
+        ("dropout", below_one, 0.0, "probability of a hidden unit to be zero in a step"),
         ("label_smoothing", fraction, 0.0, "share of the target spread over all classes"),
         ("warmup_steps", training.whole_number(0), 0, "steps of a linear rise of the rate"),
         ("shift", training.whole_number(0, 31), 0, "most pixels to move a training image by"),
         ("augmentation_strength", fraction, 1.0, "share of the images that flip and shift touch"),
         ("ema", fraction, 0.0, "decay of an average of the weights, evaluated in their place"),
         ("epochs", training.whole_number(1), None, "passes over the data, in place of --max_steps"),
+        ("checkpoint_freq", training.whole_number(1), None, "steps between further checkpoints"),
     ):
         parser.add_argument(f"--{name}", type=kind, default=default, help=training.with_default(
             text, default))  # fmt: skip
@@ -172,6 +174,7 @@ class TensorData:
         self.pixels = torch.from_numpy(dataset.pixels).to(device)
         self.labels = torch.from_numpy(dataset.labels).to(device)
         self.mean = torch.from_numpy(dataset.mean).to(device)
+        self.fill = self.mean.mean(dim=(1, 2), keepdim=True).round().to(torch.uint8)
         self.scale = None if scale is None else torch.from_numpy(scale).to(device)
         self._ahead = iter(())
 
@@ -184,8 +187,8 @@ class TensorData:
             share = torch.from_numpy(share[self.processes.rank]).to(self.pixels.device)
             self._ahead = iter(share)
             indices = next(self._ahead)
-        x = self._as_float(self.pixels.index_select(0, indices))
-        return augment(x, self.args), self.labels[indices]
+        pixels = augment(self.pixels.index_select(0, indices), self.fill, self.args)
+        return self._as_float(pixels), self.labels[indices]
 
     def seek(self, position):
         """Goes on after so many examples of the whole batches."""
@@ -203,26 +206,24 @@ class TensorData:
         return x if self.scale is None else x.mul_(self.scale)
 
 
-def augment(x, args):
-    """x (S, 3, 32, 32) with a share of the images mirrored and moved, zero (which is the mean
-    image) coming in at the edges."""
+def augment(pixels, fill, args):
+    """pixels (S, 3, 32, 32) with a share of the images mirrored and moved; fill (3, 1, 1), the mean
+    colour, comes in at the edges. Still in bytes, of which there are four times fewer to move."""
     if not (args.flip or args.shift):
-        return x
-    n, size, device = len(x), x.shape[-1], x.device
+        return pixels
+    n, size, device = len(pixels), pixels.shape[-1], pixels.device
     touched = torch.rand(n, device=device) < args.augmentation_strength
-    rows = torch.arange(size, device=device).expand(n, size)
-    columns = rows
     if args.flip:
-        mirrored = (touched & (torch.rand(n, device=device) < 0.5))[:, None]
-        columns = torch.where(mirrored, size - 1 - columns, columns)
+        mirrored = touched & (torch.rand(n, device=device) < 0.5)
+        pixels = torch.where(mirrored[:, None, None, None], pixels.flip(3), pixels)
     if args.shift:
-        moves = torch.randint(-args.shift, args.shift + 1, (2, n, 1), device=device)
-        moves = moves * touched[:, None] + args.shift
-        rows, columns = rows + moves[0], columns + moves[1]
-        x = F.pad(x, (args.shift,) * 4)
-    image = torch.arange(n, device=device)[:, None, None, None]
-    channel = torch.arange(x.shape[1], device=device)[:, None, None]
-    return x[image, channel, rows[:, None, :, None], columns[:, None, None, :]]
+        most, moves = args.shift, torch.randint(-args.shift, args.shift + 1, (2, n), device=device)
+        down, right = moves * touched + most
+        padded = fill.expand(n, -1, size + 2 * most, size + 2 * most).clone()
+        padded[:, :, most:-most, most:-most] = pixels
+        windows = padded.unfold(2, size, 1).unfold(3, size, 1)  # (S, 3, down, right, 32, 32)
+        pixels = windows[torch.arange(n, device=device), :, down, right]
+    return pixels
 
 
 def pixel_std(dataset):
@@ -449,6 +450,8 @@ def train(args, processes):
             run.tally(loss.detach(), accuracy(logits, y))
             if run.is_due(step):
                 add_row()
+            elif args.checkpoint_freq and step % args.checkpoint_freq == 0:
+                save()
         if best:
             evaluated.load_state_dict(best)
         return run.finish(*evaluate(evaluated, test_set))
