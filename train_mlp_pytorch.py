@@ -10,6 +10,7 @@ With the same flags it starts from the same weights and sees the same batches as
 import argparse
 import copy
 import io
+import itertools
 import math
 import os
 import signal
@@ -66,7 +67,11 @@ def make_parser():
         ("use_gpu", "train on CUDA"),
         ("standardize", "divide each pixel by its standard deviation over the training images"),
         ("flip", "mirror training images at random"),
-        ("test_time_averaging", "evaluate on the mean over an image and its mirror image"),
+        (
+            "test_time_averaging",
+            "evaluate on the mean over 18 moved and mirrored views",
+        ),
+        ("local_fields", "begin with smooth local patterns as the weights of the first layer"),
         ("bfloat16", "multiply matrices in bfloat16"),
         ("deterministic", "let CUDA use deterministic algorithms only"),
     ):
@@ -81,8 +86,9 @@ def check_args(args, processes):
         (args.epochs and args.max_steps, "--epochs and --max_steps: give one of them"),
         (args.augmentation_strength != 1 and not (args.flip or args.shift),
          "--augmentation_strength needs --flip or --shift"),
-        ((args.dropout or args.normalization != "none") and not args.dnn_hidden_units,
-         "--dropout and --normalization need a hidden layer"),
+        ((args.dropout or args.normalization != "none" or args.local_fields)
+         and not args.dnn_hidden_units,
+         "--dropout, --normalization and --local_fields need a hidden layer"),
         (args.deterministic and not args.use_gpu, "--deterministic needs --use_gpu"),
         (args.use_gpu and torch.cuda.device_count() <= processes.local_rank,
          f"--use_gpu needs {processes.local_rank + 1} CUDA device(s), but there are "
@@ -226,10 +232,55 @@ def augment(pixels, fill, args):
     return pixels
 
 
+def views(x, step=2):
+    """x (S, 3, 32, 32), its copies moved by step pixels in eight directions, and the mirror images
+    of these nine."""
+    size, padded = x.shape[-1], F.pad(x, (step,) * 4)
+    for down, right in itertools.product((0, step, 2 * step), repeat=2):
+        view = padded[:, :, down : down + size, right : right + size]
+        yield view
+        yield view.flip(3)
+
+
+def receptive_fields(n_units, seed, smoothness=1.0, width=4.0):
+    """(n_units, 3 * 32 * 32): a pattern for each unit to begin with, of norm 1: random numbers,
+    smoothed by a Gaussian, under a Gaussian window at a random place (standard deviations in
+    pixels)."""
+    channels, size, _ = cifar10_utils.SHAPE
+    generator = torch.Generator().manual_seed(seed)
+    place = torch.arange(size, dtype=torch.float32)
+    blur = torch.exp(-((place[:, None] - place) ** 2) / (2 * smoothness**2))
+    centres = size * torch.rand(2, n_units, 1, generator=generator)
+    down, right = torch.exp(-((place - centres) ** 2) / (2 * width**2))
+    noise = torch.randn(n_units, channels, size, size, generator=generator)
+    fields = (blur @ noise @ blur) * down[:, None, :, None] * right[:, None, None, :]
+    return F.normalize(fields.flatten(start_dim=1))
+
+
 def pixel_std(dataset):
     """(3, 32, 32) float32: the standard deviation of every pixel, at least 1."""
     squares = sum((x.astype(np.float64) ** 2).sum(axis=0) for x, _ in dataset.batches(EVAL_BATCH))
     return np.maximum(np.sqrt(squares / dataset.num_examples), 1).astype(np.float32)
+
+
+def make_mlp(args):
+    """The network of the flags, with its initial weights."""
+    input_scale = 1.0 if args.standardize else cifar10_utils.PIXEL_RMS
+    mlp = MLP(
+        math.prod(cifar10_utils.SHAPE),
+        args.dnn_hidden_units,
+        cifar10_utils.N_CLASSES,
+        seed=args.seed,
+        input_scale=input_scale,
+        activation=args.activation,
+        normalization=args.normalization,
+        dropout=args.dropout,
+    )
+    if args.local_fields:
+        first = mlp.linear_layers()[0]
+        fields = receptive_fields(first.out_features, args.seed) / input_scale
+        first.weight.data.copy_(fields)
+    return mlp
 
 
 def make_optimizer(mlp, args):
@@ -275,10 +326,11 @@ def evaluate(mlp, data):
     sums = torch.zeros(2, dtype=torch.float64, device=data.labels.device)
     for x, y in data.batches(EVAL_BATCH):
         with autocast(x.device, data.args):
-            logits = mlp(x)
             if data.args.test_time_averaging:
-                both = torch.stack([logits, mlp(x.flip(3))]).float()
-                logits = both.log_softmax(dim=2).logsumexp(dim=0)
+                logits = torch.stack([mlp(view) for view in views(x)]).float()
+                logits = logits.log_softmax(dim=2).logsumexp(dim=0)
+            else:
+                logits = mlp(x)
         logits = logits.float() if data.args.bfloat16 else logits
         sums[0] += F.cross_entropy(logits, y, reduction="sum")
         sums[1] += (logits.argmax(dim=1) == y).sum()
@@ -392,16 +444,7 @@ def train(args, processes):
     data = load_data(args, processes)
     set_steps(args, data.train.num_examples)
     scale = 1 / pixel_std(data.train) if args.standardize else None
-    mlp = MLP(
-        int(np.prod(cifar10_utils.SHAPE)),
-        args.dnn_hidden_units,
-        cifar10_utils.N_CLASSES,
-        seed=args.seed,
-        input_scale=1.0 if args.standardize else cifar10_utils.PIXEL_RMS,
-        activation=args.activation,
-        normalization=args.normalization,
-        dropout=args.dropout,
-    ).to(device)
+    mlp = make_mlp(args).to(device)
     cross_entropy = nn.CrossEntropyLoss(label_smoothing=args.label_smoothing)
     optimizer = make_optimizer(mlp, args)
     parts = {"mlp": mlp, "optimizer": optimizer}

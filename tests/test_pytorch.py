@@ -220,6 +220,7 @@ OPTIONS = [
     ["--bfloat16"],
     ["--ema", 0.5],
     ["--test_time_averaging"],
+    ["--local_fields"],
 ]
 
 
@@ -329,6 +330,34 @@ def test_the_strength_is_the_share_of_images_touched():
     assert 70 < touched < 130
 
 
+def test_the_views_of_an_image_are_its_moves_and_their_mirror_images():
+    x = torch.rand(5, 3, 32, 32)
+    found = list(trainer.views(x))
+    assert len(found) == 18 and len({view[0].numpy().tobytes() for view in found}) == 18
+    assert sum(torch.equal(view, x) for view in found) == 1
+    for view, mirrored in zip(found[::2], found[1::2], strict=True):
+        assert torch.equal(view.flip(3), mirrored)
+    down_and_right = found[0]
+    assert torch.equal(down_and_right[:, :, 2:, 2:], x[:, :, :-2, :-2])
+    assert not down_and_right[:, :, :2].any() and not down_and_right[:, :, :, :2].any()
+
+
+def test_receptive_fields_are_local_smooth_and_of_norm_one():
+    fields = trainer.receptive_fields(300, seed=1)
+    torch.testing.assert_close(fields.norm(dim=1), torch.ones(300))
+    energy = (fields**2).view(300, 3, 32, 32).sum(dim=1)
+    place = torch.arange(32.0)
+    middle = (energy.sum(dim=2) @ place)[:, None]
+    spread = (energy.sum(dim=2) * (place - middle) ** 2).sum(dim=1).sqrt()
+    assert spread.median() < 4
+    assert middle.min() < 4 and middle.max() > 27
+    patterns = fields.view(900, 32, 32)
+    neighbours = (patterns[:, 1:] * patterns[:, :-1]).sum() / (patterns[:, 1:] ** 2).sum()
+    assert 0.6 < neighbours < 1
+    assert torch.equal(fields, trainer.receptive_fields(300, seed=1))
+    assert not torch.equal(fields, trainer.receptive_fields(300, seed=2))
+
+
 def test_evaluation_is_neither_augmented_nor_dropped_out(data, tmp_path, monkeypatch):
     seen = []
     evaluate = trainer.evaluate
@@ -360,6 +389,7 @@ def test_the_average_of_the_weights_is_what_is_evaluated(data, tmp_path):
         (["--warmup_steps", "10", "--max_steps", "10"], "--warmup_steps 10 leaves no step of 10"),
         (["--warmup_steps", "9", "--epochs", "1"], "--warmup_steps 9 leaves no step of 5"),
         (["--dropout", "0.1", "--dnn_hidden_units", ""], "need a hidden layer"),
+        (["--local_fields", "--dnn_hidden_units", ""], "need a hidden layer"),
         (["--normalization", "batch", "--dnn_hidden_units", ""], "need a hidden layer"),
         (["--deterministic"], "--deterministic needs --use_gpu"),
         (["--dropout", "1.5"], "'1.5'"),
