@@ -1,82 +1,144 @@
-"""Time the training steps of both trainers and their whole default runs.
+"""Time both trainers beside what else one could use, and beside their matrix products.
 
     python report/benchmark.py
 
-Everything is measured in turn, many times over, so that what disturbs the machine disturbs all
-alike: believe the ratios. The record is report/results/benchmark.json (times in milliseconds).
+What is compared is measured in turn, many times over, so that what disturbs the machine disturbs
+all alike: believe the ratios, each of which is the median of those of the single rounds. About six
+minutes. The record is report/results/benchmark.json; README and plots/speed.png are made from it.
+scikit-learn and a C++ compiler (for torch.compile) are used where they are installed.
 """
 
+import hashlib
 import itertools
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
-from statistics import median
 
 import numpy as np
 import torch
+from torch.nn import functional as F
+
+try:
+    from sklearn.neural_network import MLPClassifier
+except ImportError:
+    MLPClassifier = None
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 import cifar10_utils  # noqa: E402
 import mlp_pytorch  # noqa: E402
+import train_mlp_numpy  # noqa: E402
 import train_mlp_pytorch  # noqa: E402
+import training  # noqa: E402
 from mlp_numpy import MLP  # noqa: E402
 from modules import CrossEntropyModule  # noqa: E402
 
-ROUNDS, STEPS = 15, 40
-BATCH, HIDDEN = 200, 100
+DATA = ROOT / cifar10_utils.DEFAULT_DIR
+N_INPUTS, N_CLASSES, SCALE = 3072, cifar10_utils.N_CLASSES, cifar10_utils.PIXEL_RMS
+RATE = 1e-3
+WIDE = ["--dnn_hidden_units", "2048", "--batch_size", "1024"]  # for several processes
+GROWTH = {  # the hidden layers and the batch size behind each point of the figure
+    "width": {n: ([n], 200) for n in (32, 64, 100, 256, 512, 1024, 2048)},
+    "depth": {n: ([100] * n, 200) for n in (1, 2, 4, 8, 16)},
+    "batch": {n: ([100], n) for n in (32, 64, 128, 256, 512, 1024, 2048, 4096)},
+}
+DATA_SIZES = (1000, 2500, 5000, 10_000, 25_000, 50_000)
 
 
-def make_step(data):
-    """The step of train_mlp_numpy.py at its default flags: batch to update."""
-    mlp = MLP(3072, [HIDDEN], 10, dtype=np.float32, input_scale=cifar10_utils.PIXEL_RMS)
+# The steps ----------------------------------------------------------------------------------------
+
+
+def numpy_step(data, hidden, batch):
+    """The step of train_mlp_numpy.py, from the batch to the update."""
+    mlp = MLP(N_INPUTS, hidden, N_CLASSES, dtype=np.float32, input_scale=SCALE)
     cross_entropy = CrossEntropyModule()
-    x = np.empty((BATCH, *cifar10_utils.SHAPE), np.float32)
+    x = np.empty((batch, *cifar10_utils.SHAPE), np.float32)
 
     def step():
-        _, y = data.next_batch(BATCH, out=x)
+        _, y = data.next_batch(batch, out=x)
         probabilities = mlp.forward(x)
         cross_entropy.forward(probabilities, y)
-        mlp.backward(cross_entropy.backward(probabilities, y))
+        mlp.backward(RATE * cross_entropy.backward(probabilities, y))
         for module in mlp.modules:
             for name, gradient in module.grads.items():
-                gradient *= 1e-3
                 module.params[name] -= gradient
 
     return step
 
 
-def make_products():
-    """The two large products of that step, bare: forward and weight gradient."""
+def products(hidden, batch, order="C"):
+    """The matrix products of that step and nothing else, without the last layer's small ones:
+    outputs, gradients of the weights, and of the inputs behind the first layer.
+
+    order: of the weights in memory, "C" by rows as one would write it, "F" as the trainer's.
+    """
     rng = np.random.default_rng(0)
-    x = rng.standard_normal((BATCH, 3072), np.float32)
-    weight = rng.standard_normal((HIDDEN, 3072), np.float32)
-    dout = rng.standard_normal((BATCH, HIDDEN), np.float32)
+    layers = []
+    for fan_in, fan_out in itertools.pairwise([N_INPUTS, *hidden]):
+        weight = np.array(rng.standard_normal((fan_out, fan_in), np.float32), order=order)
+        x, dout = (rng.standard_normal((batch, n), np.float32) for n in (fan_in, fan_out))
+        layers.append((x, weight, dout, np.empty_like(weight)))
 
-    def products():
-        x @ weight.T
-        dout.T @ x
+    def step():
+        for i, (x, weight, dout, gradient) in enumerate(layers):
+            x @ weight.T
+            np.matmul(dout.T, x, out=gradient)
+            if i:
+                dout @ weight
 
-    return products
+    return step
 
 
-def make_pytorch_step(data):
-    """The step of train_mlp_pytorch.py at its default flags."""
-    args = train_mlp_pytorch.make_parser().parse_args([])
+def straightforward_step(data):
+    """The default step as one writes it first: float64 weights, an array for every result, the
+    whole Jacobian of the softmax, the gradient of the data too. The images are float32 already."""
+    rng = np.random.default_rng(0)
+    images, targets = data.next_batch(4000)
+    batches = itertools.cycle([(images[i : i + 200].reshape(200, -1), targets[i : i + 200])
+                               for i in range(0, 4000, 200)])  # fmt: skip
+    w1, w2 = (1e-4 * rng.standard_normal(shape) for shape in ((100, N_INPUTS), (N_CLASSES, 100)))
+    b1, b2 = np.zeros((1, 100)), np.zeros((1, N_CLASSES))
+
+    def step():
+        nonlocal w1, w2, b1, b2
+        x, y = next(batches)
+        hidden = x @ w1.T + b1
+        out = np.where(hidden > 0, hidden, np.exp(hidden) - 1)
+        logits = out @ w2.T + b2
+        exp = np.exp(logits - logits.max(axis=1, keepdims=True))
+        p = exp / exp.sum(axis=1, keepdims=True)
+        -np.mean(np.sum(y * np.log(p), axis=1))
+        jacobian = p[:, :, None] * np.eye(N_CLASSES) - p[:, :, None] * p[:, None, :]
+        dlogits = np.einsum("ij,ijk->ik", -y / p / len(x), jacobian)
+        dhidden = (dlogits @ w2) * np.where(hidden > 0, 1, np.exp(hidden))
+        dhidden @ w1
+        w1 = w1 - RATE * (dhidden.T @ x)
+        b1 = b1 - RATE * dhidden.sum(axis=0, keepdims=True)
+        w2 = w2 - RATE * (dlogits.T @ out)
+        b2 = b2 - RATE * dlogits.sum(axis=0, keepdims=True)
+
+    return step
+
+
+def pytorch_step(data, hidden, batch):
+    """The step of train_mlp_pytorch.py."""
+    units = ",".join(map(str, hidden))
+    args = train_mlp_pytorch.make_parser().parse_args(["--dnn_hidden_units", units])
     processes = train_mlp_pytorch.Processes()
     tensors = train_mlp_pytorch.TensorData(data, "cpu", processes, args)
-    mlp = mlp_pytorch.MLP(3072, [HIDDEN], 10, input_scale=cifar10_utils.PIXEL_RMS)
+    mlp = train_mlp_pytorch.make_mlp(args)
     optimizer = train_mlp_pytorch.make_optimizer(mlp, args)
     cross_entropy = torch.nn.CrossEntropyLoss()
 
     def step():
         train_mlp_pytorch.start_step(optimizer, args, 1, processes)
-        x, y = tensors.next_batch(BATCH)
+        x, y = tensors.next_batch(batch)
         loss = cross_entropy(train_mlp_pytorch.predict(mlp, x, args), y)
         loss.backward()
         optimizer.step()
@@ -85,25 +147,165 @@ def make_pytorch_step(data):
     return step
 
 
-def make_bare_step(data):
-    """An eager loop over float tensors that are in memory already, updates written by hand."""
-    x, y = data.next_batch(BATCH * 20)
-    batches = list(zip(torch.from_numpy(x.reshape(len(x), -1)).split(BATCH),
-                       torch.from_numpy(y).split(BATCH), strict=True))  # fmt: skip
-    mlp = mlp_pytorch.MLP(3072, [HIDDEN], 10, input_scale=cifar10_utils.PIXEL_RMS)
+def bare_step(data, hidden, batch, compiled=False):
+    """A hand-written PyTorch loop over float tensors that are in memory already."""
+    x, y = data.next_batch(max(batch, 4096) // batch * batch)
+    x = torch.from_numpy(x.reshape(len(x), -1))
+    pairs = zip(x.split(batch), torch.from_numpy(y).split(batch), strict=True)
+    batches = itertools.cycle(list(pairs))
+    mlp = mlp_pytorch.MLP(N_INPUTS, hidden, N_CLASSES, input_scale=SCALE)
     layers, parameters = mlp.layers, list(mlp.parameters())
-    numbers = itertools.cycle(range(len(batches)))
+
+    def loss_of(x, y):
+        return F.cross_entropy(layers(x), y)
+
+    if compiled:
+        loss_of = torch.compile(loss_of)
 
     def step():
-        x, y = batches[next(numbers)]
-        loss = torch.nn.functional.cross_entropy(layers(x), y)
-        loss.backward()
+        x, y = next(batches)
+        loss_of(x, y).backward()
         with torch.no_grad():
             for parameter in parameters:
-                parameter -= 1e-3 * parameter.grad
+                parameter -= RATE * parameter.grad
                 parameter.grad = None
 
     return step
+
+
+def sklearn_step(data):
+    """One call of partial_fit on a batch that is in memory already, without momentum."""
+    x, y = data.next_batch(200)
+    x = x.reshape(len(x), -1) / np.float32(SCALE)
+    model = MLPClassifier([100], solver="sgd", batch_size=200, momentum=0, alpha=0)
+    return lambda: model.partial_fit(x, y, classes=range(N_CLASSES))
+
+
+# Measuring ----------------------------------------------------------------------------------------
+
+
+def measure(candidates, seconds, turn=0.06):
+    """Medians of the milliseconds of a call: an array (rounds,) by name. In a round each candidate
+    has its turn: a call to get warm, then calls for so many seconds."""
+    rounds = {name: [] for name in candidates}
+    for call in candidates.values():
+        call()  # which may compile
+    end = time.perf_counter() + seconds
+    while len(rounds[next(iter(rounds))]) < 3 or time.perf_counter() < end:
+        for name, call in candidates.items():
+            call()
+            times, began = [], time.perf_counter()
+            while not times or time.perf_counter() - began < turn:
+                start = time.perf_counter()
+                call()
+                times.append(1000 * (time.perf_counter() - start))
+            rounds[name].append(np.median(times))
+    return {name: np.array(medians) for name, medians in rounds.items()}
+
+
+def summary(values, digits=3):
+    """Best, median and distance of the quartiles."""
+    best, low, middle, high = np.percentile(values, [0, 25, 50, 75])
+    numbers = {"best": best, "median": middle, "quartiles": high - low}
+    return {name: round(float(value), digits) for name, value in numbers.items()}
+
+
+def default_step(one_hot, numbered):
+    """The default step beside all that does the same."""
+    candidates = {
+        "products": products([100], 200),
+        "products, weights by columns": products([100], 200, order="F"),
+        "numpy": numpy_step(one_hot, [100], 200),
+        "pytorch": pytorch_step(numbered, [100], 200),
+        "pytorch bare": bare_step(numbered, [100], 200),
+        "numpy straightforward": straightforward_step(one_hot),
+    }
+    if shutil.which("c++"):
+        candidates["pytorch bare, compiled"] = bare_step(numbered, [100], 200, compiled=True)
+    if MLPClassifier:
+        candidates["scikit-learn"] = sklearn_step(numbered)
+    times = measure(candidates, 40)
+    pairs = [("numpy", other) for other in times if other != "numpy"]
+    pairs += [("pytorch", other) for other in times if other.startswith("pytorch bare")]
+    return {
+        "milliseconds": {name: summary(values) for name, values in times.items()},
+        "ratios": {f"{a} to {b}": summary(times[a] / times[b]) for a, b in pairs},
+    }
+
+
+def shapes(one_hot, numbered):
+    """NumPy, its products and bare PyTorch for wider, deeper and larger steps."""
+    rows = []
+    for hidden, batch in (([100], 512), ([512], 512), ([2048], 512), ([512, 512], 512)):
+        times = measure({
+            "products": products(hidden, batch),
+            "numpy": numpy_step(one_hot, hidden, batch),
+            "pytorch bare": bare_step(numbered, hidden, batch),
+        }, 8)  # fmt: skip
+        ratio = {f"numpy to {b}": summary(times["numpy"] / times[b])
+                 for b in ("products", "pytorch bare")}  # fmt: skip
+        rows.append({"hidden": hidden, "batch": batch, "ratios": ratio,
+                     "milliseconds": {k: summary(v) for k, v in times.items()}})  # fmt: skip
+    return rows
+
+
+def evaluation(data, seconds=2):
+    """Evaluating all of data, beside the products of the large layer on as many batches."""
+    mlp = MLP(N_INPUTS, [100], N_CLASSES, dtype=np.float32, input_scale=SCALE)
+    batch = train_mlp_numpy.EVAL_BATCH
+    x = np.zeros((batch, N_INPUTS), np.float32)
+    weight = np.zeros((100, N_INPUTS), np.float32)
+
+    def bare():
+        for _ in range(data.num_examples // batch):
+            x @ weight.T
+
+    return measure(
+        {"products": bare, "numpy": lambda: train_mlp_numpy.evaluate(mlp, data)}, seconds
+    )
+
+
+def growth(data, mean):
+    """Milliseconds of a NumPy step and its products against width, depth and batch, and of an
+    evaluation and its products against the number of examples."""
+    points = {}
+    for name, cases in GROWTH.items():
+        points[name] = {
+            n: measure({"products": products(*case), "numpy": numpy_step(data, *case)}, 1)
+            for n, case in cases.items()
+        }
+    labels = data.labels.argmax(axis=1)
+    points["data"] = {
+        n: evaluation(cifar10_utils.DataSet(data.pixels[:n], labels[:n], mean), 1)
+        for n in DATA_SIZES
+    }
+    return {
+        name: {"at": list(cases)}
+        | {who: [round(float(np.median(times[who])), 4) for times in cases.values()]
+           for who in ("products", "numpy")}
+        for name, cases in points.items()
+    }  # fmt: skip
+
+
+# Whole runs ---------------------------------------------------------------------------------------
+
+
+def timed_run(command, **environment):
+    """Seconds of a command from the start of its process to its end."""
+    began = time.perf_counter()
+    subprocess.run([sys.executable, *command], cwd=ROOT / "report", check=True,
+                   capture_output=True, env=os.environ | environment)  # fmt: skip
+    return time.perf_counter() - began
+
+
+def trainer_run(trainer, *flags, launcher=(), **environment):
+    """Seconds of a trainer's run from start to end, and what it recorded itself."""
+    with tempfile.TemporaryDirectory() as folder:
+        flags = ["--data_dir", DATA, "--run_dir", f"{folder}/run", *flags]
+        wall = timed_run([*launcher, ROOT / trainer, *flags], **environment)
+        record = json.loads(Path(folder, "run", "run.json").read_text())
+    return {"wall_seconds": round(wall, 2), "train_seconds": round(record["train_seconds"], 2),
+            "peak_rss_mb": record["peak_rss_mb"], "steps": record["steps"]}  # fmt: skip
 
 
 class SingleImages(torch.utils.data.Dataset):
@@ -130,11 +332,11 @@ class SingleImages(torch.utils.data.Dataset):
 
 def template_job():
     """The default job, evaluations included, in the idiom of the public template."""
-    data = cifar10_utils.get_cifar10(ROOT / cifar10_utils.DEFAULT_DIR, one_hot=False)
-    train = torch.utils.data.DataLoader(SingleImages(data.train), BATCH, shuffle=True)
-    test = torch.utils.data.DataLoader(SingleImages(data.test), BATCH)
-    mlp = mlp_pytorch.MLP(3072, [HIDDEN], 10)
-    optimizer = torch.optim.SGD(mlp.parameters(), lr=1e-3)
+    data = cifar10_utils.get_cifar10(DATA, one_hot=False)
+    train = torch.utils.data.DataLoader(SingleImages(data.train), 200, shuffle=True)
+    test = torch.utils.data.DataLoader(SingleImages(data.test), 200)
+    mlp = mlp_pytorch.MLP(N_INPUTS, [100], N_CLASSES)
+    optimizer = torch.optim.SGD(mlp.parameters(), lr=RATE)
     step = 0
     while True:
         for x, y in train:
@@ -144,84 +346,116 @@ def template_job():
                         mlp(images)
             if step == 1400:
                 return
-            torch.nn.functional.cross_entropy(mlp(x), y).backward()
+            F.cross_entropy(mlp(x), y).backward()
             optimizer.step()
             optimizer.zero_grad()
             step += 1
 
 
-def time_template_job():
-    """Seconds of that job, from the start of its process to its end."""
-    began = time.perf_counter()
-    code = "import benchmark; benchmark.template_job()"
-    subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parent, check=True)
-    return time.perf_counter() - began
+def default_runs():
+    """The default jobs of both trainers and the template's, each the faster of two in turn."""
+    jobs = {
+        "numpy": lambda: trainer_run("train_mlp_numpy.py"),
+        "pytorch": lambda: trainer_run("train_mlp_pytorch.py"),
+        "template": lambda: {"wall_seconds": round(timed_run(
+            ["-c", "import benchmark; benchmark.template_job()"]), 2)},
+    }  # fmt: skip
+    runs = [{name: job() for name, job in jobs.items()} for _ in range(2)]
+    return {name: min((run[name] for run in runs), key=lambda run: run["wall_seconds"])
+            for name in jobs}  # fmt: skip
 
 
-def measure(candidates):
-    """Milliseconds of every call, by name, measured in turn."""
-    times = {name: [] for name in candidates}
-    for _ in range(ROUNDS):
-        for name, call in candidates.items():
-            call()
-            for _ in range(STEPS):
-                began = time.perf_counter()
-                call()
-                times[name].append(1000 * (time.perf_counter() - began))
-    return times
+def start_up():
+    """Seconds from the start of the NumPy trainer's process to its first step, evaluation before
+    it included, and of reading and hashing the files in turn with it."""
+    code = (
+        f"import os, sys; sys.path.insert(0, {str(ROOT)!r}); import training, train_mlp_numpy;"
+        "training.Run.steps = lambda run, save: os._exit(0); train_mlp_numpy.main(sys.argv[1:])"
+    )
+
+    def read_and_hash():
+        for name in cifar10_utils.MD5:
+            hashlib.md5((DATA / name).read_bytes(), usedforsecurity=False)
+
+    def first_step():
+        with tempfile.TemporaryDirectory() as folder:
+            timed_run(["-c", code, "--data_dir", DATA, "--run_dir", f"{folder}/run"])
+
+    times = measure({"read and hash": read_and_hash, "first step": first_step}, 12)
+    seconds = {name: values / 1000 for name, values in times.items()}
+    return {name: summary(values) for name, values in seconds.items()} | {
+        "difference": summary(seconds["first step"] - seconds["read and hash"])
+    }
 
 
-def summary(times):
-    low, middle, high = np.percentile(times, [25, 50, 75])
-    return {k: round(float(v), 4) for k, v in
-            {"best": min(times), "median": middle, "quartiles": high - low}.items()}  # fmt: skip
+def memory_job(n):
+    """Prints the peak memory (MB) of a process that draws a batch of n examples and evaluates."""
+    pixels, labels = np.ones((n, N_INPUTS), np.uint8), np.zeros(n, np.int64)
+    data = cifar10_utils.DataSet(pixels, labels, np.zeros(cifar10_utils.SHAPE, np.float32))
+    data.next_batch(200)
+    train_mlp_numpy.evaluate(MLP(N_INPUTS, [100], N_CLASSES, dtype=np.float32), data)
+    print(training.peak_rss_mb())
 
 
-def time_default_run(trainer):
-    """Seconds of a default run from the start of its process to its end, and its own record."""
-    with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, ROOT / trainer, "--run_dir", f"{folder}/run"]
-        began = time.perf_counter()
-        subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
-        wall = time.perf_counter() - began
-        record = json.loads(Path(folder, "run", "run.json").read_text())
-    return {"wall_seconds": wall, **{k: record[k] for k in ("train_seconds", "peak_rss_mb")}}
+def memory():
+    """Peak memory against the number of examples, and the bytes for one more pixel."""
+    examples, peaks = [25_000, 50_000, 100_000, 200_000], []
+    for n in examples:
+        job = [sys.executable, "-c", f"import benchmark; benchmark.memory_job({n})"]
+        done = subprocess.run(job, cwd=ROOT / "report", check=True, capture_output=True)
+        peaks.append(round(float(done.stdout), 1))
+    slope, _ = np.polyfit(examples, peaks, 1)
+    return {"examples": examples, "peak_mb": peaks, "bytes_per_pixel": round(slope * 1e6 / 3072, 3)}
 
 
-def median_run(runs):
-    middle = sorted(runs, key=lambda run: run["wall_seconds"])[len(runs) // 2]
-    return {name: round(value, 2) for name, value in middle.items()}
+def processes():
+    """Milliseconds of a step in one process and in two, and how much of two is used."""
+    two = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    result = {}
+    for name, flags in (
+        ("default", ["--max_steps", "300", "--eval_freq", "300"]),
+        ("wide", [*WIDE, "--max_steps", "16", "--eval_freq", "16"]),
+    ):
+        runs = {
+            "one process, one thread": ([], {"OMP_NUM_THREADS": "1"}),
+            "one process, all threads": ([], {}),
+            "two processes, one thread each": (two, {"OMP_NUM_THREADS": "1"}),
+        }
+        steps = {}
+        for kind, (launcher, environment) in runs.items():
+            run = trainer_run("train_mlp_pytorch.py", *flags, launcher=launcher, **environment)
+            steps[kind] = round(1000 * run["train_seconds"] / run["steps"], 3)
+        one, _, both = steps.values()
+        result[name] = {"milliseconds": steps, "efficiency": round(one / both / 2, 3)}
+    return result
 
 
 def main():
-    data = cifar10_utils.get_cifar10(ROOT / cifar10_utils.DEFAULT_DIR)
-    numbered = cifar10_utils.get_cifar10(ROOT / cifar10_utils.DEFAULT_DIR, one_hot=False)
-    times = measure({
-        "numpy step": make_step(data.train),
-        "products": make_products(),
-        "pytorch step": make_pytorch_step(numbered.train),
-        "bare pytorch step": make_bare_step(numbered.train),
-    })  # fmt: skip
-    runs = {"numpy": [], "pytorch": []}
-    template = []
-    for _ in range(3):
-        for framework, done in runs.items():
-            done.append(time_default_run(f"train_mlp_{framework}.py"))
-        template.append(time_template_job())
-
-    def ratios(one, other):
-        return {"best": round(min(times[one]) / min(times[other]), 3),
-                "median": round(median(times[one]) / median(times[other]), 3)}  # fmt: skip
-
+    splits, numbered = (
+        cifar10_utils.get_cifar10(DATA, one_hot=one_hot) for one_hot in (True, False)
+    )
+    variables = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS")
+    threads = next((os.environ[name] for name in variables if name in os.environ), os.cpu_count())
+    versions = {"python": sys.version.split()[0], "numpy": np.__version__,
+                "torch": torch.__version__}  # fmt: skip
     record = {
         "cores": os.cpu_count(),
-        "versions": {"numpy": np.__version__, "torch": torch.__version__},
-        "milliseconds": {name: summary(values) for name, values in times.items()},
-        "numpy step to products": ratios("numpy step", "products"),
-        "numpy step to pytorch step": ratios("numpy step", "pytorch step"),
-        "pytorch step to bare pytorch step": ratios("pytorch step", "bare pytorch step"),
-        "default_run": {framework: median_run(done) for framework, done in runs.items()},
-        "template_job_seconds": round(median(template), 2),
+        "threads": {"numpy": int(threads), "torch": torch.get_num_threads()},
+        "versions": versions,
+        "default_step": default_step(splits.train, numbered.train),
+        "shapes": shapes(splits.train, numbered.train),
+    }
+    times = evaluation(splits.test, 6)
+    record["evaluation"] = {name: summary(values) for name, values in times.items()} | {
+        "ratio": summary(times["numpy"] / times["products"])
+    }
+    record["growth"] = growth(splits.train, splits.train.mean)
+    del splits, numbered
+    record |= {
+        "start_up": start_up(),
+        "default_run": default_runs(),
+        "memory": memory(),
+        "processes": processes(),
     }
     target = ROOT / "report" / "results" / "benchmark.json"
     target.write_text(json.dumps(record, indent=1) + "\n")
