@@ -232,6 +232,20 @@ def pixel_std(dataset):
     return np.maximum(np.sqrt(squares / dataset.num_examples), 1).astype(np.float32)
 
 
+def make_mlp(args):
+    """The network of the flags, with its initial weights."""
+    return MLP(
+        int(np.prod(cifar10_utils.SHAPE)),
+        args.dnn_hidden_units,
+        cifar10_utils.N_CLASSES,
+        seed=args.seed,
+        input_scale=1.0 if args.standardize else cifar10_utils.PIXEL_RMS,
+        activation=args.activation,
+        normalization=args.normalization,
+        dropout=args.dropout,
+    )
+
+
 def make_optimizer(mlp, args):
     """The optimizer of the flags; weight decay is for matrices, not for biases and norms."""
     matrices = [p for p in mlp.parameters() if p.ndim > 1]
@@ -274,16 +288,22 @@ def evaluate(mlp, data):
     mlp.eval()
     sums = torch.zeros(2, dtype=torch.float64, device=data.labels.device)
     for x, y in data.batches(EVAL_BATCH):
-        with autocast(x.device, data.args):
-            logits = mlp(x)
-            if data.args.test_time_averaging:
-                both = torch.stack([logits, mlp(x.flip(3))]).float()
-                logits = both.log_softmax(dim=2).logsumexp(dim=0)
-        logits = logits.float() if data.args.bfloat16 else logits
+        logits = predict(mlp, x, data.args)
         sums[0] += F.cross_entropy(logits, y, reduction="sum")
         sums[1] += (logits.argmax(dim=1) == y).sum()
     mlp.train()
     return (data.processes.total(sums) / data.dataset.num_examples).tolist()
+
+
+def predict(mlp, x, args):
+    """The logits (S, C) of images x; with --test_time_averaging the logarithm of the summed
+    probabilities of the images and their mirror images."""
+    with autocast(x.device, args):
+        logits = mlp(x)
+        if args.test_time_averaging:
+            both = torch.stack([logits, mlp(x.flip(3))]).float()
+            logits = both.log_softmax(dim=2).logsumexp(dim=0)
+    return logits.float() if args.bfloat16 else logits
 
 
 def autocast(device, args):
@@ -392,16 +412,7 @@ def train(args, processes):
     data = load_data(args, processes)
     set_steps(args, data.train.num_examples)
     scale = 1 / pixel_std(data.train) if args.standardize else None
-    mlp = MLP(
-        int(np.prod(cifar10_utils.SHAPE)),
-        args.dnn_hidden_units,
-        cifar10_utils.N_CLASSES,
-        seed=args.seed,
-        input_scale=1.0 if args.standardize else cifar10_utils.PIXEL_RMS,
-        activation=args.activation,
-        normalization=args.normalization,
-        dropout=args.dropout,
-    ).to(device)
+    mlp = make_mlp(args).to(device)
     cross_entropy = nn.CrossEntropyLoss(label_smoothing=args.label_smoothing)
     optimizer = make_optimizer(mlp, args)
     parts = {"mlp": mlp, "optimizer": optimizer}
