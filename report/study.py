@@ -127,14 +127,14 @@ def confident_mistakes(p, labels):
 def draw_mistakes(mistakes, pixels, path):
     """The images of the mistakes as a PNG; pixels (N, 3, 32, 32) uint8."""
     figure = Figure(figsize=(12, 7.6), layout="constrained")
-    figure.suptitle("The most confident mistakes on the test set: prediction (probability), truth")
+    figure.suptitle("The most confident mistakes on the test set")
     for axes in figure.subplots(4, 6).flat:
         axes.axis("off")
     for mistake, axes in zip(mistakes, figure.axes, strict=False):
         axes.imshow(pixels[mistake["index"]].transpose(1, 2, 0), interpolation="nearest")
         axes.set_title(
-            f"{mistake['prediction']} ({mistake['probability']:.2f})\n{mistake['class']}, "
-            f"no. {mistake['index']}",
+            f"{mistake['class']}, no. {mistake['index']},\ntaken for {mistake['prediction']} "
+            f"({mistake['probability']:.2f})",
             fontsize="small",
         )
     figure.savefig(path, dpi=120)
