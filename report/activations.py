@@ -28,7 +28,10 @@ from mlp_pytorch import ACTIVATIONS  # noqa: E402
 TARGET = ROOT / "report" / "results" / "activations.json"
 SEEDS = 42, 1, 2
 DEPTHS = 1, 2, 4, 8  # hidden layers
-LEARNING_RATES = 1e-4, 1e-3, 1e-2  # 1e-3 is the default of the trainers
+RATES = (  # learning rates with the flag --standardize; 1e-3 without it is the trainers' default
+    *((False, 1e-4), (False, 1e-3), (False, 1e-2)),
+    *((True, 1e-2), (True, 1e-1)),
+)
 UNITS = 100  # of a hidden layer, their default too
 MEASURED = 0, 10, 30, 100, 200, 300, 400, 500, 600, 700  # steps; training ends at the last
 VALIDATION, PROBE = 5000, 1000  # images for the accuracy; the first of them for all else
@@ -77,15 +80,20 @@ def load(seed):
     )
 
 
-def train(data, activation, depth, learning_rate, seed):
+pixel_std = functools.lru_cache(maxsize=1)(train_mlp_pytorch.pixel_std)
+
+
+def train(data, activation, depth, standardize, learning_rate, seed):
     """Trains one network, until it is through or its loss is not finite any more. Returns what was
     measured: by name, a list with a value for every step in MEASURED that was reached."""
     flags = ["--activation", activation, "--learning_rate", str(learning_rate)]
     flags += ["--dnn_hidden_units", ",".join([str(UNITS)] * depth), "--seed", str(seed)]
-    args = train_mlp_pytorch.make_parser().parse_args([*flags, "--max_steps", str(MEASURED[-1])])
+    flags += ["--max_steps", str(MEASURED[-1]), *(["--standardize"] if standardize else [])]
+    args = train_mlp_pytorch.make_parser().parse_args(flags)
+    scale = 1 / pixel_std(data.train) if standardize else None
     processes = train_mlp_pytorch.Processes()
     training_set, validation = (
-        train_mlp_pytorch.TensorData(split, "cpu", processes, args)
+        train_mlp_pytorch.TensorData(split, "cpu", processes, args, scale)
         for split in (data.train, data.validation)
     )
     training_set.seek(0)
@@ -123,12 +131,12 @@ def main():
         "versions": {"torch": torch.__version__},
         "runs": [],
     }  # fmt: skip
-    names = "seed", "depth", "learning_rate", "activation"
+    names = "seed", "depth", "standardize", "learning_rate", "activation"
     done = [tuple(run[name] for name in names) for run in record["runs"]]
-    for run in itertools.product(SEEDS, DEPTHS, LEARNING_RATES, ("elu", "tanh")):
-        if run in done:
+    for seed, depth, rate, activation in itertools.product(SEEDS, DEPTHS, RATES, ("elu", "tanh")):
+        if (seed, depth, *rate, activation) in done:
             continue
-        run = dict(zip(names, run, strict=True))
+        run = dict(zip(names, (seed, depth, *rate, activation), strict=True))
         measured = train(load(run["seed"]), **run)
         print(run, f"validation accuracy {measured['val_accuracy'][-1]}", flush=True)
         record["runs"].append(run | measured)

@@ -91,10 +91,16 @@ def synthetic():
     return cifar10_utils.get_synthetic(one_hot=False, validation_size=500)
 
 
-@pytest.mark.parametrize("rate, reached", [(1e-3, [0, 2, 4]), (1e12, [0])])
-def test_a_measured_run_ends_where_its_loss_is_not_finite(rate, reached, synthetic, monkeypatch):
+@pytest.mark.parametrize(
+    "standardize, rate, reached",
+    [(False, 1e-3, [0, 2, 4]), (True, 1e-1, [0, 2, 4]), (False, 1e12, [0])],
+)
+def test_a_measured_run_ends_where_its_loss_is_not_finite(
+    standardize, rate, reached, synthetic, monkeypatch
+):
+    monkeypatch.setattr(activations, "pixel_std", lambda _: np.full((3, 32, 32), 64, np.float32))
     monkeypatch.setattr(activations, "MEASURED", (0, 2, 4))
-    measured = activations.train(synthetic, "elu", depth=2, learning_rate=rate, seed=1)
+    measured = activations.train(synthetic, "elu", 2, standardize, rate, seed=1)
     assert measured["step"] == reached
     assert all(len(values) == len(reached) for values in measured.values())
     assert all(len(layers) == 2 for layers in measured["saturated"])
@@ -307,9 +313,9 @@ def test_the_figures_of_the_activations_are_drawn_from_their_record(figures):
     record = plot_activations.read()
     plot_activations.main()
     panels = figures["activations_accuracy.png"].axes
-    assert len(panels) == len(activations.LEARNING_RATES)
+    assert len(panels) == len(activations.RATES)
     assert len(record["runs"]) == (
-        2 * len(activations.LEARNING_RATES) * len(activations.DEPTHS) * len(activations.SEEDS)
+        2 * len(activations.RATES) * len(activations.DEPTHS) * len(activations.SEEDS)
     )
     for name in figures:
         assert (ROOT / "plots" / name).is_file()
