@@ -18,6 +18,7 @@ ORDER = (
     *("horse", "deer", "bird", "frog", "cat", "dog"),
 )
 VEHICLES = 4
+SPLITS = {"train": "training", "val": "validation"}
 TRAIN, VALIDATION, TEST = "C0", "C1", "C3"
 WITHOUT, WITH = "C7", "C2"  # augmentation
 
@@ -97,7 +98,8 @@ def draw_class_accuracy(record):
                   va="center", fontsize="small", bbox={"color": "white", "pad": 0})  # fmt: skip
     axes.axvline(record["test_accuracy"], color="black", ls="--", lw=1, zorder=0)
     axes.text(record["test_accuracy"], len(names) - 0.4, f"all {record['test_accuracy']:.3f}",
-              ha="center", va="bottom", fontsize="small")  # fmt: skip
+              ha="center", va="bottom", fontsize="small",
+              bbox={"color": "white", "pad": 0})  # fmt: skip
     axes.set_yticks(range(len(names)), [names[i] for i in order])
     axes.set(xlim=(0, 1.15), ylim=(-0.6, len(names) + 0.3), xlabel="accuracy (fraction)")
     axes.spines[["top", "right"]].set_visible(False)
@@ -176,11 +178,11 @@ def draw_augmentation(record, pictures):
             f"{name}: correlation of neighbouring weights {run['neighbour_correlation']:.2f}",
             fontsize="small",
         )
-        for x, split, alpha in ((0, "train", 1), (1, "validation", 0.6)):
-            value = run[split][1]
+        for x, split, alpha in ((0, "train", 1), (1, "val", 0.6)):
+            value = run[f"{split}_accuracy"]
             gap.bar(3 * column + x, value, 0.9, color=color, alpha=alpha)
-            gap.text(3 * column + x, value, f"{split}\n{value:.3f}", ha="center", va="bottom",
-                     fontsize="small")  # fmt: skip
+            gap.text(3 * column + x, value, f"{SPLITS[split]}\n{value:.3f}", fontsize="small",
+                     ha="center", va="bottom")  # fmt: skip
         shift.plot(run["moved_by"], run["moved"], "o-", color=color, ms=3, label=name)
         shift.plot([], [], " ", label=f"  mirrored: {run['mirrored']:.3f}")
     gap.set_xticks((0.5, 3.5), ("without", "with"))

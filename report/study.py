@@ -44,6 +44,7 @@ BINS = 15  # of the confidence, equally wide
 MISTAKES = 24  # recorded, the most confident ones
 UNITS_SHOWN, UNITS_COMPARED = 40, 20  # of the first layer: of RUN, and of each run compared
 MOST_MOVED = 8  # pixels to either side
+TRAIN_IMAGES = 10_000  # of the training images, as many as there are test images
 RECIPE_LEAVES_OPEN = (  # flags that may differ between runs of the same recipe
     *("seed", "validation_size", "eval_freq", "checkpoint_freq", "use_gpu", "deterministic"),
 )
@@ -95,8 +96,26 @@ def evaluated_weights(state):
 def predict_all(run, data):
     """The logits (N, C) of all images of a split and their labels (N,), as arrays."""
     run.mlp.eval()
-    logits = [trainer.predict(run.mlp, x, run.args) for x, _ in data.batches(trainer.EVAL_BATCH)]
+    logits = [
+        trainer.predict_evaluated(run.mlp, x, run.args) for x, _ in data.batches(trainer.EVAL_BATCH)
+    ]
     return torch.cat(logits).double().numpy(), data.labels.numpy()
+
+
+def accuracy(logits, labels):
+    return round(float((logits.argmax(axis=1) == labels).mean()), 4)
+
+
+def with_images(data, pixels):
+    """A split with other images in the place of its first ones, and without the rest."""
+    changed = copy.copy(data)
+    changed.pixels, changed.labels = pixels, data.labels[: len(pixels)]
+    return changed
+
+
+def train_accuracy(run):
+    """The accuracy on training images as they are, without augmentation and dropout."""
+    return accuracy(*predict_all(run, with_images(run.train, run.train.pixels[:TRAIN_IMAGES])))
 
 
 # Mistakes -----------------------------------------------------------------------------------------
@@ -255,25 +274,22 @@ def moved(pixels, fill, right):
     return out
 
 
-def accuracy_on(run, data, pixels):
-    """The accuracy of a run with other pixels in the place of a split's own."""
-    changed = copy.copy(data)
-    changed.pixels = pixels
-    return round(trainer.evaluate(run.mlp, changed)[1], 4)
-
-
 def compared(run):
     """What the network of a run with a validation split makes of images as they are, of images
-    moved by up to MOST_MOVED pixels, and of mirrored ones."""
+    moved by up to MOST_MOVED pixels, and of mirrored ones: accuracies."""
     data = run.validation
+
+    def accuracy_on(pixels):
+        return accuracy(*predict_all(run, with_images(data, pixels)))
+
     distances = list(range(-MOST_MOVED, MOST_MOVED + 1))
     return {
         "run": run.record,
-        "train": [round(v, 4) for v in trainer.evaluate(run.mlp, run.train)],
-        "validation": [round(v, 4) for v in trainer.evaluate(run.mlp, data)],
-        "mirrored": accuracy_on(run, data, data.pixels.flip(3)),
+        "train_accuracy": train_accuracy(run),
+        "val_accuracy": accuracy_on(data.pixels),
+        "mirrored": accuracy_on(data.pixels.flip(3)),
         "moved_by": distances,
-        "moved": [accuracy_on(run, data, moved(data.pixels, data.fill, d)) for d in distances],
+        "moved": [accuracy_on(moved(data.pixels, data.fill, d)) for d in distances],
         **structure(first_weights(run.mlp)),
     }
 
@@ -295,8 +311,8 @@ def study(run, validated):
             name for name in flags
             if flags[name] != others.get(name) and name not in RECIPE_LEAVES_OPEN
         ),
-        "train": [round(v, 4) for v in trainer.evaluate(run.mlp, run.train)],
-        "test_accuracy": round(float(np.trace(matrix) / matrix.sum()), 4),
+        "train_accuracy": train_accuracy(run),
+        "test_accuracy": accuracy(logits, labels),
         "confusion": matrix.tolist(),
         "class_accuracy": (matrix.diagonal() / matrix.sum(axis=1)).round(4).tolist(),
         "mistakes": confident_mistakes(probabilities(logits), labels),

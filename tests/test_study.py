@@ -261,7 +261,7 @@ def test_the_study_finds_the_accuracy_that_the_run_recorded(record, folder):
     assert record["validated"]["flags"]["validation_size"] == 10
     without = record["augmentation"]["without"]
     best = max(record["validated"]["history"]["val_accuracy"])
-    assert without["validation"][1] == without["moved"][without["moved_by"].index(0)] == best
+    assert without["val_accuracy"] == without["moved"][without["moved_by"].index(0)] == best
     assert (folder / "final" / "mistakes.png").is_file()
     pictures = np.load(folder / "study.npz")
     assert {name: len(pictures[name]) for name in pictures} == {
