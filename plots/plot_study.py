@@ -174,8 +174,11 @@ def draw_augmentation(record, pictures):
     for column, (name, color) in enumerate((("without", WITHOUT), ("with", WITH))):
         run = runs[name]
         show_units(axes[0, column], pictures[name], 5)
+        structure, start = run["first_layer"], run["first_layer_at_start"]
         axes[0, column].set_title(
-            f"{name}: correlation of neighbouring weights {run['neighbour_correlation']:.2f}",
+            f"{name}: correlation of neighbouring weights\n"
+            f"{start['neighbour_correlation']:.2f} at the start, then "
+            f"{structure['neighbour_correlation']:.2f}",
             fontsize="small",
         )
         for x, split, alpha in ((0, "train", 1), (1, "val", 0.6)):

@@ -63,6 +63,9 @@ def load_run(folder, data_dir):
         state = torch.load(folder / trainer.CHECKPOINT, map_location="cpu", weights_only=True)
     except OSError as error:
         raise training.UsageError(f"cannot read {error.filename}: {error.strerror}") from error
+    record["history"] = {
+        name: [round(value, 5) for value in values] for name, values in record["history"].items()
+    }
     args = trainer.make_parser().parse_args([])
     vars(args).update(record["flags"], synthetic=record["dataset"] == "synthetic")
     args.data_dir = None if args.synthetic else data_dir
@@ -290,7 +293,8 @@ def compared(run):
         "mirrored": accuracy_on(data.pixels.flip(3)),
         "moved_by": distances,
         "moved": [accuracy_on(moved(data.pixels, data.fill, d)) for d in distances],
-        **structure(first_weights(run.mlp)),
+        "first_layer": structure(first_weights(run.mlp)),
+        "first_layer_at_start": structure(first_weights(trainer.make_mlp(run.args))),
     }
 
 
@@ -321,7 +325,8 @@ def study(run, validated):
         "calibration_validated": both_calibrations(
             *predict_all(validated, validated.test), temperature
         ),
-        **structure(first_weights(run.mlp)),
+        "first_layer": structure(first_weights(run.mlp)),
+        "first_layer_at_start": structure(first_weights(trainer.make_mlp(run.args))),
     }  # fmt: skip
 
 
@@ -358,7 +363,8 @@ def main(argv=None):
     pictures = {"run": strongest(first_weights(run.mlp), UNITS_SHOWN)}
     for name, other in zip(("without", "with"), pair, strict=False):
         pictures[name] = strongest(first_weights(other.mlp), UNITS_COMPARED)
-    (RESULTS / "study.json").write_text(json.dumps(record, indent=1) + "\n")
+    lines = [f"{json.dumps(name)}: {json.dumps(value)}" for name, value in record.items()]
+    (RESULTS / "study.json").write_text("{\n" + ",\n".join(lines) + "\n}\n")
     np.savez_compressed(RESULTS / "study.npz", **pictures)
     draw_mistakes(record["mistakes"], run.test.pixels.numpy(), run.folder / "mistakes.png")
     before, after = (record["calibration"][when]["error"] for when in ("before", "after"))

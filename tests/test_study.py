@@ -262,6 +262,7 @@ def test_the_study_finds_the_accuracy_that_the_run_recorded(record, folder):
     without = record["augmentation"]["without"]
     best = max(record["validated"]["history"]["val_accuracy"])
     assert without["val_accuracy"] == without["moved"][without["moved_by"].index(0)] == best
+    assert abs(without["first_layer_at_start"]["neighbour_correlation"]) < 0.01
     assert (folder / "final" / "mistakes.png").is_file()
     pictures = np.load(folder / "study.npz")
     assert {name: len(pictures[name]) for name in pictures} == {
