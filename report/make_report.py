@@ -42,7 +42,8 @@ def fixed(value, digits=4):
 
 def scientific(value, digits=1):
     mantissa, exponent = f"{value:.{digits}e}".split("e")
-    return rf"${mantissa}\cdot 10^{{{int(exponent)}}}$"
+    factor = "" if mantissa == "1" else rf"{mantissa}\cdot "
+    return f"${factor}10^{{{int(exponent)}}}$"
 
 
 def mean_and_spread(values, digits=4):
@@ -84,12 +85,13 @@ def numpy_values():
     return {
         "python version": runs[0]["versions"]["python"],
         "numpy version": runs[0]["versions"]["numpy"],
+        "hidden units": ", ".join(map(str, flags["dnn_hidden_units"])),
         "learning rate": scientific(flags["learning_rate"], 0),
         "steps": str(flags["max_steps"]),
         "batch size": str(flags["batch_size"]),
         "eval freq": str(flags["eval_freq"]),
         "epochs": fixed(flags["max_steps"] * flags["batch_size"] / n_train, 1),
-        "test images": str(n_test),
+        "test images": rf"${n_test // 1000}\,{n_test % 1000:03}$",
         "seeds": str(len(runs)),
         "accuracy": mean_and_spread(accuracies),
         "lowest accuracy": fixed(min(accuracies)),
