@@ -10,6 +10,7 @@ With the same flags it starts from the same weights and sees the same batches as
 import argparse
 import copy
 import io
+import itertools
 import math
 import os
 import signal
@@ -38,17 +39,19 @@ def make_parser():
     parser = training.make_parser(__doc__.splitlines()[0])
     parser.set_defaults(max_steps=None)
     fraction, number = training.number_between(0, 1), training.number_between(0, 1000)
+    below_one = training.number_between(0, 0.99)
     for name, kind, default, text in (
         ("momentum", fraction, 0.0, "of SGD"),
         ("weight_decay", number, 0.0, "of the weights, not the biases; decoupled in AdamW"),
         ("l1", number, 0.0, "factor of the sum of the weights' absolute values in the loss"),
-        ("dropout", fraction, 0.0, "probability of a hidden unit to be zero in a step"),
+        ("dropout", below_one, 0.0, "probability of a hidden unit to be zero in a step"),
         ("label_smoothing", fraction, 0.0, "share of the target spread over all classes"),
         ("warmup_steps", training.whole_number(0), 0, "steps of a linear rise of the rate"),
         ("shift", training.whole_number(0, 31), 0, "most pixels to move a training image by"),
         ("augmentation_strength", fraction, 1.0, "share of the images that flip and shift touch"),
         ("ema", fraction, 0.0, "decay of an average of the weights, evaluated in their place"),
         ("epochs", training.whole_number(1), None, "passes over the data, in place of --max_steps"),
+        ("checkpoint_freq", training.whole_number(1), None, "steps between further checkpoints"),
     ):
         parser.add_argument(f"--{name}", type=kind, default=default, help=training.with_default(
             text, default))  # fmt: skip
@@ -64,7 +67,11 @@ def make_parser():
         ("use_gpu", "train on CUDA"),
         ("standardize", "divide each pixel by its standard deviation over the training images"),
         ("flip", "mirror training images at random"),
-        ("test_time_averaging", "evaluate on the mean over an image and its mirror image"),
+        (
+            "test_time_averaging",
+            "evaluate on the mean over 18 moved and mirrored views",
+        ),
+        ("local_fields", "begin with smooth local patterns as the weights of the first layer"),
         ("bfloat16", "multiply matrices in bfloat16"),
         ("deterministic", "let CUDA use deterministic algorithms only"),
     ):
@@ -79,8 +86,9 @@ def check_args(args, processes):
         (args.epochs and args.max_steps, "--epochs and --max_steps: give one of them"),
         (args.augmentation_strength != 1 and not (args.flip or args.shift),
          "--augmentation_strength needs --flip or --shift"),
-        ((args.dropout or args.normalization != "none") and not args.dnn_hidden_units,
-         "--dropout and --normalization need a hidden layer"),
+        ((args.dropout or args.normalization != "none" or args.local_fields)
+         and not args.dnn_hidden_units,
+         "--dropout, --normalization and --local_fields need a hidden layer"),
         (args.deterministic and not args.use_gpu, "--deterministic needs --use_gpu"),
         (args.use_gpu and torch.cuda.device_count() <= processes.local_rank,
          f"--use_gpu needs {processes.local_rank + 1} CUDA device(s), but there are "
@@ -172,6 +180,7 @@ class TensorData:
         self.pixels = torch.from_numpy(dataset.pixels).to(device)
         self.labels = torch.from_numpy(dataset.labels).to(device)
         self.mean = torch.from_numpy(dataset.mean).to(device)
+        self.fill = self.mean.mean(dim=(1, 2), keepdim=True).round().to(torch.uint8)
         self.scale = None if scale is None else torch.from_numpy(scale).to(device)
         self._ahead = iter(())
 
@@ -184,8 +193,8 @@ class TensorData:
             share = torch.from_numpy(share[self.processes.rank]).to(self.pixels.device)
             self._ahead = iter(share)
             indices = next(self._ahead)
-        x = self._as_float(self.pixels.index_select(0, indices))
-        return augment(x, self.args), self.labels[indices]
+        pixels = augment(self.pixels.index_select(0, indices), self.fill, self.args)
+        return self._as_float(pixels), self.labels[indices]
 
     def seek(self, position):
         """Goes on after so many examples of the whole batches."""
@@ -203,32 +212,75 @@ class TensorData:
         return x if self.scale is None else x.mul_(self.scale)
 
 
-def augment(x, args):
-    """x (S, 3, 32, 32) with a share of the images mirrored and moved, zero (which is the mean
-    image) coming in at the edges."""
+def augment(pixels, fill, args):
+    """pixels (S, 3, 32, 32) with a share of the images mirrored and moved; fill (3, 1, 1), the mean
+    colour, comes in at the edges. Still in bytes, of which there are four times fewer to move."""
     if not (args.flip or args.shift):
-        return x
-    n, size, device = len(x), x.shape[-1], x.device
+        return pixels
+    n, size, device = len(pixels), pixels.shape[-1], pixels.device
     touched = torch.rand(n, device=device) < args.augmentation_strength
-    rows = torch.arange(size, device=device).expand(n, size)
-    columns = rows
     if args.flip:
-        mirrored = (touched & (torch.rand(n, device=device) < 0.5))[:, None]
-        columns = torch.where(mirrored, size - 1 - columns, columns)
+        mirrored = touched & (torch.rand(n, device=device) < 0.5)
+        pixels = torch.where(mirrored[:, None, None, None], pixels.flip(3), pixels)
     if args.shift:
-        moves = torch.randint(-args.shift, args.shift + 1, (2, n, 1), device=device)
-        moves = moves * touched[:, None] + args.shift
-        rows, columns = rows + moves[0], columns + moves[1]
-        x = F.pad(x, (args.shift,) * 4)
-    image = torch.arange(n, device=device)[:, None, None, None]
-    channel = torch.arange(x.shape[1], device=device)[:, None, None]
-    return x[image, channel, rows[:, None, :, None], columns[:, None, None, :]]
+        most, moves = args.shift, torch.randint(-args.shift, args.shift + 1, (2, n), device=device)
+        down, right = moves * touched + most
+        padded = fill.expand(n, -1, size + 2 * most, size + 2 * most).clone()
+        padded[:, :, most:-most, most:-most] = pixels
+        windows = padded.unfold(2, size, 1).unfold(3, size, 1)  # (S, 3, down, right, 32, 32)
+        pixels = windows[torch.arange(n, device=device), :, down, right]
+    return pixels
+
+
+def views(x, step=2):
+    """x (S, 3, 32, 32), its copies moved by step pixels in eight directions, and the mirror images
+    of these nine."""
+    size, padded = x.shape[-1], F.pad(x, (step,) * 4)
+    for down, right in itertools.product((0, step, 2 * step), repeat=2):
+        view = padded[:, :, down : down + size, right : right + size]
+        yield view
+        yield view.flip(3)
+
+
+def receptive_fields(n_units, seed, smoothness=1.0, width=4.0):
+    """(n_units, 3 * 32 * 32): a pattern for each unit to begin with, of norm 1: random numbers,
+    smoothed by a Gaussian, under a Gaussian window at a random place (standard deviations in
+    pixels)."""
+    channels, size, _ = cifar10_utils.SHAPE
+    generator = torch.Generator().manual_seed(seed)
+    place = torch.arange(size, dtype=torch.float32)
+    blur = torch.exp(-((place[:, None] - place) ** 2) / (2 * smoothness**2))
+    centres = size * torch.rand(2, n_units, 1, generator=generator)
+    down, right = torch.exp(-((place - centres) ** 2) / (2 * width**2))
+    noise = torch.randn(n_units, channels, size, size, generator=generator)
+    fields = (blur @ noise @ blur) * down[:, None, :, None] * right[:, None, None, :]
+    return F.normalize(fields.flatten(start_dim=1))
 
 
 def pixel_std(dataset):
     """(3, 32, 32) float32: the standard deviation of every pixel, at least 1."""
     squares = sum((x.astype(np.float64) ** 2).sum(axis=0) for x, _ in dataset.batches(EVAL_BATCH))
     return np.maximum(np.sqrt(squares / dataset.num_examples), 1).astype(np.float32)
+
+
+def make_mlp(args):
+    """The network of the flags, with its initial weights."""
+    input_scale = 1.0 if args.standardize else cifar10_utils.PIXEL_RMS
+    mlp = MLP(
+        math.prod(cifar10_utils.SHAPE),
+        args.dnn_hidden_units,
+        cifar10_utils.N_CLASSES,
+        seed=args.seed,
+        input_scale=input_scale,
+        activation=args.activation,
+        normalization=args.normalization,
+        dropout=args.dropout,
+    )
+    if args.local_fields:
+        first = mlp.linear_layers()[0]
+        fields = receptive_fields(first.out_features, args.seed) / input_scale
+        first.weight.data.copy_(fields)
+    return mlp
 
 
 def make_optimizer(mlp, args):
@@ -274,10 +326,11 @@ def evaluate(mlp, data):
     sums = torch.zeros(2, dtype=torch.float64, device=data.labels.device)
     for x, y in data.batches(EVAL_BATCH):
         with autocast(x.device, data.args):
-            logits = mlp(x)
             if data.args.test_time_averaging:
-                both = torch.stack([logits, mlp(x.flip(3))]).float()
-                logits = both.log_softmax(dim=2).logsumexp(dim=0)
+                logits = torch.stack([mlp(view) for view in views(x)]).float()
+                logits = logits.log_softmax(dim=2).logsumexp(dim=0)
+            else:
+                logits = mlp(x)
         logits = logits.float() if data.args.bfloat16 else logits
         sums[0] += F.cross_entropy(logits, y, reduction="sum")
         sums[1] += (logits.argmax(dim=1) == y).sum()
@@ -391,16 +444,7 @@ def train(args, processes):
     data = load_data(args, processes)
     set_steps(args, data.train.num_examples)
     scale = 1 / pixel_std(data.train) if args.standardize else None
-    mlp = MLP(
-        int(np.prod(cifar10_utils.SHAPE)),
-        args.dnn_hidden_units,
-        cifar10_utils.N_CLASSES,
-        seed=args.seed,
-        input_scale=1.0 if args.standardize else cifar10_utils.PIXEL_RMS,
-        activation=args.activation,
-        normalization=args.normalization,
-        dropout=args.dropout,
-    ).to(device)
+    mlp = make_mlp(args).to(device)
     cross_entropy = nn.CrossEntropyLoss(label_smoothing=args.label_smoothing)
     optimizer = make_optimizer(mlp, args)
     parts = {"mlp": mlp, "optimizer": optimizer}
@@ -449,6 +493,8 @@ def train(args, processes):
             run.tally(loss.detach(), accuracy(logits, y))
             if run.is_due(step):
                 add_row()
+            elif args.checkpoint_freq and step % args.checkpoint_freq == 0:
+                save()
         if best:
             evaluated.load_state_dict(best)
         return run.finish(*evaluate(evaluated, test_set))
