@@ -8,8 +8,8 @@ the report is made from, which the PDF carries along, so that an old PDF can be 
 """
 
 import hashlib
+import itertools
 import math
-import re
 import sys
 from pathlib import Path
 
@@ -25,15 +25,27 @@ import cifar10_utils  # noqa: E402
 GENERATED = ROOT / "report" / "generated.tex"
 BUILD = ROOT / "report" / "build"
 
-# Question 2.1: the record that all others are compared with, and the modifications by type, each
-# with its record. Question 2.2: Tanh against ELU, likewise. A name is that of a file in results.
-BASELINE = None
+# Question 2.1: the record that the others are compared with, and these by kind. The table says
+# by which flags they differ. A row appears with its record.
+BASELINE = "base"
 MODIFICATIONS = {
-    # "Regularisation by noise": {"dropout-0.3": "dropout of 0.3 after each hidden layer"},
+    "Optimisation": (
+        *("learning-rate-low", "learning-rate-high", "batch-small", "batch-large"),
+        *("steps-few", "steps-many", "sgd", "cosine"),
+    ),
+    "Width and depth": ("width-small", "width-large", "depth-one", "depth-four"),
+    "Activation": ("relu", "gelu", "tanh"),
+    "Inputs and units": ("standardize", "local-fields", "batch-norm", "layer-norm"),
+    "Regularisation of the weights": ("weight-decay", "adam", "l1"),
+    "Regularisation by noise in the network": ("dropout",),
+    "Regularisation by the data": ("flip", "shift", "flip-shift"),
+    "Regularisation by the targets": ("label-smoothing",),
+    "Averaging": ("ema", "test-time"),
 }
-TANH_AND_ELU = {
-    # "1 hidden layer": {"tanh-1": "Tanh", "elu-1": "ELU"},
-}
+MOVED = 4  # pixels by which images are moved, for the effect of augmentation
+DEFAULT_RATE = 1e-3  # learning rate at which Tanh and ELU are compared in numbers
+# Flags that change no result, and --max_steps, which --epochs takes the place of.
+NO_MODIFICATION = ("seed", "eval_freq", "checkpoint_freq", "max_steps", "validation_size")
 
 
 def fixed(value, digits=4):
@@ -62,15 +74,23 @@ def column(runs, name):
     return np.array([run["history"][name] for run in runs])
 
 
+def recorded(name):
+    return (tables.RESULTS / f"{name}.json").exists()
+
+
 def values():
     """Every number in the text, by the name under which report.tex calls for it."""
-    return {
+    numbers = {
         **numpy_values(),
         **agreement_values(),
         **benchmark_values(),
         **numeric_values(),
         **activation_values(),
     }
+    for name, make in MEASURED.items():
+        if recorded(name):
+            numbers |= make(tables.read(name))
+    return numbers
 
 
 def numpy_values():
@@ -175,6 +195,89 @@ def activation_values():
     return numbers
 
 
+def best_values(record):
+    """Question 2.1: the best model, trained on all training images."""
+    flags = record["runs"][0]["flags"]
+    sizes = [math.prod(cifar10_utils.SHAPE), *flags["dnn_hidden_units"], cifar10_utils.N_CLASSES]
+    weights = sum(n * m for n, m in itertools.pairwise(sizes))
+    return {
+        "best layers": "-".join(map(str, sizes)),
+        "best weights": fixed(weights / 1e6, 1),
+        "best accuracy": mean_and_spread([run["test_accuracy"] for run in record["runs"]]),
+        "best seeds": "one seed" if len(record["seeds"]) == 1 else f"{len(record['seeds'])} seeds",
+        "best minutes": f"{record['train_seconds'] / 60:.0f}",
+        "best flags": typewriter(changed_flags(flags, runs_of("pytorch-100")[0]["flags"])),
+        "best command": typewriter([record["command"]]),
+    }
+
+
+def study_values(record):
+    """Question 2.1: what report/study.py found on the best model."""
+    classes, confusion = record["classes"], np.array(record["confusion"])
+    order = np.argsort(record["class_accuracy"])
+    mistakes = confusion - np.diag(confusion.diagonal())
+    pairs = np.triu(mistakes + mistakes.T)
+    first, second = np.unravel_index(pairs.argmax(), pairs.shape)
+    numbers = {
+        "study accuracy": fixed(record["test_accuracy"]),
+        "worst class": classes[order[0]],
+        "worst class accuracy": fixed(record["class_accuracy"][order[0]], 3),
+        "best class": classes[order[-1]],
+        "best class accuracy": fixed(record["class_accuracy"][order[-1]], 3),
+        "confused classes": f"{classes[first]} and {classes[second]}",
+        "confused images": str(pairs.max()),
+        "wrong images": str(mistakes.sum()),
+        "temperature": fixed(record["temperature"], 2),
+        "mistakes certainty": fixed(record["mistakes"][-1]["probability"], 2),
+        "mistakes listed": str(len(record["mistakes"])),
+    }
+    for when, result in record["calibration"].items():
+        numbers[f"error {when}"] = fixed(result["error"], 3)
+        numbers[f"loss {when}"] = fixed(result["loss"], 3)
+    for name, run in record["augmentation"].items():
+        for split in ("train", "validation"):
+            numbers[f"{split} {name}"] = fixed(run[split][1], 3)
+        numbers[f"moved {name}"] = fixed(run["moved"][run["moved_by"].index(MOVED)], 3)
+        numbers[f"neighbours {name}"] = fixed(run["neighbour_correlation"], 2)
+    numbers["moved"] = str(MOVED)
+    return numbers
+
+
+def tanh_and_elu_values(record):
+    """Question 2.2: the measured comparison at the trainers' default learning rate."""
+    runs = [run for run in record["runs"] if run["learning_rate"] == DEFAULT_RATE]
+    depths = sorted({run["depth"] for run in runs})
+    numbers = {
+        "measured steps": str(runs[0]["step"][-1]),
+        "measured seeds": str(len({run["seed"] for run in runs})),
+        "measured units": str(record["units"]),
+        "threshold": fixed(record["threshold"], 2),
+        "deep": str(depths[-1]),
+    }
+    for activation in ("tanh", "elu"):
+        for place, depth in (("shallow", depths[0]), ("deep", depths[-1])):
+            chosen = [
+                run for run in runs if (run["activation"], run["depth"]) == (activation, depth)
+            ]
+            ends = [run["val_accuracy"][-1] for run in chosen]
+            numbers[f"{activation} {place} accuracy"] = mean_and_spread(ends, 3)
+        # of the deep networks, which were chosen last
+        saturated, gradient = (
+            np.mean([run[key][-1] for run in chosen], axis=0) for key in ("saturated", "gradient")
+        )
+        numbers[f"{activation} saturated"] = fixed(saturated[0], 2)
+        numbers[f"{activation} gradient ratio"] = fixed(gradient[0] / gradient[-1], 2)
+    return numbers
+
+
+# Records that come late: while one is missing, what report.tex says of it is left out.
+MEASURED = {
+    "best-cpu": best_values,
+    "study": study_values,
+    "activations": tanh_and_elu_values,
+}
+
+
 def numpy_table():
     """Question 1.2: the rows of the table over the hidden layers."""
     rows = []
@@ -196,27 +299,52 @@ def validation_accuracy(run):
     return max(run["history"]["val_accuracy"])
 
 
-def record_table(groups, baseline=None):
-    """The rows of a table of runs with a validation split, under a heading for each group."""
-    rows = []
-    if baseline:
-        rows += [record_row(baseline, "the baseline", None), r"\midrule"]
-    for heading, entries in groups.items():
-        rows.append(rf"\multicolumn{{6}}{{@{{}}l}}{{\emph{{{heading}}}}} \\")
-        rows += [record_row(name, text, baseline) for name, text in entries.items()]
-        rows.append(r"\addlinespace")
+def changed_flags(flags, before):
+    """The flags that differ, as on the command line. One that a record lacks was off."""
+    changes = []
+    for name, value in flags.items():
+        if name not in NO_MODIFICATION and (value or None) != (before.get(name) or None):
+            if isinstance(value, list):
+                value = ",".join(map(str, value))
+            elif isinstance(value, float):
+                value = f"{value:g}"
+            changes.append(name if value is True else f"{name} {value}")
+    return changes
+
+
+def typewriter(words):
+    return r"\texttt{" + ", ".join(words).replace("_", r"\_") + "}"
+
+
+def modifications_table():
+    """Question 2.1: the rows of the table, under a heading for each kind of modification."""
+    if not recorded(BASELINE):
+        return ""
+    rows = [modification_row(BASELINE)]
+    for heading, names in MODIFICATIONS.items():
+        if present := [name for name in names if recorded(name)]:
+            rows += [r"\addlinespace", rf"\multicolumn{{6}}{{@{{}}l}}{{\emph{{{heading}}}}} \\"]
+            rows += [modification_row(name) for name in present]
     return "\n".join(rows)
 
 
-def record_row(name, text, baseline):
-    runs = runs_of(name)
-    accuracies = [validation_accuracy(run) for run in runs]
-    difference = ""
-    if baseline:
-        before = np.mean([validation_accuracy(run) for run in runs_of(baseline)])
-        difference = f"${100 * (np.mean(accuracies) - before):+.1f}$"
+def baseline_flags():
+    if not recorded(BASELINE):
+        return ""
+    flags, defaults = (runs_of(name)[0]["flags"] for name in (BASELINE, "pytorch-100"))
+    return typewriter(changed_flags(flags, defaults))
+
+
+def modification_row(name):
+    runs, baseline = runs_of(name), runs_of(BASELINE)
+    accuracies, before = ([validation_accuracy(run) for run in r] for r in (runs, baseline))
+    if name == BASELINE:
+        change, difference = "the baseline", ""
+    else:
+        change = typewriter(changed_flags(runs[0]["flags"], baseline[0]["flags"]))
+        difference = f"${100 * (np.mean(accuracies) - np.mean(before)):+.1f}$"
     cells = (
-        text,
+        change,
         fixed(column(runs, "train_accuracy")[:, -1].mean(), 3),
         mean_and_spread(accuracies, 3),
         difference,
@@ -230,25 +358,22 @@ def generated():
     """The text of generated.tex."""
     lines = ["% Made from report/results by make_report.py: change nothing here."]
     lines += [rf"\setval{{{name}}}{{{value}}}" for name, value in values().items()]
+    lines += [rf"\setval{{recorded {name}}}{{}}" for name in MEASURED if recorded(name)]
     for name, rows in (
         ("NumpyTable", numpy_table()),
-        ("ModificationsTable", record_table(MODIFICATIONS, BASELINE)),
-        ("TanhAndEluTable", record_table(TANH_AND_ELU)),
+        ("ModificationsTable", modifications_table()),
+        ("BaselineFlags", baseline_flags()),
     ):
         lines.append(rf"\newcommand*{{\{name}}}{{" + (f"%\n{rows}\n" if rows else "") + "}")
     return "\n".join(lines) + "\n"
 
 
 def digest():
-    """SHA-256 of all that the PDF is made from: its text, the records and what draws them."""
-    paths = [ROOT / "report" / "report.tex", Path(__file__).resolve(), ROOT / "plots" / "plot.py"]
-    pictures = re.findall(r"\\includegraphics\S*\{(\.\./\S+)\}", paths[0].read_text())
-    paths += [ROOT / "report" / picture for picture in pictures]
-    paths += sorted(tables.RESULTS.glob("*.json"))
-    whole = hashlib.sha256()
-    for path in paths:
-        whole.update(hashlib.sha256(path.read_bytes()).digest())
-    return whole.hexdigest()
+    """SHA-256 of all that the PDF is made from: its text, the records, and what draws them."""
+    paths = [ROOT / "report" / "report.tex", *sorted(ROOT.glob("plots/plot*.py"))]
+    paths += sorted(path for path in tables.RESULTS.iterdir() if path.suffix in (".json", ".npz"))
+    contents = [generated().encode(), *(path.read_bytes() for path in paths)]
+    return hashlib.sha256(b"".join(hashlib.sha256(c).digest() for c in contents)).hexdigest()
 
 
 if __name__ == "__main__":

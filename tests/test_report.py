@@ -20,6 +20,7 @@ PREAMBLE, _, BODY = TEX.partition(r"\begin{document}")
 QUOTED = {
     "2021": "the assignment's date",
     "0.48": "the assignment, question 1.2",
+    "0.52": "the assignment, question 2.1",
     "73.85": "Mocanu et al., 2018",
     "256": "Neyshabur, 2020: millions of parameters",
     "4000": "Neyshabur, 2020: epochs",
@@ -57,8 +58,11 @@ def test_a_changed_record_changes_the_digest(make_report, tmp_path, monkeypatch)
     assert make_report.GENERATED.read_text() != make_report.generated()
 
 
-def test_every_number_that_is_made_is_printed_and_the_other_way_round(make_report):
-    assert sorted(set(re.findall(r"\\val\{([^}]+)\}", BODY))) == sorted(make_report.values())
+def test_every_number_that_is_made_is_printed(make_report):
+    """The other way round, TeX stops at a number that is not made."""
+    assert set(make_report.values()) <= set(
+        re.findall(r"\\val\{([^}]+)\}", BODY.replace("\n", " "))
+    )
 
 
 def test_no_number_is_typed():
@@ -70,10 +74,10 @@ def test_no_number_is_typed():
 
 def test_every_record_is_in_the_report_or_in_the_readme():
     """A result that did not please is reported too."""
-    scripts = [FOLDER / "make_report.py", FOLDER / "tables.py", ROOT / "plots" / "plot.py"]
+    scripts = [FOLDER / "make_report.py", FOLDER / "tables.py", *(ROOT / "plots").glob("*.py")]
     text = "".join(path.read_text() for path in scripts)
     for path in (FOLDER / "results").glob("*.json"):
-        assert f'"{path.stem}"' in text, f"no table and no figure has {path.name}"
+        assert f'"{path.stem}"' in text or f'"{path.name}"' in text, f"{path.name} is not used"
 
 
 QUOTES = re.findall(r"\\begin\{moduleline\}\{(\w+)\.(\w+)\}\n(.*?)\n\\end\{moduleline\}", TEX, re.S)
