@@ -48,7 +48,7 @@ def make_parser():
         ("label_smoothing", fraction, 0.0, "share of the target spread over all classes"),
         ("warmup_steps", training.whole_number(0), 0, "steps of a linear rise of the rate"),
         ("shift", training.whole_number(0, 31), 0, "most pixels to move a training image by"),
-        ("augmentation_strength", fraction, 1.0, "share of the images that flip and shift touch"),
+        ("distortion", fraction, 0.0, "strength of random turns, zooms and shears"),
         ("ema", fraction, 0.0, "decay of an average of the weights, evaluated in their place"),
         ("epochs", training.whole_number(1), None, "passes over the data, in place of --max_steps"),
         ("checkpoint_freq", training.whole_number(1), None, "steps between further checkpoints"),
@@ -84,8 +84,6 @@ def check_args(args, processes):
     for wrong, message in (
         (args.momentum and args.optimizer != "sgd", "--momentum goes with --optimizer sgd only"),
         (args.epochs and args.max_steps, "--epochs and --max_steps: give one of them"),
-        (args.augmentation_strength != 1 and not (args.flip or args.shift),
-         "--augmentation_strength needs --flip or --shift"),
         ((args.dropout or args.normalization != "none" or args.local_fields)
          and not args.dnn_hidden_units,
          "--dropout, --normalization and --local_fields need a hidden layer"),
@@ -193,8 +191,11 @@ class TensorData:
             share = torch.from_numpy(share[self.processes.rank]).to(self.pixels.device)
             self._ahead = iter(share)
             indices = next(self._ahead)
-        pixels = augment(self.pixels.index_select(0, indices), self.fill, self.args)
-        return self._as_float(pixels), self.labels[indices]
+        pixels = move(self.pixels.index_select(0, indices), self.fill, self.args)
+        x = self._as_float(pixels)
+        if self.args.distortion:
+            x = distort(x, self.args.distortion)
+        return x, self.labels[indices]
 
     def seek(self, position):
         """Goes on after so many examples of the whole batches."""
@@ -212,24 +213,30 @@ class TensorData:
         return x if self.scale is None else x.mul_(self.scale)
 
 
-def augment(pixels, fill, args):
-    """pixels (S, 3, 32, 32) with a share of the images mirrored and moved; fill (3, 1, 1), the mean
-    colour, comes in at the edges. Still in bytes, of which there are four times fewer to move."""
-    if not (args.flip or args.shift):
-        return pixels
+def move(pixels, fill, args):
+    """pixels (S, 3, 32, 32) mirrored and moved at random; fill (3, 1, 1), the mean colour, comes in
+    at the edges. Still in bytes, of which there are four times fewer to move."""
     n, size, device = len(pixels), pixels.shape[-1], pixels.device
-    touched = torch.rand(n, device=device) < args.augmentation_strength
     if args.flip:
-        mirrored = touched & (torch.rand(n, device=device) < 0.5)
-        pixels = torch.where(mirrored[:, None, None, None], pixels.flip(3), pixels)
+        mirrored = torch.rand(n, 1, 1, 1, device=device) < 0.5
+        pixels = torch.where(mirrored, pixels.flip(3), pixels)
     if args.shift:
-        most, moves = args.shift, torch.randint(-args.shift, args.shift + 1, (2, n), device=device)
-        down, right = moves * touched + most
+        most = args.shift
+        down, right = torch.randint(0, 2 * most + 1, (2, n), device=device)
         padded = fill.expand(n, -1, size + 2 * most, size + 2 * most).clone()
         padded[:, :, most:-most, most:-most] = pixels
         windows = padded.unfold(2, size, 1).unfold(3, size, 1)  # (S, 3, down, right, 32, 32)
         pixels = windows[torch.arange(n, device=device), :, down, right]
     return pixels
+
+
+def distort(x, strength):
+    """x (S, 3, 32, 32), each image seen through its own linear map of the plane: the identity plus
+    normal numbers of that standard deviation, which turns, zooms, stretches and shears."""
+    noise = strength * torch.randn(len(x), 2, 2, device=x.device)
+    maps = F.pad(torch.eye(2, device=x.device) + noise, (0, 1))
+    grid = F.affine_grid(maps, x.shape, align_corners=False)
+    return F.grid_sample(x, grid, align_corners=False)
 
 
 def views(x, step=2):
@@ -298,7 +305,7 @@ def start_step(optimizer, args, step, processes):
     """Sets the learning rate of a step: a linear rise over the warm-up, then constant or half a
     cosine to 0. And the random numbers: those of a step follow from its number, so that a run that
     is continued needs no state of a generator."""
-    if args.dropout or args.flip or args.shift:
+    if args.dropout or args.flip or args.shift or args.distortion:
         torch.manual_seed((args.seed * 10**9 + step) * processes.size + processes.rank)
     rate = args.learning_rate
     if step <= args.warmup_steps:
@@ -308,6 +315,13 @@ def start_step(optimizer, args, step, processes):
         rate *= (1 + math.cos(math.pi * done)) / 2
     for group in optimizer.param_groups:
         group["lr"] = rate
+
+
+def predict(network, x, args):
+    """The logits: float32 also where the products are in bfloat16."""
+    with torch.autocast(x.device.type, torch.bfloat16, enabled=args.bfloat16):
+        logits = network(x)
+    return logits.float() if args.bfloat16 else logits
 
 
 def l1_norm(mlp):
@@ -325,21 +339,15 @@ def evaluate(mlp, data):
     mlp.eval()
     sums = torch.zeros(2, dtype=torch.float64, device=data.labels.device)
     for x, y in data.batches(EVAL_BATCH):
-        with autocast(x.device, data.args):
-            if data.args.test_time_averaging:
-                logits = torch.stack([mlp(view) for view in views(x)]).float()
-                logits = logits.log_softmax(dim=2).logsumexp(dim=0)
-            else:
-                logits = mlp(x)
-        logits = logits.float() if data.args.bfloat16 else logits
+        if data.args.test_time_averaging:
+            logits = torch.stack([predict(mlp, view, data.args) for view in views(x)])
+            logits = logits.log_softmax(dim=2).logsumexp(dim=0)
+        else:
+            logits = predict(mlp, x, data.args)
         sums[0] += F.cross_entropy(logits, y, reduction="sum")
         sums[1] += (logits.argmax(dim=1) == y).sum()
     mlp.train()
     return (data.processes.total(sums) / data.dataset.num_examples).tolist()
-
-
-def autocast(device, args):
-    return torch.autocast(device.type, torch.bfloat16, enabled=args.bfloat16)
 
 
 def get_weights(network):
@@ -472,9 +480,9 @@ def train(args, processes):
         if not run.history["step"]:
             start_step(optimizer, args, 1, processes)
             x, y = training_set.next_batch(args.batch_size)
-            with torch.no_grad(), autocast(device, args):
+            with torch.no_grad():
                 # A copy, for in training mode batch normalisation remembers what it has seen.
-                logits = copy.deepcopy(mlp)(x)
+                logits = predict(copy.deepcopy(mlp), x, args)
             run.tally(cross_entropy(logits, y), accuracy(logits, y))
             add_row()
         training_set.seek(run.step * args.batch_size)
@@ -482,9 +490,8 @@ def train(args, processes):
             with run.timed():
                 start_step(optimizer, args, step, processes)
                 x, y = training_set.next_batch(args.batch_size)
-                with autocast(device, args):
-                    logits = network(x)
-                    loss = cross_entropy(logits, y)
+                logits = predict(network, x, args)
+                loss = cross_entropy(logits, y)
                 (loss + args.l1 * l1_norm(mlp) if args.l1 else loss).backward()
                 optimizer.step()
                 optimizer.zero_grad()

@@ -216,7 +216,7 @@ OPTIONS = [
     ["--label_smoothing", 0.1],
     ["--flip"],
     ["--shift", 4],
-    ["--flip", "--shift", 4, "--augmentation_strength", 0.5],
+    ["--distortion", 0.1],
     ["--bfloat16"],
     ["--ema", 0.5],
     ["--test_time_averaging"],
@@ -297,15 +297,15 @@ def some_pixels(n):
     return torch.randint(1, 256, (n, 3, 32, 32), dtype=torch.uint8)
 
 
-def augmented(pixels, *flags, fill=0, seed=0):
+def moved(pixels, *flags, fill=0, seed=0):
     torch.manual_seed(seed)
     fill = torch.full((3, 1, 1), fill, dtype=torch.uint8)
-    return trainer.augment(pixels, fill, trainer.make_parser().parse_args(list(map(str, flags))))
+    return trainer.move(pixels, fill, trainer.make_parser().parse_args(list(map(str, flags))))
 
 
 def test_flip_mirrors_about_half_of_the_images():
     x = some_pixels(200)
-    out = augmented(x, "--flip")
+    out = moved(x, "--flip")
     mirrored = [torch.equal(a, b.flip(2)) for a, b in zip(out, x, strict=True)]
     same = [torch.equal(a, b) for a, b in zip(out, x, strict=True)]
     assert all(m != s for m, s in zip(mirrored, same, strict=True))
@@ -314,7 +314,7 @@ def test_flip_mirrors_about_half_of_the_images():
 
 def test_shift_moves_each_image_by_its_own_few_pixels_and_fills_the_edges():
     x = some_pixels(200)
-    out = augmented(x, "--shift", 2, fill=7)
+    out = moved(x, "--shift", 2, fill=7)
     padded = nn.functional.pad(x, (2, 2, 2, 2), value=7)
     moves = [(dy, dx) for dy in range(5) for dx in range(5)]
     windows = torch.stack([padded[:, :, dy : 32 + dy, dx : 32 + dx] for dy, dx in moves])
@@ -323,11 +323,20 @@ def test_shift_moves_each_image_by_its_own_few_pixels_and_fills_the_edges():
     assert found.any(dim=1).all()
 
 
-def test_the_strength_is_the_share_of_images_touched():
-    x = some_pixels(400)
-    out = augmented(x, "--shift", 8, "--augmentation_strength", 0.25)
-    touched = sum(not torch.equal(a, b) for a, b in zip(out, x, strict=True))
-    assert 70 < touched < 130
+def test_distortion_is_a_linear_map_about_the_middle():
+    torch.manual_seed(0)
+    x = torch.rand(50, 3, 32, 32)
+    torch.testing.assert_close(trainer.distort(x, 0.0), x, atol=1e-4, rtol=0)
+    place = torch.arange(32.0) - 15.5
+    ramps = torch.stack([place.expand(32, 32), place[:, None].expand(32, 32)])[None]
+    seen = trainer.distort(ramps.repeat(2000, 1, 1, 1), 0.1)[:, :, 12:20, 12:20]
+    middle = place[12:20].expand(8, 8)
+    slopes = [(seen * m).sum(dim=(2, 3)) / (middle**2).sum() for m in (middle, middle.T)]
+    maps = torch.stack(slopes, dim=2)  # (S, 2, 2), one for each image
+    torch.testing.assert_close(maps.mean(dim=0), torch.eye(2), atol=0.01, rtol=0)
+    torch.testing.assert_close(maps.std(dim=0), torch.full((2, 2), 0.1), atol=0.01, rtol=0)
+    back = maps @ torch.stack([middle, middle.T]).flatten(start_dim=1)
+    torch.testing.assert_close(seen.flatten(start_dim=2), back, atol=1e-3, rtol=0)
 
 
 def test_the_views_of_an_image_are_its_moves_and_their_mirror_images():
@@ -385,7 +394,7 @@ def test_the_average_of_the_weights_is_what_is_evaluated(data, tmp_path):
         (["--momentum", "0.9", "--optimizer", "adam"], "--momentum goes with --optimizer sgd"),
         (["--epochs", "3", "--max_steps", "1400"], "--epochs and --max_steps"),
         (["--normalization", "batch", "--batch_size", "1"], "more than one example"),
-        (["--augmentation_strength", "0.5"], "needs --flip or --shift"),
+        (["--distortion", "-0.5"], "'-0.5'"),
         (["--warmup_steps", "10", "--max_steps", "10"], "--warmup_steps 10 leaves no step of 10"),
         (["--warmup_steps", "9", "--epochs", "1"], "--warmup_steps 9 leaves no step of 5"),
         (["--dropout", "0.1", "--dnn_hidden_units", ""], "need a hidden layer"),
