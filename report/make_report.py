@@ -10,6 +10,7 @@ the report is made from, which the PDF carries along, so that an old PDF can be 
 import hashlib
 import itertools
 import math
+import re
 import sys
 from pathlib import Path
 
@@ -26,7 +27,7 @@ GENERATED = ROOT / "report" / "generated.tex"
 BUILD = ROOT / "report" / "build"
 
 # Question 2.1: the record that the others are compared with, and these by kind. The table says
-# by which flags they differ. A row appears with its record.
+# by which flags they differ. A row appears with its record; those combined-* come last.
 BASELINE = "base"
 MODIFICATIONS = {
     "Optimisation": (
@@ -38,12 +39,13 @@ MODIFICATIONS = {
     "Inputs and units": ("standardize", "local-fields", "batch-norm", "layer-norm"),
     "Regularisation of the weights": ("weight-decay", "adam", "l1"),
     "Regularisation by noise in the network": ("dropout",),
-    "Regularisation by the data": ("flip", "shift", "flip-shift"),
+    "Regularisation by the data": ("flip", "shift", "flip-shift", "distortion"),
     "Regularisation by the targets": ("label-smoothing",),
     "Averaging": ("ema", "test-time"),
 }
 MOVED = 4  # pixels by which images are moved, for the effect of augmentation
-DEFAULT_RATE = 1e-3  # learning rate at which Tanh and ELU are compared in numbers
+# Question 2.2: the settings of the table, as inputs, --standardize, learning rate.
+COMPARED = (("less their mean", False, 1e-3), ("standardised", True, 1e-1))
 # Flags that change no result, and --max_steps, which --epochs takes the place of.
 NO_MODIFICATION = ("seed", "eval_freq", "checkpoint_freq", "max_steps", "validation_size")
 
@@ -207,7 +209,7 @@ def best_values(record):
         "best seeds": "one seed" if len(record["seeds"]) == 1 else f"{len(record['seeds'])} seeds",
         "best minutes": f"{record['train_seconds'] / 60:.0f}",
         "best flags": typewriter(changed_flags(flags, runs_of("pytorch-100")[0]["flags"])),
-        "best command": typewriter([record["command"]]),
+        "best command": typewriter([record["command"]]).replace("~", " "),
     }
 
 
@@ -235,39 +237,60 @@ def study_values(record):
         numbers[f"error {when}"] = fixed(result["error"], 3)
         numbers[f"loss {when}"] = fixed(result["loss"], 3)
     for name, run in record["augmentation"].items():
-        for split in ("train", "validation"):
-            numbers[f"{split} {name}"] = fixed(run[split][1], 3)
+        numbers[f"train {name}"] = fixed(run["train_accuracy"], 3)
+        numbers[f"validation {name}"] = fixed(run["val_accuracy"], 3)
         numbers[f"moved {name}"] = fixed(run["moved"][run["moved_by"].index(MOVED)], 3)
-        numbers[f"neighbours {name}"] = fixed(run["neighbour_correlation"], 2)
+        numbers[f"neighbours {name}"] = fixed(run["first_layer"]["neighbour_correlation"], 2)
     numbers["moved"] = str(MOVED)
     return numbers
 
 
+def completed(record, activation):
+    """The runs with an activation: those that reached the last step, and all."""
+    last = max(run["step"][-1] for run in record["runs"])
+    runs = [run for run in record["runs"] if run["activation"] == activation]
+    return [run for run in runs if run["step"][-1] == last], runs
+
+
 def tanh_and_elu_values(record):
-    """Question 2.2: the measured comparison at the trainers' default learning rate."""
-    runs = [run for run in record["runs"] if run["learning_rate"] == DEFAULT_RATE]
-    depths = sorted({run["depth"] for run in runs})
+    """Question 2.2: the measured comparison."""
     numbers = {
-        "measured steps": str(runs[0]["step"][-1]),
-        "measured seeds": str(len({run["seed"] for run in runs})),
+        "measured steps": str(max(run["step"][-1] for run in record["runs"])),
+        "measured seeds": str(len({run["seed"] for run in record["runs"]})),
         "measured units": str(record["units"]),
         "threshold": fixed(record["threshold"], 2),
-        "deep": str(depths[-1]),
+        "deep": str(max(run["depth"] for run in record["runs"])),
     }
     for activation in ("tanh", "elu"):
-        for place, depth in (("shallow", depths[0]), ("deep", depths[-1])):
-            chosen = [
-                run for run in runs if (run["activation"], run["depth"]) == (activation, depth)
-            ]
-            ends = [run["val_accuracy"][-1] for run in chosen]
-            numbers[f"{activation} {place} accuracy"] = mean_and_spread(ends, 3)
-        # of the deep networks, which were chosen last
-        saturated, gradient = (
-            np.mean([run[key][-1] for run in chosen], axis=0) for key in ("saturated", "gradient")
-        )
-        numbers[f"{activation} saturated"] = fixed(saturated[0], 2)
-        numbers[f"{activation} gradient ratio"] = fixed(gradient[0] / gradient[-1], 2)
+        runs, started = completed(record, activation)
+        numbers[f"{activation} runs"] = str(len(started))
+        numbers[f"{activation} diverged"] = str(len(started) - len(runs))
     return numbers
+
+
+def tanh_and_elu_table():
+    """Question 2.2: the rows of the table: accuracy, and saturation of the first layer."""
+    if not recorded("activations"):
+        return ""
+    record = tables.read("activations")
+    depths = sorted({run["depth"] for run in record["runs"]})
+    rows = []
+    for inputs, standardize, rate in COMPARED:
+        for depth in (depths[0], depths[-1]):
+            chosen = [
+                [
+                    run
+                    for run in completed(record, activation)[0]
+                    if (run["standardize"], run["learning_rate"], run["depth"])
+                    == (standardize, rate, depth)
+                ]
+                for activation in ("tanh", "elu")
+            ]
+            cells = [inputs, f"${rate:g}$", str(depth)]
+            cells += [mean_and_spread([run["val_accuracy"][-1] for run in c], 3) for c in chosen]
+            cells += [fixed(np.mean([run["saturated"][-1][0] for run in c]), 2) for c in chosen]
+            rows.append(" & ".join(cells) + r" \\")
+    return "\n".join(rows)
 
 
 # Records that come late: while one is missing, what report.tex says of it is left out.
@@ -313,19 +336,40 @@ def changed_flags(flags, before):
 
 
 def typewriter(words):
-    return r"\texttt{" + ", ".join(words).replace("_", r"\_") + "}"
+    """Words in typewriter letters, without a line break inside of one."""
+    return r"\texttt{" + ", ".join(w.replace(" ", "~") for w in words).replace("_", r"\_") + "}"
+
+
+def modifications():
+    """The records of the table, by their kind."""
+    groups = {
+        heading: [name for name in names if recorded(name)]
+        for heading, names in MODIFICATIONS.items()
+    }
+    groups["Combined"] = sorted(path.stem for path in tables.RESULTS.glob("combined-*.json"))
+    return {heading: names for heading, names in groups.items() if names}
 
 
 def modifications_table():
     """Question 2.1: the rows of the table, under a heading for each kind of modification."""
     if not recorded(BASELINE):
         return ""
-    rows = [modification_row(BASELINE)]
-    for heading, names in MODIFICATIONS.items():
-        if present := [name for name in names if recorded(name)]:
-            rows += [r"\addlinespace", rf"\multicolumn{{6}}{{@{{}}l}}{{\emph{{{heading}}}}} \\"]
-            rows += [modification_row(name) for name in present]
+    rows = [modification_row(BASELINE, "the baseline")]
+    for heading, names in modifications().items():
+        rows += [r"\addlinespace", rf"\multicolumn{{6}}{{@{{}}l}}{{\emph{{{heading}}}}} \\"]
+        rows += [modification_row(name, change(name)) for name in names]
     return "\n".join(rows)
+
+
+def change(name):
+    """What an experiment adds to the one that its argument file begins with."""
+    path = ROOT / "report" / "experiments" / f"{name}.txt"
+    before = re.search(r"^@report/experiments/(.+)\.txt$", path.read_text(), re.M)[1]
+    flags = changed_flags(runs_of(name)[0]["flags"], runs_of(before)[0]["flags"])
+    if not name.startswith("combined-"):
+        return typewriter(flags)
+    short, *start = (n.removeprefix("combined-") for n in (name, before) if n != BASELINE)
+    return rf"{short}: " + typewriter([*start, *flags])
 
 
 def baseline_flags():
@@ -335,19 +379,17 @@ def baseline_flags():
     return typewriter(changed_flags(flags, defaults))
 
 
-def modification_row(name):
-    runs, baseline = runs_of(name), runs_of(BASELINE)
-    accuracies, before = ([validation_accuracy(run) for run in r] for r in (runs, baseline))
-    if name == BASELINE:
-        change, difference = "the baseline", ""
-    else:
-        change = typewriter(changed_flags(runs[0]["flags"], baseline[0]["flags"]))
-        difference = f"${100 * (np.mean(accuracies) - np.mean(before)):+.1f}$"
+def modification_row(name, change):
+    runs = runs_of(name)
+    accuracies, before = (
+        [validation_accuracy(run) for run in r] for r in (runs, runs_of(BASELINE))
+    )
+    points = f"${100 * (np.mean(accuracies) - np.mean(before)):+.1f}$"
     cells = (
         change,
         fixed(column(runs, "train_accuracy")[:, -1].mean(), 3),
         mean_and_spread(accuracies, 3),
-        difference,
+        "" if name == BASELINE else points,
         mean_and_spread([run["test_accuracy"] for run in runs], 3),
         str(len(runs)),
     )
@@ -363,6 +405,7 @@ def generated():
         ("NumpyTable", numpy_table()),
         ("ModificationsTable", modifications_table()),
         ("BaselineFlags", baseline_flags()),
+        ("TanhAndEluTable", tanh_and_elu_table()),
     ):
         lines.append(rf"\newcommand*{{\{name}}}{{" + (f"%\n{rows}\n" if rows else "") + "}")
     return "\n".join(lines) + "\n"
