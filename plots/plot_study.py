@@ -197,6 +197,9 @@ def draw_augmentation(record, pictures):
 
 
 def main():
+    if not (RESULTS / "study.json").exists():
+        print("nothing to draw: report/study.py has not been run yet")
+        return
     record = json.loads((RESULTS / "study.json").read_text())
     pictures = np.load(RESULTS / "study.npz")
     draw_curves(record)
