@@ -177,7 +177,7 @@ def draw_augmentation(record, pictures):
         structure, start = run["first_layer"], run["first_layer_at_start"]
         axes[0, column].set_title(
             f"{name}: correlation of neighbouring weights\n"
-            f"{start['neighbour_correlation']:.2f} at the start, then "
+            f"{start['neighbour_correlation']:z.2f} at the start, then "
             f"{structure['neighbour_correlation']:.2f}",
             fontsize="small",
         )
