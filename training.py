@@ -404,7 +404,7 @@ class Run:
         return json.dumps([self.step, self.train_seconds, self._sums, self.history])
 
     def restore(self, state):
-        """Takes up what state() gave. Raises ValueError or TypeError where it is something else."""
+        """Takes up what state() gave. Raises an exception where it is something else."""
         step, train_seconds, sums, history = json.loads(state)
         loss, accuracy, batches = sums
         _require_numbers(train_seconds, loss, accuracy)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from common import listing, use_small_files, write_files
+from common import listing
 
 import cifar10_utils
 import train_mlp_numpy
@@ -23,12 +23,6 @@ TRAINERS = {"numpy": train_mlp_numpy, "pytorch": train_mlp_pytorch}
 @pytest.fixture(params=TRAINERS)
 def trainer(request):
     return TRAINERS[request.param]
-
-
-@pytest.fixture
-def data(tmp_path_factory, monkeypatch):
-    folder = tmp_path_factory.mktemp("data") / cifar10_utils.FOLDER
-    return str(write_files(folder, use_small_files(monkeypatch)))
 
 
 @pytest.fixture(autouse=True)
