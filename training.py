@@ -272,11 +272,11 @@ class Run:
         try:
             if not self.path.exists():
                 self._make_folder()
-            self._lock = os.open(self.path, os.O_RDONLY)
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if not self.args.resume and any(p.name != "run.json" for p in self.path.iterdir()):
-                raise UsageError(f"--run_dir {self.path} is not empty any more: give another")
-            self._write_record()
+            else:
+                self._lock_folder(self.path)
+                if not self.args.resume and any(self.path.iterdir()):
+                    raise UsageError(f"--run_dir {self.path} is not empty any more: give another")
+                self._write_record()
         except BaseException as error:
             if self._lock is not None:
                 os.close(self._lock)
@@ -462,13 +462,18 @@ class Run:
                 "begin a new run"
             ) from error
 
+    def _lock_folder(self, folder):
+        self._lock = os.open(folder, os.O_RDONLY)
+        fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
     def _make_folder(self):
-        """The folder with run.json inside, by one rename."""
+        """The folder with run.json inside, by one rename; locked before anybody can see it."""
         temporary = self.path.with_name(f".{os.getpid()}-{time.time_ns()}.tmp")
         missing = [parent for parent in self.path.parents if not parent.exists()]
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             temporary.mkdir()
+            self._lock_folder(temporary)
             (temporary / "run.json").write_text(json.dumps(self.record, indent=1) + "\n")
             os.rename(temporary, self.path)
         except OSError:
