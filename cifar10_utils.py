@@ -432,6 +432,8 @@ def _fetch(url, part):
             if error.code < 500:
                 raise DownloadError(f"no CIFAR-10 from {url}: {error}") from error
             reason = error
+        except ValueError as error:  # an address, of the mirror or a redirect, that is none
+            raise DownloadError(f"no CIFAR-10 from {url}: {error}") from error
         except (OSError, HTTPException) as error:
             reason = getattr(error, "reason", None) or error
         size = _size(part)
@@ -486,10 +488,13 @@ def _chunks(response):
 def _open(request):
     """The response to request. In a thread, for no time-out of sockets covers the name look-up."""
     opener, answer = urllib.request.build_opener(_NoWeakerRedirect), []
+    too_late = threading.Event()
 
     def connect():
         try:
             answer.append(opener.open(request, timeout=READ_SECONDS))
+            if too_late.is_set():
+                answer[0].close()
         except Exception as error:
             answer.append(error)
 
@@ -497,6 +502,7 @@ def _open(request):
     thread.start()
     thread.join(CONNECT_SECONDS)
     if not answer:
+        too_late.set()
         raise TimeoutError(f"no answer within {CONNECT_SECONDS} s")
     if isinstance(answer[0], Exception):
         raise answer[0]
