@@ -510,9 +510,16 @@ def _open(request):
 
 
 class _NoWeakerRedirect(urllib.request.HTTPRedirectHandler):
+    def http_error_302(self, req, fp, *details):
+        try:
+            return super().http_error_302(req, fp, *details)
+        finally:
+            fp.close()
+
+    http_error_301 = http_error_303 = http_error_307 = http_error_308 = http_error_302
+
     def redirect_request(self, req, fp, code, msg, headers, newurl):
         if not newurl.startswith(("https://", f"{req.type}://")):
-            fp.close()
             raise DownloadError(f"{req.full_url} redirects to {newurl}: refused, not https")
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
