@@ -224,7 +224,7 @@ def altered_zip(raw, rng, other=b""):
 # Batches ------------------------------------------------------------------------------------------
 
 
-MANY = [150, pytest.param(10_000, marks=pytest.mark.slow)]
+MANY = [60, pytest.param(10_000, marks=pytest.mark.slow)]
 
 
 @pytest.mark.parametrize("times", MANY)
@@ -245,7 +245,7 @@ def test_altered_batches(times, tmp_path, monkeypatch, record_figure):
                 assert labels.dtype == np.int64 and set(labels) <= set(range(10)), i
                 outcome["loaded"] += 1
     record_figure(f"{times} altered batches: {dict(outcome)}")
-    assert min(outcome["refused"], outcome["loaded"]) > times // 20
+    assert min(outcome["refused"], outcome["loaded"]) > times // 50
     assert list(tmp_path.iterdir()) == []
 
 
