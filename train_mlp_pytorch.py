@@ -13,6 +13,7 @@ import io
 import math
 import os
 import pickletools
+import re
 import signal
 import sys
 import zipfile
@@ -31,6 +32,7 @@ from mlp_pytorch import ACTIVATIONS, MLP, NORMALIZATIONS
 
 CHECKPOINT = "checkpoint.pt"
 EVAL_BATCH = 500  # examples
+MEMBER = re.compile(r"archive/(data\.pkl|data/\d+|byteorder|version|\.[a-z_/]+)")
 PICKLED = (  # what a checkpoint asks for, as pickletools names it
     *("torch._utils _rebuild_tensor_v2", "torch FloatStorage", "torch LongStorage"),
     "collections OrderedDict",
@@ -350,6 +352,9 @@ def read_state(path):
     given members found whole, whose pickle asks for nothing but tensors in dicts.
     """
     members = training.read_zip(path)
+    for name in members:
+        if not MEMBER.fullmatch(name):
+            raise ValueError(f"{name} is no member of a checkpoint")
     for opcode, name, _ in pickletools.genops(members["archive/data.pkl"]):
         if opcode.name == "GLOBAL" and name not in PICKLED:
             raise ValueError(f"it asks for {name}, which no checkpoint needs")

@@ -23,6 +23,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from common import archive_of, attempt, little_memory, use_small_files
 from test_data import good_batch
 from test_training import TRAINERS, Killed
@@ -321,6 +322,187 @@ def test_altered_checkpoints_and_records(runs, kind, times, request, tmp_path, r
     record_figure(f"{times} altered {path.name}: {dict(outcome)}")
     assert min(outcome["refused"], outcome["loaded"]) > times // 50
     assert sorted(tmp_path.iterdir()) == outside
+
+
+def forge_state(checkpoint, change):
+    """Changes the run's state in a checkpoint by change(step, sums, history) -> the same."""
+    tree = load(checkpoint)
+    step, seconds, sums, history = json.loads(str(tree["run"]))
+    step, sums, history = change(step, sums, history)
+    tree["run"] = json.dumps([step, seconds, sums, history])
+    save(checkpoint, tree)
+
+
+def load(checkpoint):
+    if checkpoint.suffix == ".pt":
+        return torch.load(checkpoint, weights_only=True)
+    with np.load(checkpoint) as arrays:
+        return {key: arrays[key] for key in arrays}
+
+
+def save(checkpoint, tree):
+    if checkpoint.suffix == ".pt":
+        content = io.BytesIO()  # which names the members otherwise than a path would
+        torch.save(tree, content)
+        checkpoint.write_bytes(content.getvalue())
+    else:
+        np.savez(checkpoint, **tree)
+
+
+STATES = [
+    lambda step, sums, history: (2.5, sums, history),
+    lambda step, sums, history: (True, sums, history),
+    lambda step, sums, history: (5, sums, history),
+    lambda step, sums, history: (13, sums, history),
+    lambda step, sums, history: (step, [0.0, 0.0, -1], history),
+    lambda step, sums, history: (step, [0.0, 0.0, 11], history),
+    lambda step, sums, history: (step, [float("inf"), 0.0, 1], history),
+    lambda step, sums, history: (step, sums, history | {"step": [0.0, 5, 10]}),
+    lambda step, sums, history: (step, sums, history | {"step": [0, 5, 10, 12]}),
+    lambda step, sums, history: (step, sums, history | {"val_loss": [1, 2, float("nan")]}),
+    lambda step, sums, history: (step, sums, history | {"val_loss": [1, 2]}),
+    lambda step, sums, history: (step, sums, history | {"val_loss": ["1", "2", "3"]}),
+    lambda step, sums, history: (step, sums, {"step": history["step"]}),
+]
+
+
+def test_checkpoints_with_a_state_that_no_run_has(runs, tmp_path):
+    (checkpoint,) = (tmp_path / "killed").glob("checkpoint.*")
+    raw = checkpoint.read_bytes()
+    for i, change in enumerate(STATES):
+        checkpoint.write_bytes(raw)
+        forge_state(checkpoint, change)
+        status, line = runs("killed")
+        assert status == 2 and "is damaged" in line, i
+    checkpoint.write_bytes(raw)
+    forge_state(checkpoint, lambda *state: state)
+    assert runs("killed") == (0, "")
+
+
+def entry(tree):
+    return tree["optimizer"]["state"][0]
+
+
+TREES = [
+    lambda tree: entry(tree).update(exp_avg=torch.zeros(2)),
+    lambda tree: entry(tree).update(exp_avg=entry(tree)["exp_avg"].double()),
+    lambda tree: entry(tree).update(exp_avg="x"),
+    lambda tree: entry(tree).pop("exp_avg_sq"),
+    lambda tree: tree["optimizer"]["state"].clear(),
+    lambda tree: tree["optimizer"]["state"].update({9: entry(tree)}),
+    lambda tree: tree["best"].popitem(),
+    lambda tree: tree["best"].update({key: torch.zeros(2) for key in tree["best"]}),
+    lambda tree: tree["mlp"].update({key: value.half() for key, value in tree["mlp"].items()}),
+    lambda tree: tree["mlp"].update(more=torch.zeros(2)),
+    lambda tree: tree.pop("average"),
+]
+
+
+@pytest.mark.parametrize("runs", ["pytorch"], indirect=True)
+def test_checkpoints_with_tensors_that_no_run_has(runs, tmp_path):
+    checkpoint = tmp_path / "killed" / "checkpoint.pt"
+    raw = checkpoint.read_bytes()
+    for i, change in enumerate(TREES):
+        checkpoint.write_bytes(raw)
+        tree = load(checkpoint)
+        change(tree)
+        save(checkpoint, tree)
+        status, line = runs("killed")
+        assert status == 2 and "is damaged" in line, i
+    checkpoint.write_bytes(raw)
+    tree = load(checkpoint)
+    for group in tree["optimizer"]["param_groups"]:  # of which the flags alone decide
+        group.update(betas="x", eps=1e9, weight_decay=None)
+    for key, value in entry(tree).items():  # laid out in memory as no optimizer could write
+        entry(tree)[key] = value[0].expand_as(value) if value.ndim else value
+    save(checkpoint, tree)
+    assert runs("killed") == (0, "")
+
+
+def rezip(path, changes, method=zipfile.ZIP_STORED):
+    """Replaces members of a zip file by changes(name, content)."""
+    with zipfile.ZipFile(path) as archive:
+        members = {name: changes(name, archive.read(name)) for name in archive.namelist()}
+    with zipfile.ZipFile(path, "w", method) as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+
+
+def asks_for(size):
+    """Changes to a checkpoint that make naive readers allocate size bytes, and more."""
+    length = b"\x8a\x05" + size.to_bytes(5, "little")
+    for call in (b"__builtin__\nbytearray", b"torch\nUntypedStorage", b"torch\nFloatTensor"):
+        forged = b"\x80\x02}q\x00U\x03mlpc" + call + b"\n" + length + b"\x85Rs."
+        yield "data.pkl", lambda raw, forged=forged: forged
+    for new in (b"(%d,)" % size, b"(%d, 1)" % size, b"(-1,)"):
+        yield "now.0.weight.npy", lambda raw, new=new: raw.replace(b"(8, 3072)", new)
+    yield "now.0.weight.npy", lambda raw: raw.replace(b"'<f4'", b"'|O' ")
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+def test_checkpoints_that_ask_for_memory(runs, method, tmp_path):
+    (checkpoint,) = (tmp_path / "killed").glob("checkpoint.*")
+    raw, tried = checkpoint.read_bytes(), 0
+    for end, change in asks_for(2**36):
+        if any(name.endswith(end) for name in zipfile.ZipFile(checkpoint).namelist()):
+            tried += 1
+            checkpoint.write_bytes(raw)
+            rezip(checkpoint, lambda name, content, end=end, change=change:
+                  change(content) if name.endswith(end) else content, method)  # fmt: skip
+            with little_memory():
+                status, line = runs("killed")
+            assert status == 2 and "is damaged" in line
+    assert tried >= 3
+    checkpoint.write_bytes(raw)
+    (first, *_) = (name for name in zipfile.ZipFile(checkpoint).namelist() if "0" in name)
+    rezip(checkpoint, lambda name, content: bytes(2**25) if name == first else content, 8)
+    with little_memory():
+        assert "unpack to more than it is long" in runs("killed")[1]
+
+
+@pytest.mark.parametrize("runs", ["pytorch"], indirect=True)
+@pytest.mark.parametrize(
+    "name", ["x/data.pkl", "archive/DATA.PKL", "archive/constants.pkl", "../x"]
+)
+def test_a_checkpoint_with_more_members_than_torch_writes(runs, name, tmp_path):
+    """torch.load takes for the pickle the one beside the first member, whatever its name."""
+    checkpoint = tmp_path / "killed" / "checkpoint.pt"
+    with zipfile.ZipFile(checkpoint) as archive:
+        members = [(name, archive.read(name)) for name in archive.namelist()]
+    with zipfile.ZipFile(checkpoint, "w") as archive:
+        for member in [(name, b"\x80\x02}."), *members]:
+            archive.writestr(*member)
+    assert "no member of a checkpoint" in runs("killed")[1]
+
+
+@pytest.mark.parametrize(
+    "name, old, new, complaint",
+    [
+        ("run.json", '"steps": 12', '"steps": 1' + 400 * "0", "OverflowError"),
+        ("run.json", '"steps": 12', '"steps": 999999999999999', "not that of this run"),
+        ("run.json", '"steps": 12', '"steps": "12"', "place of a finite number"),
+        ("run.json", '"test_loss": 2', '"test_loss": NaN, "x": 2', "place of a finite number"),
+        ("run.json", '"cifar10"', '"\\u001b[2J\\n"', "unknown framework or dataset"),
+        ("run.json", '"cifar10"', "[]", "unknown framework or dataset"),
+        ("run.json", '"framework": "', '"framework": "\\n', "unknown framework or dataset"),
+        ("run.json", '"seed": 42,\n  "val', '"seed": "\\n\\u001b",\n  "val', "--seed is 42 now"),
+        ("run.json", '"seed": 42,\n  "val', f'"seed": "{9 * "x" * 999}",\n  "val', "--seed is 42"),
+        ("metrics.csv", "\n5,", "\n\n5,", "IndexError"),
+        ("metrics.csv", "\n5,", "\n" + 200_000 * "5" + ",", "field larger than"),
+        ("metrics.csv", "\n5,", "\n5.0,", "ValueError"),
+        ("metrics.csv", "\n5,", "\n6,", "other steps"),
+        ("metrics.csv", "\n5,", "\n5,nan,", "ValueError"),
+        ("metrics.csv", "train_loss", "train_lass", "not that of this run"),
+    ],
+    ids=str,
+)
+def test_records_that_no_run_has(runs, name, old, new, complaint, tmp_path):
+    path = tmp_path / "whole" / name
+    content = path.read_text()
+    assert content.count(old) == 1
+    path.write_text(content.replace(old, new))
+    status, line = runs("whole")
+    assert status == 2 and complaint in line and len(line) < 1000
 
 
 def test_every_flipped_bit_of_a_checkpoint_is_found_or_does_no_harm(runs, tmp_path):
