@@ -2,7 +2,7 @@
 below the checksums. Each is loaded right or refused in one line; none of their code runs, nothing
 is written elsewhere, and no forged length is believed.
 
-The ordinary suite alters some of each kind, `-m slow` ten thousand.
+The ordinary suite alters some of each kind, `-m slow` thousands.
 """
 
 import collections
@@ -30,6 +30,12 @@ from test_training import TRAINERS, Killed
 
 import cifar10_utils
 import training
+
+
+def times(some, many):
+    """Runs a test with some alterations, and with many where slow tests are asked for."""
+    return pytest.mark.parametrize("times", [some, pytest.param(many, marks=pytest.mark.slow)])
+
 
 # What must not happen -----------------------------------------------------------------------------
 
@@ -225,10 +231,7 @@ def altered_zip(raw, rng, other=b""):
 # Batches ------------------------------------------------------------------------------------------
 
 
-MANY = [60, pytest.param(10_000, marks=pytest.mark.slow)]
-
-
-@pytest.mark.parametrize("times", MANY)
+@times(200, 10_000)
 def test_altered_batches(times, tmp_path, monkeypatch, record_figure):
     monkeypatch.chdir(tmp_path)
     raw, outcome = good_batch(), collections.Counter()
@@ -290,7 +293,7 @@ def runs(request, data, tmp_path, monkeypatch):
     return lambda folder: attempt(trainer.main, [*flags, str(folder), "--resume"])
 
 
-@pytest.mark.parametrize("times", MANY)
+@times(40, 2000)
 @pytest.mark.parametrize("kind", ["checkpoint", "run.json", "metrics.csv"])
 def test_altered_checkpoints_and_records(runs, kind, times, request, tmp_path, record_figure):
     alter = {"checkpoint": altered_zip, "run.json": altered_json, "metrics.csv": altered_table}
@@ -593,7 +596,7 @@ def test_an_archive_that_would_unpack_to_far_more_is_refused(bomb, tmp_path, mon
         cifar10_utils._unpack(tmp_path / "archive")
 
 
-@pytest.mark.parametrize("times", MANY)
+@times(100, 5000)
 def test_altered_archives(times, tmp_path, monkeypatch, record_figure):
     files, outcome = use_small_files(monkeypatch), collections.Counter()
     modes = ["w", "w:gz", "w:xz", "w:bz2"]
