@@ -11,6 +11,23 @@ ACTIVATIONS = {"elu": nn.ELU, "tanh": nn.Tanh, "relu": nn.ReLU, "gelu": nn.GELU}
 NORMALIZATIONS = {"none": None, "batch": nn.BatchNorm1d, "layer": nn.LayerNorm}
 
 
+class Dropout(nn.Module):
+    """nn.Dropout with 8 random bits a unit, drawn 64 at a time: on a CPU, where random numbers are
+    drawn one after the other, that takes a fifth of the time. So p is a multiple of 1/256."""
+
+    def __init__(self, p):
+        super().__init__()
+        self.p = round(256 * p) / 256
+
+    def forward(self, x):
+        if not self.training or not self.p:
+            return x
+        words = torch.empty(-(-x.numel() // 8), dtype=torch.int64, device=x.device)
+        bits = words.random_(-(2**63), None).view(torch.uint8)[: x.numel()]
+        kept = bits.view_as(x) >= 256 * self.p
+        return x * (kept / (1 - self.p)).to(x.dtype)
+
+
 class MLP(nn.Module):
     """Linear layers with an activation after each but the last. Gives logits, not probabilities:
     nn.CrossEntropyLoss holds the softmax.
@@ -48,7 +65,7 @@ class MLP(nn.Module):
                 layers.append(NORMALIZATIONS[normalization](fan_out, dtype=dtype))
             layers.append(ACTIVATIONS[activation]())
             if dropout:
-                layers.append(nn.Dropout(dropout))
+                layers.append(Dropout(dropout))
         layers.append(nn.Linear([n_inputs, *n_hidden][-1], n_classes, dtype=dtype))
         self.layers = nn.Sequential(*layers)
         twin = mlp_numpy.MLP(n_inputs, n_hidden, n_classes, seed=seed, input_scale=input_scale)

@@ -10,6 +10,7 @@ With the same flags it starts from the same weights and sees the same batches as
 import argparse
 import copy
 import io
+import itertools
 import math
 import os
 import pickletools
@@ -46,17 +47,19 @@ def make_parser():
     parser = training.make_parser(__doc__.splitlines()[0])
     parser.set_defaults(max_steps=None)
     fraction, number = training.number_between(0, 1), training.number_between(0, 1000)
+    below_one = training.number_between(0, 0.99)
     for name, kind, default, text in (
         ("momentum", fraction, 0.0, "of SGD"),
         ("weight_decay", number, 0.0, "of the weights, not the biases; decoupled in AdamW"),
         ("l1", number, 0.0, "factor of the sum of the weights' absolute values in the loss"),
-        ("dropout", fraction, 0.0, "probability of a hidden unit to be zero in a step"),
+        ("dropout", below_one, 0.0, "probability of a hidden unit to be zero in a step"),
         ("label_smoothing", fraction, 0.0, "share of the target spread over all classes"),
         ("warmup_steps", training.whole_number(0), 0, "steps of a linear rise of the rate"),
         ("shift", training.whole_number(0, 31), 0, "most pixels to move a training image by"),
-        ("augmentation_strength", fraction, 1.0, "share of the images that flip and shift touch"),
+        ("distortion", fraction, 0.0, "strength of random turns, zooms and shears"),
         ("ema", fraction, 0.0, "decay of an average of the weights, evaluated in their place"),
         ("epochs", training.whole_number(1), None, "passes over the data, in place of --max_steps"),
+        ("checkpoint_freq", training.whole_number(1), None, "steps between further checkpoints"),
     ):
         parser.add_argument(f"--{name}", type=kind, default=default, help=training.with_default(
             text, default))  # fmt: skip
@@ -72,7 +75,11 @@ def make_parser():
         ("use_gpu", "train on CUDA"),
         ("standardize", "divide each pixel by its standard deviation over the training images"),
         ("flip", "mirror training images at random"),
-        ("test_time_averaging", "evaluate on the mean over an image and its mirror image"),
+        (
+            "test_time_averaging",
+            "evaluate on the mean over 18 moved and mirrored views",
+        ),
+        ("local_fields", "begin with smooth local patterns as the weights of the first layer"),
         ("bfloat16", "multiply matrices in bfloat16"),
         ("deterministic", "let CUDA use deterministic algorithms only"),
     ):
@@ -85,10 +92,9 @@ def check_args(args, processes):
     for wrong, message in (
         (args.momentum and args.optimizer != "sgd", "--momentum goes with --optimizer sgd only"),
         (args.epochs and args.max_steps, "--epochs and --max_steps: give one of them"),
-        (args.augmentation_strength != 1 and not (args.flip or args.shift),
-         "--augmentation_strength needs --flip or --shift"),
-        ((args.dropout or args.normalization != "none") and not args.dnn_hidden_units,
-         "--dropout and --normalization need a hidden layer"),
+        ((args.dropout or args.normalization != "none" or args.local_fields)
+         and not args.dnn_hidden_units,
+         "--dropout, --normalization and --local_fields need a hidden layer"),
         (args.deterministic and not args.use_gpu, "--deterministic needs --use_gpu"),
         (args.use_gpu and torch.cuda.device_count() <= processes.local_rank,
          f"--use_gpu needs {processes.local_rank + 1} CUDA device(s), but there are "
@@ -180,6 +186,7 @@ class TensorData:
         self.pixels = torch.from_numpy(dataset.pixels).to(device)
         self.labels = torch.from_numpy(dataset.labels).to(device)
         self.mean = torch.from_numpy(dataset.mean).to(device)
+        self.fill = self.mean.mean(dim=(1, 2), keepdim=True).round().to(torch.uint8)
         self.scale = None if scale is None else torch.from_numpy(scale).to(device)
         self._ahead = iter(())
 
@@ -192,8 +199,11 @@ class TensorData:
             share = torch.from_numpy(share[self.processes.rank]).to(self.pixels.device)
             self._ahead = iter(share)
             indices = next(self._ahead)
-        x = self._as_float(self.pixels.index_select(0, indices))
-        return augment(x, self.args), self.labels[indices]
+        pixels = move(self.pixels.index_select(0, indices), self.fill, self.args)
+        x = self._as_float(pixels)
+        if self.args.distortion:
+            x = distort(x, self.args.distortion)
+        return x, self.labels[indices]
 
     def seek(self, position):
         """Goes on after so many examples of the whole batches."""
@@ -211,32 +221,81 @@ class TensorData:
         return x if self.scale is None else x.mul_(self.scale)
 
 
-def augment(x, args):
-    """x (S, 3, 32, 32) with a share of the images mirrored and moved, zero (which is the mean
-    image) coming in at the edges."""
-    if not (args.flip or args.shift):
-        return x
-    n, size, device = len(x), x.shape[-1], x.device
-    touched = torch.rand(n, device=device) < args.augmentation_strength
-    rows = torch.arange(size, device=device).expand(n, size)
-    columns = rows
+def move(pixels, fill, args):
+    """pixels (S, 3, 32, 32) mirrored and moved at random; fill (3, 1, 1), the mean colour, comes in
+    at the edges. Still in bytes, of which there are four times fewer to move."""
+    n, size, device = len(pixels), pixels.shape[-1], pixels.device
     if args.flip:
-        mirrored = (touched & (torch.rand(n, device=device) < 0.5))[:, None]
-        columns = torch.where(mirrored, size - 1 - columns, columns)
+        mirrored = torch.rand(n, 1, 1, 1, device=device) < 0.5
+        pixels = torch.where(mirrored, pixels.flip(3), pixels)
     if args.shift:
-        moves = torch.randint(-args.shift, args.shift + 1, (2, n, 1), device=device)
-        moves = moves * touched[:, None] + args.shift
-        rows, columns = rows + moves[0], columns + moves[1]
-        x = F.pad(x, (args.shift,) * 4)
-    image = torch.arange(n, device=device)[:, None, None, None]
-    channel = torch.arange(x.shape[1], device=device)[:, None, None]
-    return x[image, channel, rows[:, None, :, None], columns[:, None, None, :]]
+        most = args.shift
+        down, right = torch.randint(0, 2 * most + 1, (2, n), device=device)
+        padded = fill.expand(n, -1, size + 2 * most, size + 2 * most).clone()
+        padded[:, :, most:-most, most:-most] = pixels
+        windows = padded.unfold(2, size, 1).unfold(3, size, 1)  # (S, 3, down, right, 32, 32)
+        pixels = windows[torch.arange(n, device=device), :, down, right]
+    return pixels
+
+
+def distort(x, strength):
+    """x (S, 3, 32, 32), each image seen through its own linear map of the plane: the identity plus
+    normal numbers of that standard deviation, which turns, zooms, stretches and shears."""
+    noise = strength * torch.randn(len(x), 2, 2, device=x.device)
+    maps = F.pad(torch.eye(2, device=x.device) + noise, (0, 1))
+    grid = F.affine_grid(maps, x.shape, align_corners=False)
+    return F.grid_sample(x, grid, align_corners=False)
+
+
+def views(x, step=2):
+    """x (S, 3, 32, 32), its copies moved by step pixels in eight directions, and the mirror images
+    of these nine."""
+    size, padded = x.shape[-1], F.pad(x, (step,) * 4)
+    for down, right in itertools.product((0, step, 2 * step), repeat=2):
+        view = padded[:, :, down : down + size, right : right + size]
+        yield view
+        yield view.flip(3)
+
+
+def receptive_fields(n_units, seed, smoothness=1.0, width=4.0):
+    """(n_units, 3 * 32 * 32): a pattern for each unit to begin with, of norm 1: random numbers,
+    smoothed by a Gaussian, under a Gaussian window at a random place (standard deviations in
+    pixels)."""
+    channels, size, _ = cifar10_utils.SHAPE
+    generator = torch.Generator().manual_seed(seed)
+    place = torch.arange(size, dtype=torch.float32)
+    blur = torch.exp(-((place[:, None] - place) ** 2) / (2 * smoothness**2))
+    centres = size * torch.rand(2, n_units, 1, generator=generator)
+    down, right = torch.exp(-((place - centres) ** 2) / (2 * width**2))
+    noise = torch.randn(n_units, channels, size, size, generator=generator)
+    fields = (blur @ noise @ blur) * down[:, None, :, None] * right[:, None, None, :]
+    return F.normalize(fields.flatten(start_dim=1))
 
 
 def pixel_std(dataset):
     """(3, 32, 32) float32: the standard deviation of every pixel, at least 1."""
     squares = sum((x.astype(np.float64) ** 2).sum(axis=0) for x, _ in dataset.batches(EVAL_BATCH))
     return np.maximum(np.sqrt(squares / dataset.num_examples), 1).astype(np.float32)
+
+
+def make_mlp(args):
+    """The network of the flags, with its initial weights."""
+    input_scale = 1.0 if args.standardize else cifar10_utils.PIXEL_RMS
+    mlp = MLP(
+        math.prod(cifar10_utils.SHAPE),
+        args.dnn_hidden_units,
+        cifar10_utils.N_CLASSES,
+        seed=args.seed,
+        input_scale=input_scale,
+        activation=args.activation,
+        normalization=args.normalization,
+        dropout=args.dropout,
+    )
+    if args.local_fields:
+        first = mlp.linear_layers()[0]
+        fields = receptive_fields(first.out_features, args.seed) / input_scale
+        first.weight.data.copy_(fields)
+    return mlp
 
 
 def make_optimizer(mlp, args):
@@ -254,7 +313,7 @@ def start_step(optimizer, args, step, processes):
     """Sets the learning rate of a step: a linear rise over the warm-up, then constant or half a
     cosine to 0. And the random numbers: those of a step follow from its number, so that a run that
     is continued needs no state of a generator."""
-    if args.dropout or args.flip or args.shift:
+    if args.dropout or args.flip or args.shift or args.distortion:
         torch.manual_seed((args.seed * 10**9 + step) * processes.size + processes.rank)
     rate = args.learning_rate
     if step <= args.warmup_steps:
@@ -264,6 +323,13 @@ def start_step(optimizer, args, step, processes):
         rate *= (1 + math.cos(math.pi * done)) / 2
     for group in optimizer.param_groups:
         group["lr"] = rate
+
+
+def predict(network, x, args):
+    """The logits: float32 also where the products are in bfloat16."""
+    with torch.autocast(x.device.type, torch.bfloat16, enabled=args.bfloat16):
+        logits = network(x)
+    return logits.float() if args.bfloat16 else logits
 
 
 def l1_norm(mlp):
@@ -281,20 +347,15 @@ def evaluate(mlp, data):
     mlp.eval()
     sums = torch.zeros(2, dtype=torch.float64, device=data.labels.device)
     for x, y in data.batches(EVAL_BATCH):
-        with autocast(x.device, data.args):
-            logits = mlp(x)
-            if data.args.test_time_averaging:
-                both = torch.stack([logits, mlp(x.flip(3))]).float()
-                logits = both.log_softmax(dim=2).logsumexp(dim=0)
-        logits = logits.float() if data.args.bfloat16 else logits
+        if data.args.test_time_averaging:
+            logits = torch.stack([predict(mlp, view, data.args) for view in views(x)])
+            logits = logits.log_softmax(dim=2).logsumexp(dim=0)
+        else:
+            logits = predict(mlp, x, data.args)
         sums[0] += F.cross_entropy(logits, y, reduction="sum")
         sums[1] += (logits.argmax(dim=1) == y).sum()
     mlp.train()
     return (data.processes.total(sums) / data.dataset.num_examples).tolist()
-
-
-def autocast(device, args):
-    return torch.autocast(device.type, torch.bfloat16, enabled=args.bfloat16)
 
 
 def get_weights(network):
@@ -450,16 +511,7 @@ def train(args, processes):
     data = load_data(args, processes)
     set_steps(args, data.train.num_examples)
     scale = 1 / pixel_std(data.train) if args.standardize else None
-    mlp = MLP(
-        int(np.prod(cifar10_utils.SHAPE)),
-        args.dnn_hidden_units,
-        cifar10_utils.N_CLASSES,
-        seed=args.seed,
-        input_scale=1.0 if args.standardize else cifar10_utils.PIXEL_RMS,
-        activation=args.activation,
-        normalization=args.normalization,
-        dropout=args.dropout,
-    ).to(device)
+    mlp = make_mlp(args).to(device)
     cross_entropy = nn.CrossEntropyLoss(label_smoothing=args.label_smoothing)
     optimizer = make_optimizer(mlp, args)
     parts = {"mlp": mlp, "optimizer": optimizer}
@@ -487,9 +539,9 @@ def train(args, processes):
         if not run.history["step"]:
             start_step(optimizer, args, 1, processes)
             x, y = training_set.next_batch(args.batch_size)
-            with torch.no_grad(), autocast(device, args):
+            with torch.no_grad():
                 # A copy, for in training mode batch normalisation remembers what it has seen.
-                logits = copy.deepcopy(mlp)(x)
+                logits = predict(copy.deepcopy(mlp), x, args)
             run.tally(cross_entropy(logits, y), accuracy(logits, y))
             add_row()
         training_set.seek(run.step * args.batch_size)
@@ -497,9 +549,8 @@ def train(args, processes):
             with run.timed():
                 start_step(optimizer, args, step, processes)
                 x, y = training_set.next_batch(args.batch_size)
-                with autocast(device, args):
-                    logits = network(x)
-                    loss = cross_entropy(logits, y)
+                logits = predict(network, x, args)
+                loss = cross_entropy(logits, y)
                 (loss + args.l1 * l1_norm(mlp) if args.l1 else loss).backward()
                 optimizer.step()
                 optimizer.zero_grad()
@@ -508,6 +559,8 @@ def train(args, processes):
             run.tally(loss.detach(), accuracy(logits, y))
             if run.is_due(step):
                 add_row()
+            elif args.checkpoint_freq and step % args.checkpoint_freq == 0:
+                save()
         if best:
             evaluated.load_state_dict(best)
         return run.finish(*evaluate(evaluated, test_set))

@@ -77,8 +77,7 @@ def make_pytorch_step(data):
     def step():
         train_mlp_pytorch.start_step(optimizer, args, 1, processes)
         x, y = tensors.next_batch(BATCH)
-        with train_mlp_pytorch.autocast(torch.device("cpu"), args):
-            loss = cross_entropy(mlp(x), y)
+        loss = cross_entropy(train_mlp_pytorch.predict(mlp, x, args), y)
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()

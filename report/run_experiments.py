@@ -3,8 +3,9 @@
     python report/run_experiments.py [NAME ...]
 
 An experiment is an argument file, report/experiments/NAME.txt: the flags of a trainer, under a
-comment that names the trainer and the seeds. Its record is report/results/NAME.json: for every
-seed what run.json and metrics.csv held. Stopped at any moment, the same command goes on from there.
+comment that names the trainer and the seeds. Its record is report/results/NAME.json: the means over
+the seeds, and for every seed what run.json and metrics.csv held. Stopped at any moment, the same
+command goes on from there.
 """
 
 import argparse
@@ -15,6 +16,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from statistics import fmean
 
 ROOT = Path(__file__).resolve().parent.parent
 EXPERIMENTS = ROOT / "report" / "experiments"
@@ -27,9 +29,21 @@ def read_experiment(path):
     return head["trainer"], [int(seed) for seed in head["seeds"].split()]
 
 
-def read_record(path):
-    """The runs recorded so far, by seed."""
-    return json.loads(path.read_text()) if path.exists() else {"runs": []}
+def read_runs(path):
+    """The runs in a record, as far as there is one."""
+    return json.loads(path.read_text())["runs"] if path.exists() else []
+
+
+def summary(name, runs):
+    """The record of an experiment."""
+    return {
+        "command": f"python report/run_experiments.py {name}",
+        "dataset": runs[0]["dataset"],
+        "device": "cuda" if runs[0]["flags"].get("use_gpu") else "cpu",
+        "seeds": [run["seed"] for run in runs],
+        **{key: fmean(run[key] for run in runs) for key in ("test_accuracy", "train_seconds")},
+        "runs": runs,
+    }
 
 
 def train(trainer, arguments, seed, folder):
@@ -54,14 +68,14 @@ def main():
             continue
         trainer, seeds = read_experiment(path)
         target = RESULTS / f"{path.stem}.json"
-        record = read_record(target)
+        runs = read_runs(target)
         for seed in seeds:
-            if seed in [run["seed"] for run in record["runs"]]:
+            if seed in [run["seed"] for run in runs]:
                 continue
             print(f"{path.stem}, seed {seed}", flush=True)
-            record["runs"].append(train(trainer, path, seed, ROOT / "runs" / path.stem / str(seed)))
+            runs.append(train(trainer, path, seed, ROOT / "runs" / path.stem / str(seed)))
             temporary = target.with_suffix(".tmp")
-            temporary.write_text(json.dumps(record, indent=1) + "\n")
+            temporary.write_text(json.dumps(summary(path.stem, runs), indent=1) + "\n")
             os.replace(temporary, target)
 
 

@@ -11,7 +11,7 @@ from torch import nn
 import mlp_numpy
 import train_mlp_numpy
 import train_mlp_pytorch as trainer
-from mlp_pytorch import MLP
+from mlp_pytorch import MLP, Dropout
 from modules import CrossEntropyModule, ELUModule, LinearModule, SoftMaxModule
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
@@ -153,11 +153,25 @@ def test_both_trainers_agree_in_float64_over_fifty_steps(data, monkeypatch, tmp_
 
 def test_the_network_has_the_layers_asked_for():
     mlp = MLP(6, [5, 4], 3, activation="gelu", normalization="layer", dropout=0.5)
-    kinds = [nn.Linear, nn.LayerNorm, nn.GELU, nn.Dropout] * 2 + [nn.Linear]
+    kinds = [nn.Linear, nn.LayerNorm, nn.GELU, Dropout] * 2 + [nn.Linear]
     assert [type(layer) for layer in mlp.layers] == kinds
     assert [type(layer) for layer in MLP(6, [], 3, dropout=0.5).layers] == [nn.Linear]
     assert mlp.device == torch.device("cpu")
     assert MLP(6, [], 3)(torch.zeros(7, 3, 2)).shape == (7, 3)
+
+
+def test_dropout_keeps_its_share_of_units_and_their_mean():
+    torch.manual_seed(0)
+    dropout = Dropout(0.25)
+    x = torch.ones(1003, 301, requires_grad=True)
+    out = dropout(x)
+    assert set(out.unique().tolist()) == {0.0, torch.tensor(1 / 0.75).item()}
+    for share in ((out > 0).float().mean(dim=d) for d in (0, 1)):
+        assert abs(share.mean() - 0.75) < 0.005
+        assert share.std() < 0.03
+    out.sum().backward()
+    torch.testing.assert_close(x.grad, out.detach())
+    assert dropout.eval()(x) is x
 
 
 # The trainer's options
@@ -194,10 +208,11 @@ OPTIONS = [
     ["--label_smoothing", 0.1],
     ["--flip"],
     ["--shift", 4],
-    ["--flip", "--shift", 4, "--augmentation_strength", 0.5],
+    ["--distortion", 0.1],
     ["--bfloat16"],
     ["--ema", 0.5],
     ["--test_time_averaging"],
+    ["--local_fields"],
 ]
 
 
@@ -222,6 +237,20 @@ def stopping_after(last, steps=trainer.training.Run.steps):
                 raise trainer.training.RunError("stopped by the test")
 
     return stopping
+
+
+def test_a_run_goes_on_from_a_checkpoint_between_evaluations(data, tmp_path, monkeypatch):
+    whole = history_of(data, tmp_path / "whole", "--eval_freq", 6)
+    flags = ["--eval_freq", 6, "--checkpoint_freq", 2]
+    with monkeypatch.context() as patch, pytest.raises(SystemExit):
+        patch.setattr(trainer.training.Run, "steps", stopping_after(5))
+        history_of(data, tmp_path / "again", *flags)
+    with monkeypatch.context() as patch:
+        taken = []
+        patch.setattr(trainer, "start_step", lambda *args: taken.append(args[2]))
+        again = history_of(data, tmp_path / "again", *flags, "--resume")
+    assert taken == [5, 6]
+    assert again == whole
 
 
 def test_epochs_stand_for_steps(data, tmp_path):
@@ -256,24 +285,29 @@ def test_weight_decay_spares_biases_and_norms():
     assert (others["weight_decay"], len(others["params"])) == (0, 4)
 
 
-def augmented(x, *flags, seed=0):
+def some_pixels(n):
+    return torch.randint(1, 256, (n, 3, 32, 32), dtype=torch.uint8)
+
+
+def moved(pixels, *flags, fill=0, seed=0):
     torch.manual_seed(seed)
-    return trainer.augment(x, trainer.make_parser().parse_args(list(map(str, flags))))
+    fill = torch.full((3, 1, 1), fill, dtype=torch.uint8)
+    return trainer.move(pixels, fill, trainer.make_parser().parse_args(list(map(str, flags))))
 
 
 def test_flip_mirrors_about_half_of_the_images():
-    x = torch.rand(200, 3, 32, 32)
-    out = augmented(x, "--flip")
+    x = some_pixels(200)
+    out = moved(x, "--flip")
     mirrored = [torch.equal(a, b.flip(2)) for a, b in zip(out, x, strict=True)]
     same = [torch.equal(a, b) for a, b in zip(out, x, strict=True)]
     assert all(m != s for m, s in zip(mirrored, same, strict=True))
     assert 70 < sum(mirrored) < 130
 
 
-def test_shift_moves_each_image_by_its_own_few_pixels_and_fills_with_zero():
-    x = torch.rand(200, 3, 32, 32) + 1
-    out = augmented(x, "--shift", 2)
-    padded = nn.functional.pad(x, (2, 2, 2, 2))
+def test_shift_moves_each_image_by_its_own_few_pixels_and_fills_the_edges():
+    x = some_pixels(200)
+    out = moved(x, "--shift", 2, fill=7)
+    padded = nn.functional.pad(x, (2, 2, 2, 2), value=7)
     moves = [(dy, dx) for dy in range(5) for dx in range(5)]
     windows = torch.stack([padded[:, :, dy : 32 + dy, dx : 32 + dx] for dy, dx in moves])
     found = (windows == out).flatten(start_dim=2).all(dim=2)  # (25, 200)
@@ -281,11 +315,48 @@ def test_shift_moves_each_image_by_its_own_few_pixels_and_fills_with_zero():
     assert found.any(dim=1).all()
 
 
-def test_the_strength_is_the_share_of_images_touched():
-    x = torch.rand(400, 3, 32, 32)
-    out = augmented(x, "--shift", 8, "--augmentation_strength", 0.25)
-    touched = sum(not torch.equal(a, b) for a, b in zip(out, x, strict=True))
-    assert 70 < touched < 130
+def test_distortion_is_a_linear_map_about_the_middle():
+    torch.manual_seed(0)
+    x = torch.rand(50, 3, 32, 32)
+    torch.testing.assert_close(trainer.distort(x, 0.0), x, atol=1e-4, rtol=0)
+    place = torch.arange(32.0) - 15.5
+    ramps = torch.stack([place.expand(32, 32), place[:, None].expand(32, 32)])[None]
+    seen = trainer.distort(ramps.repeat(2000, 1, 1, 1), 0.1)[:, :, 12:20, 12:20]
+    middle = place[12:20].expand(8, 8)
+    slopes = [(seen * m).sum(dim=(2, 3)) / (middle**2).sum() for m in (middle, middle.T)]
+    maps = torch.stack(slopes, dim=2)  # (S, 2, 2), one for each image
+    torch.testing.assert_close(maps.mean(dim=0), torch.eye(2), atol=0.01, rtol=0)
+    torch.testing.assert_close(maps.std(dim=0), torch.full((2, 2), 0.1), atol=0.01, rtol=0)
+    back = maps @ torch.stack([middle, middle.T]).flatten(start_dim=1)
+    torch.testing.assert_close(seen.flatten(start_dim=2), back, atol=1e-3, rtol=0)
+
+
+def test_the_views_of_an_image_are_its_moves_and_their_mirror_images():
+    x = torch.rand(5, 3, 32, 32)
+    found = list(trainer.views(x))
+    assert len(found) == 18 and len({view[0].numpy().tobytes() for view in found}) == 18
+    assert sum(torch.equal(view, x) for view in found) == 1
+    for view, mirrored in zip(found[::2], found[1::2], strict=True):
+        assert torch.equal(view.flip(3), mirrored)
+    down_and_right = found[0]
+    assert torch.equal(down_and_right[:, :, 2:, 2:], x[:, :, :-2, :-2])
+    assert not down_and_right[:, :, :2].any() and not down_and_right[:, :, :, :2].any()
+
+
+def test_receptive_fields_are_local_smooth_and_of_norm_one():
+    fields = trainer.receptive_fields(300, seed=1)
+    torch.testing.assert_close(fields.norm(dim=1), torch.ones(300))
+    energy = (fields**2).view(300, 3, 32, 32).sum(dim=1)
+    place = torch.arange(32.0)
+    middle = (energy.sum(dim=2) @ place)[:, None]
+    spread = (energy.sum(dim=2) * (place - middle) ** 2).sum(dim=1).sqrt()
+    assert spread.median() < 4
+    assert middle.min() < 4 and middle.max() > 27
+    patterns = fields.view(900, 32, 32)
+    neighbours = (patterns[:, 1:] * patterns[:, :-1]).sum() / (patterns[:, 1:] ** 2).sum()
+    assert 0.6 < neighbours < 1
+    assert torch.equal(fields, trainer.receptive_fields(300, seed=1))
+    assert not torch.equal(fields, trainer.receptive_fields(300, seed=2))
 
 
 def test_evaluation_is_neither_augmented_nor_dropped_out(data, tmp_path, monkeypatch):
@@ -315,10 +386,11 @@ def test_the_average_of_the_weights_is_what_is_evaluated(data, tmp_path):
         (["--momentum", "0.9", "--optimizer", "adam"], "--momentum goes with --optimizer sgd"),
         (["--epochs", "3", "--max_steps", "1400"], "--epochs and --max_steps"),
         (["--normalization", "batch", "--batch_size", "1"], "more than one example"),
-        (["--augmentation_strength", "0.5"], "needs --flip or --shift"),
+        (["--distortion", "-0.5"], "'-0.5'"),
         (["--warmup_steps", "10", "--max_steps", "10"], "--warmup_steps 10 leaves no step of 10"),
         (["--warmup_steps", "9", "--epochs", "1"], "--warmup_steps 9 leaves no step of 5"),
         (["--dropout", "0.1", "--dnn_hidden_units", ""], "need a hidden layer"),
+        (["--local_fields", "--dnn_hidden_units", ""], "need a hidden layer"),
         (["--normalization", "batch", "--dnn_hidden_units", ""], "need a hidden layer"),
         (["--deterministic"], "--deterministic needs --use_gpu"),
         (["--dropout", "1.5"], "'1.5'"),
