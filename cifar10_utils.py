@@ -56,9 +56,7 @@ SPLIT_SEED = 10  # of the validation split: the same images whatever the seed of
 
 MAX_FILE = 64 * 2**20  # bytes; the largest official file has 31 MB
 MAX_ARCHIVE = 512 * 2**20  # bytes, packed and unpacked; the official one has 170 and 186 MB
-EXTENDED_HEADERS = (
-    *(tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK),
-)
+LONG_NAMES = tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK
 CONNECT_SECONDS = 12  # for the first answer of a server, name look-up included
 READ_SECONDS = 15  # of silence before a connection counts as dead
 WINDOW_SECONDS, WINDOW_BYTES = 30, 30_000  # a connection slower than this counts as dead
@@ -541,7 +539,7 @@ def _unpack(archive):
             blocks = -(-member.size // tarfile.BLOCKSIZE)
             content = file.read(blocks * tarfile.BLOCKSIZE)[: member.size]
             parts = PurePosixPath(member.name).parts
-            if member.type in EXTENDED_HEADERS or (member.isdir() and parts in ((), (FOLDER,))):
+            if member.type in LONG_NAMES or (member.isdir() and parts in ((), (FOLDER,))):
                 continue
             if (
                 member.type not in (tarfile.REGTYPE, tarfile.AREGTYPE)

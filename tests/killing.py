@@ -30,7 +30,8 @@ VARIANTS = {
     "numpy": [[], ["--validation_size", "2000", "--learning_rate", "0.02"]],
     "pytorch": [
         [],
-        ["--validation_size", "2000", "--optimizer", "adamw", "--ema", "0.9", "--dropout", "0.2"],
+        ["--validation_size", "2000", "--optimizer", "adamw", "--ema", "0.9", "--dropout", "0.2"]
+        + ["--checkpoint_freq", "3"],
     ],
 }
 

@@ -33,11 +33,12 @@ OPTIONS = {
     "--momentum": ["0", "0.9", "1"],
     "--weight_decay": ["0", "1", "1000"],
     "--l1": ["0", "1", "1000"],
-    "--dropout": ["0", "0.5", "1"],
+    "--dropout": ["0", "0.5", "0.99"],
     "--label_smoothing": ["0", "0.1", "1"],
     "--warmup_steps": ["0", "1", "3"],
     "--shift": ["0", "1", "31"],
-    "--augmentation_strength": ["0", "0.5", "1"],
+    "--distortion": ["0", "0.1", "1"],
+    "--checkpoint_freq": ["1", "3"],
     "--ema": ["0", "0.9", "1"],
     "--epochs": ["1", "2"],
     "--activation": ["elu", "tanh", "relu", "gelu"],
@@ -49,6 +50,7 @@ OPTIONS = {
     "--flip": [],
     "--test_time_averaging": [],
     "--bfloat16": [],
+    "--local_fields": [],
     "--deterministic": [],
 }
 

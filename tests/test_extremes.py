@@ -238,9 +238,11 @@ def test_batches_of_one(finite):
         assert finite("--batch_size", 1, "--normalization", "layer", "--dropout", 0.9)
 
 
-def test_dropout_of_everything(finite):
+def test_options_at_their_ends(finite):
     if finite.options:
-        assert finite("--dropout", 1)
+        assert finite("--dropout", 0.99)
+        assert finite("--distortion", 1, "--shift", 31, "--flip")
+        finite("--weight_decay", 1000, "--l1", 1000, "--momentum", 1)
 
 
 @pytest.mark.parametrize("size", [1e30, 3e38])
