@@ -400,7 +400,8 @@ def _download(url, folder):
     with _writing(folder):
         folder.mkdir(exist_ok=True)
         for name, content in files.items():
-            (folder / f"{name}.part").write_bytes(content)
+            with open(folder / f"{name}.part", "wb", opener=_open_no_link) as file:
+                file.write(content)
             os.replace(folder / f"{name}.part", folder / name)
         part.unlink()
 
@@ -457,7 +458,8 @@ def _fetch_rest(url, part):
         length = response.headers.get("Content-Length", "")
         total = start + int(length) if length.isdecimal() else None
         with _writing(part):
-            file = open(part, "ab" if start else "wb", buffering=0)  # noqa: SIM115 (closed below)
+            mode = "ab" if start else "wb"
+            file = open(part, mode, 0, opener=_open_no_link)  # noqa: SIM115 (closed below)
         bar = tqdm(desc="CIFAR-10", total=total, initial=start, unit="B", unit_scale=True,
                    disable=None)  # fmt: skip
         with file, bar:
@@ -563,6 +565,11 @@ def _decompressed(archive):
             file.read(1)
             return opener(archive)
     return open(archive, "rb")
+
+
+def _open_no_link(path, flags):
+    """For open(): fails where path is a link, which may lead to a file of somebody else."""
+    return os.open(path, flags | os.O_NOFOLLOW, 0o666)
 
 
 def _size(path):

@@ -369,6 +369,16 @@ def test_two_downloads_at_once_wait_for_each_other(server, tmp_path):
     assert server.ranges == [None]
 
 
+@pytest.mark.parametrize("name", [f"{FOLDER}.tar.part", f"{FOLDER}/data_batch_3.part"])
+def test_a_link_is_not_written_through(server, name, tmp_path):
+    (tmp_path / "mine").write_text("my work")
+    (tmp_path / "data" / FOLDER).mkdir(parents=True)
+    (tmp_path / "data" / name).symlink_to(tmp_path / "mine")
+    with pytest.raises(DownloadError, match="cannot write .*: Too many levels of symbolic links"):
+        download(tmp_path / "data")
+    assert (tmp_path / "mine").read_text() == "my work"
+
+
 def test_a_folder_of_another_name_is_completed_in_place(server, tmp_path, monkeypatch):
     files = use_small_files(monkeypatch)
     folder = write_files(tmp_path / "data" / "mine", dict(list(files.items())[:3]))
