@@ -121,7 +121,7 @@ def place(data, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("framework", TRAINERS)
-@pytest.mark.parametrize("examples", [50, pytest.param(2000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("examples", [50, pytest.param(1500, marks=pytest.mark.slow)])
 def test_any_command_line_runs_or_is_refused_in_one_line(framework, examples, place, record_figure):
     main, outcomes = TRAINERS[framework].main, []
 
