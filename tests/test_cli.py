@@ -71,7 +71,7 @@ def test_a_linear_model_learns_the_synthetic_set_poorly(tmp_path):
 def test_without_data_and_network_it_says_so_and_falls_back(tmp_path):
     began = time.monotonic()
     out, err = train(NUMPY, "--max_steps", 1, cwd=tmp_path, CIFAR10_URL="http://127.0.0.1:9/x")
-    assert time.monotonic() - began < 20
+    assert time.monotonic() - began < 60
     assert "no CIFAR-10 from http://127.0.0.1:9/x" in "".join(err)
     assert "(synthetic, 1 steps" in out[-1]
     assert [p.name for p in tmp_path.iterdir()] == ["runs"]
@@ -95,7 +95,7 @@ def test_ctrl_c(script, tmp_path):
     process = start(script, *flags)
     wait_for(lambda: len(rows_of(tmp_path / "a")) > 1)
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=30)
+    out, err = process.communicate(timeout=120)
     assert process.returncode == 130
     assert re.search(r"step \d+ of 1000000 is saved", err.splitlines()[-1])
     assert "Traceback" not in err
@@ -103,7 +103,7 @@ def test_ctrl_c(script, tmp_path):
 
 
 def wait_for(condition):
-    end = time.monotonic() + 60
+    end = time.monotonic() + 120
     while time.monotonic() < end:
         try:
             if condition():
