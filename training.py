@@ -567,8 +567,10 @@ def read_zip(path):
     with open_plain(path) as file, zipfile.ZipFile(file) as archive:
         members = archive.infolist()
         size = os.fstat(file.fileno()).st_size
-        if any(m.compress_type for m in members) or sum(m.file_size for m in members) > size:
-            raise ValueError("it would unpack to more than it is long")
+        if any(m.compress_type or m.file_size != m.compress_size for m in members):
+            raise ValueError("its members are packed")
+        if sum(m.file_size for m in members) > size:
+            raise ValueError("its members are longer than it is")
         return {member.filename: archive.read(member) for member in members}
 
 
