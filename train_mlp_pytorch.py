@@ -13,8 +13,11 @@ import io
 import itertools
 import math
 import os
+import pickletools
+import re
 import signal
 import sys
+import zipfile
 from contextlib import contextmanager
 
 import numpy as np
@@ -30,6 +33,11 @@ from mlp_pytorch import ACTIVATIONS, MLP, NORMALIZATIONS
 
 CHECKPOINT = "checkpoint.pt"
 EVAL_BATCH = 500  # examples
+MEMBER = re.compile(r"archive/(data\.pkl|data/\d+|byteorder|version|\.[a-z_/]+)")
+PICKLED = (  # what a checkpoint asks for, as pickletools names it
+    *("torch._utils _rebuild_tensor_v2", "torch FloatStorage", "torch LongStorage"),
+    "collections OrderedDict",
+)
 MAX_STEPS = 1400  # unless --max_steps or --epochs says otherwise
 FLUSH_EVERY = 50  # steps whose losses are fetched at once where fetching makes a device wait
 
@@ -378,21 +386,72 @@ def load_checkpoint(run, parts, processes):
         if not path.exists():
             return None
         try:
-            state = torch.load(path, map_location="cpu", weights_only=True)
+            state = read_state(path)
             take_up(state)
         except Exception as error:  # a damaged file can raise almost anything
-            raise training.UsageError(f"{path} is damaged ({error!r}): begin a new run") from error
+            raise training.UsageError(
+                f"{path} is damaged ({error!r:.200}): begin a new run"
+            ) from error
         return state
 
     def take_up(state):
-        for name, part in parts.items():
-            part.load_state_dict(state[name])
+        """Returns the best weights. What decides the rest is the flags, not the checkpoint."""
         run.restore(state["run"])
+        for name, part in parts.items():
+            form = part.state_dict()
+            if name == "optimizer":
+                held = state_after_a_step(parts["mlp"], run.args) if run.step else {}
+                part.load_state_dict({**form, "state": like(state[name]["state"], held)})
+            else:
+                part.load_state_dict(like(state[name], form))
+        evaluated = parts["average"].module if "average" in parts else parts["mlp"]
+        return like(state["best"], get_weights(evaluated)) if state["best"] else {}
 
     state = processes.share(read)
-    if state and processes.rank:
-        take_up(state)
-    return state["best"] if state else {}
+    return take_up(state) if state else {}
+
+
+def read_state(path):
+    """What save_checkpoint wrote. Raises an exception for anything else.
+
+    torch.load alone verifies no checksum and allocates what a forged pickle asks for. So it is
+    given members found whole, whose pickle asks for nothing but tensors in dicts.
+    """
+    members = training.read_zip(path)
+    for name in members:
+        if not MEMBER.fullmatch(name):
+            raise ValueError(f"{name} is no member of a checkpoint")
+    for opcode, name, _ in pickletools.genops(members["archive/data.pkl"]):
+        if opcode.name == "GLOBAL" and name not in PICKLED:
+            raise ValueError(f"it asks for {name}, which no checkpoint needs")
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w") as archive:
+        for name, raw in members.items():
+            archive.writestr(name, raw)
+    content.seek(0)
+    return torch.load(content, map_location="cpu", weights_only=True)
+
+
+def state_after_a_step(mlp, args):
+    """What the optimizer of such a network holds after a step, by parameter: all zero."""
+    mlp = copy.deepcopy(mlp)
+    for parameter in mlp.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer = make_optimizer(mlp, args)
+    optimizer.step()
+    return optimizer.state_dict()["state"]
+
+
+def like(values, form):
+    """A copy of values, tensors in dicts. Raises ValueError where form has other keys, shapes or
+    dtypes."""
+    if isinstance(form, dict):
+        if values.keys() != form.keys():
+            raise ValueError(f"{list(values)} in place of {list(form)}")
+        return {key: like(values[key], form[key]) for key in form}
+    if (values.shape, values.dtype) != (form.shape, form.dtype):
+        raise ValueError(f"{values.dtype} {tuple(values.shape)} in place of {tuple(form.shape)}")
+    return torch.empty_like(form).copy_(values)
 
 
 def load_data(args, processes):
