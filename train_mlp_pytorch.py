@@ -345,7 +345,8 @@ def start_step(optimizer, args, step, processes):
     cosine to 0. And the random numbers: those of a step follow from its number, so that a run that
     is continued needs no state of a generator."""
     if args.dropout or args.flip or args.shift or args.distortion:
-        torch.manual_seed((args.seed * 10**9 + step) * processes.size + processes.rank)
+        number = (args.seed * 10**9 + step) * processes.size + processes.rank
+        torch.manual_seed(number % 2**63)
     rate = args.learning_rate
     if step <= args.warmup_steps:
         rate *= step / args.warmup_steps
