@@ -12,9 +12,12 @@ the same shape out of nothing, for a machine that has neither the data nor a net
 """
 
 import argparse
+import bz2
 import fcntl
+import gzip
 import hashlib
 import io
+import lzma
 import os
 import pickle
 import shlex
@@ -52,7 +55,8 @@ PIXEL_RMS = 64.0  # root mean square of the training pixels less their mean imag
 SPLIT_SEED = 10  # of the validation split: the same images whatever the seed of a run
 
 MAX_FILE = 64 * 2**20  # bytes; the largest official file has 31 MB
-MAX_ARCHIVE = 512 * 2**20  # bytes; the official one has 170 MB
+MAX_ARCHIVE = 512 * 2**20  # bytes, packed and unpacked; the official one has 170 and 186 MB
+LONG_NAMES = tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK
 CONNECT_SECONDS = 12  # for the first answer of a server, name look-up included
 READ_SECONDS = 15  # of silence before a connection counts as dead
 WINDOW_SECONDS, WINDOW_BYTES = 30, 30_000  # a connection slower than this counts as dead
@@ -124,7 +128,9 @@ class DataSet:
         ValueError where batch_size is below 1 or above the number of examples.
         """
         indices = self.next_indices(batch_size)
-        return self._as_float(self.pixels.take(indices, axis=0), out), self.labels.take(indices, axis=0)
+        return self._as_float(self.pixels.take(indices, axis=0), out), self.labels.take(
+            indices, axis=0
+        )
 
     def batches(self, batch_size):
         """All examples once, in their stored order; the last batch may be smaller."""
@@ -329,6 +335,11 @@ def _read(path, parse=parse_batch):
         raise DataError(f"{path}: {error}; to fetch it anew: {_remedy(path.parent)}") from error
 
 
+def one_line(message):
+    """message, with what would break the line or steer the terminal written as escapes."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(message))
+
+
 def _md5(raw):
     return hashlib.md5(raw, usedforsecurity=False).hexdigest()
 
@@ -391,7 +402,8 @@ def _download(url, folder):
     with _writing(folder):
         folder.mkdir(exist_ok=True)
         for name, content in files.items():
-            (folder / f"{name}.part").write_bytes(content)
+            with open(folder / f"{name}.part", "wb", opener=_open_no_link) as file:
+                file.write(content)
             os.replace(folder / f"{name}.part", folder / name)
         part.unlink()
 
@@ -421,6 +433,8 @@ def _fetch(url, part):
             if error.code < 500:
                 raise DownloadError(f"no CIFAR-10 from {url}: {error}") from error
             reason = error
+        except ValueError as error:  # an address, of the mirror or a redirect, that is none
+            raise DownloadError(f"no CIFAR-10 from {url}: {error}") from error
         except (OSError, HTTPException) as error:
             reason = getattr(error, "reason", None) or error
         size = _size(part)
@@ -446,7 +460,8 @@ def _fetch_rest(url, part):
         length = response.headers.get("Content-Length", "")
         total = start + int(length) if length.isdecimal() else None
         with _writing(part):
-            file = open(part, "ab" if start else "wb", buffering=0)  # noqa: SIM115 (closed below)
+            mode = "ab" if start else "wb"
+            file = open(part, mode, 0, opener=_open_no_link)  # noqa: SIM115 (closed below)
         bar = tqdm(desc="CIFAR-10", total=total, initial=start, unit="B", unit_scale=True,
                    disable=None)  # fmt: skip
         with file, bar:
@@ -475,10 +490,13 @@ def _chunks(response):
 def _open(request):
     """The response to request. In a thread, for no time-out of sockets covers the name look-up."""
     opener, answer = urllib.request.build_opener(_NoWeakerRedirect), []
+    too_late = threading.Event()
 
     def connect():
         try:
             answer.append(opener.open(request, timeout=READ_SECONDS))
+            if too_late.is_set():
+                answer[0].close()
         except Exception as error:
             answer.append(error)
 
@@ -486,6 +504,7 @@ def _open(request):
     thread.start()
     thread.join(CONNECT_SECONDS)
     if not answer:
+        too_late.set()
         raise TimeoutError(f"no answer within {CONNECT_SECONDS} s")
     if isinstance(answer[0], Exception):
         raise answer[0]
@@ -493,25 +512,46 @@ def _open(request):
 
 
 class _NoWeakerRedirect(urllib.request.HTTPRedirectHandler):
+    def http_error_302(self, req, fp, *details):
+        try:
+            return super().http_error_302(req, fp, *details)
+        finally:
+            fp.close()
+
+    http_error_301 = http_error_303 = http_error_307 = http_error_308 = http_error_302
+
     def redirect_request(self, req, fp, code, msg, headers, newurl):
         if not newurl.startswith(("https://", f"{req.type}://")):
-            fp.close()
             raise DownloadError(f"{req.full_url} redirects to {newurl}: refused, not https")
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
 def _unpack(archive):
-    """The verified content of every official file in archive, by name."""
+    """The verified content of every official file in archive, by name.
+
+    tarfile's own loop would follow extended headers to sizes and sparse files far beyond what the
+    archive holds; here they are skipped, for none of the names that count needs them.
+    """
     files = {}
-    with tarfile.open(archive, tarinfo=_SmallTarInfo) as tar:
-        for member in tar:
+    with _decompressed(archive) as file:
+        while (header := file.read(tarfile.BLOCKSIZE)).strip(b"\0"):
+            member = tarfile.TarInfo.frombuf(header, "utf-8", "surrogateescape")
+            if not 0 <= member.size <= MAX_FILE or file.tell() > MAX_ARCHIVE:
+                raise DataError(
+                    f"its member {member.name} has {member.size} bytes at {file.tell()}"
+                )
+            blocks = -(-member.size // tarfile.BLOCKSIZE)
+            content = file.read(blocks * tarfile.BLOCKSIZE)[: member.size]
             parts = PurePosixPath(member.name).parts
-            if member.isdir() and parts in ((), (FOLDER,)):
+            if member.type in LONG_NAMES or (member.isdir() and parts in ((), (FOLDER,))):
                 continue
-            if not member.isreg() or parts[:-1] != (FOLDER,) or parts[-1] == "..":
+            if (
+                member.type not in (tarfile.REGTYPE, tarfile.AREGTYPE)
+                or parts[:-1] != (FOLDER,)
+                or parts[-1] == ".."
+            ):
                 raise DataError(f"it holds {member.name}, which is no file of CIFAR-10")
             if parts[-1] in MD5:
-                content = tar.extractfile(member).read()
                 if _md5(content) != MD5[parts[-1]]:
                     raise DataError(f"its {parts[-1]} has the wrong MD5, {_md5(content)}")
                 files[parts[-1]] = content
@@ -520,13 +560,18 @@ def _unpack(archive):
     return files
 
 
-class _SmallTarInfo(tarfile.TarInfo):
-    @classmethod
-    def frombuf(cls, buf, encoding, errors):
-        member = super().frombuf(buf, encoding, errors)
-        if member.size > MAX_FILE:
-            raise DataError(f"its member {member.name} has {member.size} bytes")
-        return member
+def _decompressed(archive):
+    """The file archive, opened to read what was compressed, if it was."""
+    for opener in (gzip.open, bz2.open, lzma.open):
+        with suppress(OSError, EOFError, lzma.LZMAError), opener(archive) as file:
+            file.read(1)
+            return opener(archive)
+    return open(archive, "rb")
+
+
+def _open_no_link(path, flags):
+    """For open(): fails where path is a link, which may lead to a file of somebody else."""
+    return os.open(path, flags | os.O_NOFOLLOW, 0o666)
 
 
 def _size(path):
@@ -550,7 +595,7 @@ def main(argv=None):
     try:
         print(f"CIFAR-10 is in {download(parser.parse_args(argv).dir)}")
     except (DownloadError, OSError) as error:
-        sys.exit(f"{parser.prog}: error: {error}")
+        sys.exit(one_line(f"{parser.prog}: error: {error}"))
     except KeyboardInterrupt:
         print("stopped; the same command goes on from here", file=sys.stderr)
         sys.exit(130)

@@ -14,8 +14,11 @@ import io
 import itertools
 import math
 import os
+import pickletools
+import re
 import signal
 import sys
+import zipfile
 from contextlib import contextmanager, suppress
 
 import numpy as np
@@ -31,6 +34,11 @@ from mlp_pytorch import ACTIVATIONS, MLP, NORMALIZATIONS
 
 CHECKPOINT = "checkpoint.pt"
 EVAL_BATCH = 500  # examples
+MEMBER = re.compile(r"archive/(data\.pkl|data/\d+|byteorder|version|\.[a-z_/]+)")
+PICKLED = (  # what a checkpoint asks for, as pickletools names it
+    *("torch._utils _rebuild_tensor_v2", "torch FloatStorage", "torch LongStorage"),
+    "collections OrderedDict",
+)
 MAX_STEPS = 1400  # unless --max_steps or --epochs says otherwise
 FLUSH_EVERY = 50  # steps whose losses are fetched at once where fetching makes a device wait
 
@@ -337,7 +345,8 @@ def start_step(optimizer, args, step, processes):
     cosine to 0. And the random numbers: those of a step follow from its number, so that a run that
     is continued needs no state of a generator."""
     if args.dropout or args.flip or args.shift or args.distortion:
-        torch.manual_seed((args.seed * 10**9 + step) * processes.size + processes.rank)
+        number = (args.seed * 10**9 + step) * processes.size + processes.rank
+        torch.manual_seed(number % 2**63)
     rate = args.learning_rate
     if step <= args.warmup_steps:
         rate *= step / args.warmup_steps
@@ -364,17 +373,22 @@ def accuracy(logits, labels):
     return (logits.argmax(dim=1) == labels).float().mean()
 
 
+def predict_evaluated(mlp, x, args):
+    """The logits that evaluation goes by: with --test_time_averaging the logarithm of the views'
+    summed probabilities."""
+    if not args.test_time_averaging:
+        return predict(mlp, x, args)
+    logits = torch.stack([predict(mlp, view, args) for view in views(x)])
+    return logits.log_softmax(dim=2).logsumexp(dim=0)
+
+
 @torch.inference_mode()
 def evaluate(mlp, data):
     """The mean loss and the accuracy over all examples of a data set."""
     mlp.eval()
     sums = torch.zeros(2, dtype=torch.float64, device=data.labels.device)
     for x, y in data.batches(EVAL_BATCH):
-        if data.args.test_time_averaging:
-            logits = torch.stack([predict(mlp, view, data.args) for view in views(x)])
-            logits = logits.log_softmax(dim=2).logsumexp(dim=0)
-        else:
-            logits = predict(mlp, x, data.args)
+        logits = predict_evaluated(mlp, x, data.args)
         sums[0] += F.cross_entropy(logits, y, reduction="sum")
         sums[1] += (logits.argmax(dim=1) == y).sum()
     mlp.train()
@@ -404,21 +418,72 @@ def load_checkpoint(run, parts, processes):
         if not path.exists():
             return None
         try:
-            state = torch.load(path, map_location="cpu", weights_only=True)
+            state = read_state(path)
             take_up(state)
         except Exception as error:  # a damaged file can raise almost anything
-            raise training.UsageError(f"{path} is damaged ({error!r}): begin a new run") from error
+            raise training.UsageError(
+                f"{path} is damaged ({error!r:.200}): begin a new run"
+            ) from error
         return state
 
     def take_up(state):
-        for name, part in parts.items():
-            part.load_state_dict(state[name])
+        """Returns the best weights. What decides the rest is the flags, not the checkpoint."""
         run.restore(state["run"])
+        for name, part in parts.items():
+            form = part.state_dict()
+            if name == "optimizer":
+                held = state_after_a_step(parts["mlp"], run.args) if run.step else {}
+                part.load_state_dict({**form, "state": like(state[name]["state"], held)})
+            else:
+                part.load_state_dict(like(state[name], form))
+        evaluated = parts["average"].module if "average" in parts else parts["mlp"]
+        return like(state["best"], get_weights(evaluated)) if state["best"] else {}
 
     state = processes.share(read)
-    if state and processes.rank:
-        take_up(state)
-    return state["best"] if state else {}
+    return take_up(state) if state else {}
+
+
+def read_state(path):
+    """What save_checkpoint wrote. Raises an exception for anything else.
+
+    torch.load alone verifies no checksum and allocates what a forged pickle asks for. So it is
+    given members found whole, whose pickle asks for nothing but tensors in dicts.
+    """
+    members = training.read_zip(path)
+    for name in members:
+        if not MEMBER.fullmatch(name):
+            raise ValueError(f"{name} is no member of a checkpoint")
+    for opcode, name, _ in pickletools.genops(members["archive/data.pkl"]):
+        if opcode.name == "GLOBAL" and name not in PICKLED:
+            raise ValueError(f"it asks for {name}, which no checkpoint needs")
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w") as archive:
+        for name, raw in members.items():
+            archive.writestr(name, raw)
+    content.seek(0)
+    return torch.load(content, map_location="cpu", weights_only=True)
+
+
+def state_after_a_step(mlp, args):
+    """What the optimizer of such a network holds after a step, by parameter: all zero."""
+    mlp = copy.deepcopy(mlp)
+    for parameter in mlp.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer = make_optimizer(mlp, args)
+    optimizer.step()
+    return optimizer.state_dict()["state"]
+
+
+def like(values, form):
+    """A copy of values, tensors in dicts. Raises ValueError where form has other keys, shapes or
+    dtypes."""
+    if isinstance(form, dict):
+        if values.keys() != form.keys():
+            raise ValueError(f"{list(values)} in place of {list(form)}")
+        return {key: like(values[key], form[key]) for key in form}
+    if (values.shape, values.dtype) != (form.shape, form.dtype):
+        raise ValueError(f"{values.dtype} {tuple(values.shape)} in place of {tuple(form.shape)}")
+    return torch.empty_like(form).copy_(values)
 
 
 def load_data(args, processes):

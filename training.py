@@ -19,6 +19,7 @@ import shutil
 import signal
 import sys
 import time
+import zipfile
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
@@ -28,6 +29,9 @@ from tqdm import tqdm
 import cifar10_utils
 
 NOT_IN_RECORD = ("run_dir", "resume", "data_dir")  # flags that may differ where a run goes on
+DATASETS = {"cifar10": "CIFAR-10", "synthetic": "synthetic data, NOT CIFAR-10"}
+FRAMEWORKS = {"numpy": "NumPy", "pytorch": "PyTorch"}
+MAX_RECORD = 2**28  # bytes of run.json or metrics.csv; a million rows have less than half of it
 SYNTHETIC_WARNING = """\
 ***************************************************************************************
 *** SYNTHETIC DATA, not CIFAR-10: the accuracy of this run says nothing about CIFAR-10. ***
@@ -57,7 +61,7 @@ def command(main):
             status, message = 1, "error: out of memory: use fewer hidden units or smaller batches"
         except KeyboardInterrupt as stop:
             status, message = 130, f"stopped: {str(stop) or 'nothing to save yet'}"
-        print(f"{Path(sys.argv[0]).name}: {message}", file=sys.stderr)
+        print(f"{Path(sys.argv[0]).name}: {cifar10_utils.one_line(message)}", file=sys.stderr)
         raise SystemExit(status)
 
     return guarded
@@ -66,11 +70,16 @@ def command(main):
 # Flags --------------------------------------------------------------------------------------------
 
 
+class Parser(argparse.ArgumentParser):
+    """One whose complaints are one line, whatever was typed."""
+
+    def error(self, message):
+        super().error(cifar10_utils.one_line(message))
+
+
 def make_parser(description):
     """A parser with the flags of both trainers. @FILE reads flags from a file (# comments)."""
-    parser = argparse.ArgumentParser(
-        description=description, allow_abbrev=False, fromfile_prefix_chars="@"
-    )
+    parser = Parser(description=description, allow_abbrev=False, fromfile_prefix_chars="@")
     parser.convert_arg_line_to_args = lambda line: line.partition("#")[0].split()
     for name, default, kind, text in (
         ("dnn_hidden_units", [100], hidden_units, 'units of each hidden layer; "" for none'),
@@ -186,7 +195,8 @@ def _fetch_default_data():
         try:
             cifar10_utils.download()
         except cifar10_utils.DownloadError as error:
-            print(f"{error}\nto try again: python cifar10_utils.py", file=sys.stderr)
+            print(cifar10_utils.one_line(error), file=sys.stderr)
+            print("to try again: python cifar10_utils.py", file=sys.stderr)
             return False
     return True
 
@@ -262,11 +272,11 @@ class Run:
         try:
             if not self.path.exists():
                 self._make_folder()
-            self._lock = os.open(self.path, os.O_RDONLY)
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if not self.args.resume and any(p.name != "run.json" for p in self.path.iterdir()):
-                raise UsageError(f"--run_dir {self.path} is not empty any more: give another")
-            self._write_record()
+            else:
+                self._lock_folder(self.path)
+                if not self.args.resume and any(self.path.iterdir()):
+                    raise UsageError(f"--run_dir {self.path} is not empty any more: give another")
+                self._write_record()
         except BaseException as error:
             if self._lock is not None:
                 os.close(self._lock)
@@ -284,13 +294,14 @@ class Run:
         try:
             yield
         except OSError as error:
-            raise RunError(f"cannot go on in {self.path}: {error.strerror}") from error
+            raise RunError(f"cannot go on in {self.path}: {error.strerror or error}") from error
         except (RunError, MemoryError):
             with suppress(OSError):
                 self._write_record(status="failed")
             raise
         except KeyboardInterrupt as stop:
-            self._write_record(status="interrupted", steps=self.step)
+            with suppress(OSError):
+                self._write_record(status="interrupted", steps=self.step)
             saved = str(stop) or "what is in the last checkpoint is saved"
             raise KeyboardInterrupt(
                 f"{saved}; to go on: the same flags with --resume --run_dir {self.path}"
@@ -393,14 +404,14 @@ class Run:
         return json.dumps([self.step, self.train_seconds, self._sums, self.history])
 
     def restore(self, state):
-        """Takes up what state() gave. Raises ValueError or TypeError where it is something else."""
+        """Takes up what state() gave. Raises an exception where it is something else."""
         step, train_seconds, sums, history = json.loads(state)
         loss, accuracy, batches = sums
-        if not 0 <= step <= self.args.max_steps:
-            raise ValueError(f"step {step}")
-        self.history = _checked_history(history, self.history)
-        self.step, self.train_seconds = int(step), float(train_seconds)
-        self._sums = [float(loss), float(accuracy), int(batches)]
+        _require_numbers(train_seconds, loss, accuracy)
+        if not (type(step) is type(batches) is int and 0 <= batches <= step <= self.args.max_steps):
+            raise ValueError(f"step {step}, {batches} of them since the last row")
+        self.history = self._checked_history(history, step, step == self.args.max_steps)
+        self.step, self.train_seconds, self._sums = step, train_seconds, sums
 
     @contextmanager
     def writing(self, name, mode="w"):
@@ -411,7 +422,8 @@ class Run:
             return
         temporary = self.path / f".{name}.tmp"
         try:
-            with open(temporary, mode) as file:
+            temporary.unlink(missing_ok=True)  # it may be a link to elsewhere: never write into it
+            with open(temporary, mode.replace("w", "x")) as file:
                 yield file
             os.replace(temporary, self.path / name)
         except BaseException:
@@ -421,36 +433,47 @@ class Run:
 
     def _load_record(self):
         """Reads run.json of the run to go on with; its flags must be those of now."""
-        path = self.path / "run.json"
         try:
-            record = json.loads(path.read_text())
+            record = json.loads(read_file(self.path / "run.json", MAX_RECORD))
             flags, framework, status = record["flags"], record["framework"], record["status"]
+            if framework not in FRAMEWORKS or record["dataset"] not in (None, *DATASETS):
+                raise ValueError("an unknown framework or dataset")
             if framework != self.record["framework"]:
                 raise UsageError(f"the run in {self.path} is one of train_mlp_{framework}.py")
             for name, value in self.record["flags"].items():
                 if flags.get(name) != value:
                     raise UsageError(
                         f"--{name} is {flag_text(value)} now, but the run in {self.path} "
-                        f"began with {flag_text(flags.get(name))}: use the same flags"
+                        f"began with {flag_text(flags.get(name)):.200}: use the same flags"
                     )
             self.record["dataset"] = record["dataset"]
             if status == "completed":
-                for name in ("steps", "train_seconds", "test_accuracy", "test_loss"):
-                    record[name] = record[name] + 0
+                names = ("steps", "train_seconds", "test_accuracy", "test_loss")
+                _require_numbers(*(record[name] for name in names))
+                self.history = self._read_metrics(record["steps"])
                 self.record = record
-                self._read_metrics()
         except FileNotFoundError as error:
             raise UsageError(f"nothing to resume: there is no {error.filename}") from error
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-            raise UsageError(f"{path} is damaged ({error!r}): begin a new run") from error
+        except (UsageError, OSError):
+            raise
+        except Exception as error:  # a damaged file can raise almost anything
+            raise UsageError(
+                f"run.json or metrics.csv in {self.path} is damaged ({error!r:.200}): "
+                "begin a new run"
+            ) from error
+
+    def _lock_folder(self, folder):
+        self._lock = os.open(folder, os.O_RDONLY)
+        fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
     def _make_folder(self):
-        """The folder with run.json inside, by one rename."""
-        temporary = self.path.with_name(f".{os.getpid()}.tmp")
+        """The folder with run.json inside, by one rename; locked before anybody can see it."""
+        temporary = self.path.with_name(f".{os.getpid()}-{time.time_ns()}.tmp")
         missing = [parent for parent in self.path.parents if not parent.exists()]
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             temporary.mkdir()
+            self._lock_folder(temporary)
             (temporary / "run.json").write_text(json.dumps(self.record, indent=1) + "\n")
             os.rename(temporary, self.path)
         except OSError:
@@ -471,11 +494,27 @@ class Run:
             writer.writerow(self.history)
             writer.writerows(zip(*self.history.values(), strict=True))
 
-    def _read_metrics(self):
-        with open(self.path / "metrics.csv", newline="") as file:
-            names, *rows = csv.reader(file)
+    def _read_metrics(self, steps):
+        """The history in metrics.csv after so many steps, the last ones."""
+        lines = read_file(self.path / "metrics.csv", MAX_RECORD).decode().splitlines()
+        names, *rows = csv.reader(lines)
         columns = zip(*([int(row[0]), *map(float, row[1:])] for row in rows), strict=True)
-        self.history = _checked_history(dict(zip(names, columns, strict=True)), self.history)
+        history = dict(zip(names, map(list, columns), strict=True))
+        return self._checked_history(history, steps, ended=True)
+
+    def _checked_history(self, history, step, ended):
+        """history, which must be that of this run after a step, or after its last one."""
+        due = range(0, step + 1, self.args.eval_freq)
+        last = [step] if ended and step not in due else []
+        if list(history) != list(self.history) or any(
+            len(column) != len(due) + len(last) for column in history.values()
+        ):
+            raise ValueError("the history is not that of this run")
+        steps, *others = history.values()
+        if [*map(repr, steps)] != [*map(repr, [*due, *last])]:
+            raise ValueError("the history has other steps than this run")
+        _require_numbers(*(value for column in others for value in column))
+        return history
 
     def _flush(self):
         """Adds the pending pairs to the sums."""
@@ -501,14 +540,38 @@ class Run:
             print(SYNTHETIC_WARNING, file=sys.stderr)
 
 
-def _checked_history(history, columns):
-    history = {name: list(values) for name, values in history.items()}
-    lengths = {len(values) for values in history.values()}
-    if list(history) != list(columns) or len(lengths) > 1:
-        raise ValueError("the history is not that of this run")
-    if not all(isinstance(v, int | float) for values in history.values() for v in values):
-        raise ValueError("the history is not all numbers")
-    return history
+def _require_numbers(*values):
+    if not all(type(value) in (int, float) and math.isfinite(value) for value in values):
+        raise ValueError("something else in place of a finite number")
+
+
+def open_plain(path):
+    """A file opened to read its bytes; ValueError where it is a device, a pipe or a folder."""
+    if path.exists() and not path.is_file():
+        raise ValueError(f"{path.name} is no plain file")
+    return open(path, "rb")
+
+
+def read_file(path, limit):
+    """The bytes of a file; ValueError where it has more than limit."""
+    with open_plain(path) as file:
+        content = file.read(limit + 1)
+    if len(content) > limit:
+        raise ValueError(f"{path.name} has more than {limit} bytes")
+    return content
+
+
+def read_zip(path):
+    """The members, by name, of a zip file as numpy.savez and torch.save write it, each found whole
+    by its checksum. Takes no more memory than the file is long, whatever it says of its members."""
+    with open_plain(path) as file, zipfile.ZipFile(file) as archive:
+        members = archive.infolist()
+        size = os.fstat(file.fileno()).st_size
+        if any(m.compress_type or m.file_size != m.compress_size for m in members):
+            raise ValueError("its members are packed")
+        if sum(m.file_size for m in members) > size:
+            raise ValueError("its members are longer than it is")
+        return {member.filename: archive.read(member) for member in members}
 
 
 def draw_curves(record, history, file):
@@ -516,12 +579,10 @@ def draw_curves(record, history, file):
     # Here and not at the top: it costs a third of a second, which only the end of a run needs.
     from matplotlib.figure import Figure
 
-    framework = {"numpy": "NumPy", "pytorch": "PyTorch"}[record["framework"]]
-    dataset = {"cifar10": "CIFAR-10", "synthetic": "synthetic data, NOT CIFAR-10"}
     units = "-".join(map(str, ["3072", *record["flags"]["dnn_hidden_units"], "10"]))
     figure = Figure(figsize=(10, 4), layout="constrained")
     figure.suptitle(
-        f"{framework} MLP {units} on {dataset[record['dataset']]}: "
+        f"{FRAMEWORKS[record['framework']]} MLP {units} on {DATASETS[record['dataset']]}: "
         f"test accuracy {record['test_accuracy']:.4f}",
         color="red" if record["dataset"] == "synthetic" else "black",
     )

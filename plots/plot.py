@@ -1,15 +1,20 @@
 """Draw every figure of this folder from the records in report/results.
 
-python plots/plot.py
+    python plots/plot.py
+
+The pictures (PNG) are for the README. The same figures as vector drawings without their titles go
+to report/build, where the report takes them from.
 """
 
 import json
 from pathlib import Path
 
+import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
 ROOT = Path(__file__).resolve().parent.parent
+VECTORS = ROOT / "report" / "build"
 PANELS = (("loss", "cross-entropy loss (nats)"), ("accuracy", "accuracy (fraction)"))
 
 
@@ -18,8 +23,8 @@ def read_runs(name):
 
 
 def new_figure(title):
-    figure = Figure(figsize=(10, 4), layout="constrained")
-    figure.suptitle(title)
+    figure = Figure(figsize=(7.5, 3), layout="constrained")
+    figure.suptitle(title, fontsize="medium")
     axes = figure.subplots(1, 2)
     for panel, (_, label) in zip(axes, PANELS, strict=True):
         panel.set(xlabel="step", ylabel=label)
@@ -29,7 +34,14 @@ def new_figure(title):
 
 def save(figure, name):
     # Without the date and the version of matplotlib, the same records give the same file.
-    figure.savefig(ROOT / "plots" / name, dpi=120, metadata={"Software": None})
+    figure.savefig(ROOT / "plots" / name, dpi=160, metadata={"Software": None})
+    figure.suptitle("")
+    VECTORS.mkdir(exist_ok=True)
+    with matplotlib.rc_context({"pdf.fonttype": 42}):  # TrueType, which keeps the text searchable
+        figure.savefig(
+            (VECTORS / name).with_suffix(".pdf"),
+            metadata={"CreationDate": None, "Producer": None, "Creator": None},
+        )
 
 
 def draw_default_run():

@@ -13,6 +13,12 @@ import numpy as np
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
 RESULTS = ROOT / "report" / "results"
+NUMPY_RUNS = (
+    ('""', "numpy-none"),
+    ("100", "numpy-100"),
+    ("100,100", "numpy-100-100"),
+    ("200,200,200", "numpy-200-200-200"),
+)  # --dnn_hidden_units and the name of the record
 
 
 def read(name):
@@ -22,12 +28,7 @@ def read(name):
 def accuracy_table():
     """Test accuracy of the NumPy networks at the default flags, over the seeds."""
     lines = ["| `--dnn_hidden_units` | test accuracy | seeds |", "|---|---|---|"]
-    for units, name in (
-        ('""', "numpy-none"),
-        ("100", "numpy-100"),
-        ("100,100", "numpy-100-100"),
-        ("200,200,200", "numpy-200-200-200"),
-    ):
+    for units, name in NUMPY_RUNS:
         values = [run["test_accuracy"] for run in read(name)["runs"]]
         spread = np.std(values, ddof=1)
         lines.append(f"| `{units}` | {np.mean(values):.4f} ± {spread:.4f} | {len(values)} |")

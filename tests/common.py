@@ -1,14 +1,18 @@
 """Small stand-ins for CIFAR-10's official files, for the tests of what reads and fetches them."""
 
+import contextlib
 import hashlib
 import io
 import pickle
+import resource
 import struct
+import sys
 import tarfile
 
 import numpy as np
 
 import cifar10_utils
+import training
 
 N = 10  # images in a small batch file
 
@@ -88,3 +92,48 @@ def archive_of(files, mode="w:gz", folder=cifar10_utils.FOLDER):
 def listing(folder):
     """Every file below folder with its content."""
     return {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def attempt(main, argv):
+    """The exit status of main(argv) and what it says of an error.
+
+    Asserts what is promised of every run: it ends well or with one line on stderr, which the usage
+    may precede; status 1 is for a loss that is not finite alone. Any exception but SystemExit is
+    the caller's.
+    """
+    with (
+        contextlib.redirect_stdout(io.StringIO()),
+        contextlib.redirect_stderr(io.StringIO()) as err,
+    ):
+        try:
+            main(argv)
+        except SystemExit as exit:
+            status = exit.code or 0
+        else:
+            status = 0
+    said = "".join(err.getvalue().split(training.SYNTHETIC_WARNING + "\n"))
+    if status == 0:
+        return status, said
+    assert status in (1, 2), said
+    usage, _, line = said.removesuffix("\n").rpartition("\n")
+    assert not usage or usage.startswith("usage: "), said
+    assert ": error: " in line and line.isprintable(), said
+    assert ("the loss is" in line) == (status == 1), said
+    assert "alloc" not in line and "MemoryError" not in line, said
+    return status, line
+
+
+@contextlib.contextmanager
+def little_memory(mb=300):
+    """Lets this process, on Linux, take so many MB more than it has now."""
+    if sys.platform != "linux":
+        yield
+        return
+    with open("/proc/self/statm") as file:
+        now = int(file.read().split()[0]) * resource.getpagesize()
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (now + mb * 2**20, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)

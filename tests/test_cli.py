@@ -3,7 +3,6 @@
 import csv
 import json
 import os
-import random
 import re
 import shlex
 import signal
@@ -72,7 +71,7 @@ def test_a_linear_model_learns_the_synthetic_set_poorly(tmp_path):
 def test_without_data_and_network_it_says_so_and_falls_back(tmp_path):
     began = time.monotonic()
     out, err = train(NUMPY, "--max_steps", 1, cwd=tmp_path, CIFAR10_URL="http://127.0.0.1:9/x")
-    assert time.monotonic() - began < 20
+    assert time.monotonic() - began < 60
     assert "no CIFAR-10 from http://127.0.0.1:9/x" in "".join(err)
     assert "(synthetic, 1 steps" in out[-1]
     assert [p.name for p in tmp_path.iterdir()] == ["runs"]
@@ -96,7 +95,7 @@ def test_ctrl_c(script, tmp_path):
     process = start(script, *flags)
     wait_for(lambda: len(rows_of(tmp_path / "a")) > 1)
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=30)
+    out, err = process.communicate(timeout=120)
     assert process.returncode == 130
     assert re.search(r"step \d+ of 1000000 is saved", err.splitlines()[-1])
     assert "Traceback" not in err
@@ -104,7 +103,7 @@ def test_ctrl_c(script, tmp_path):
 
 
 def wait_for(condition):
-    end = time.monotonic() + 60
+    end = time.monotonic() + 120
     while time.monotonic() < end:
         try:
             if condition():
@@ -115,33 +114,22 @@ def wait_for(condition):
     raise TimeoutError
 
 
-def kill_and_resume(script, folder, rng, flags):
-    """Kills a run with SIGKILL at random moments, twice, then lets it end."""
-    flags = [*flags, "--run_dir", folder]
-    for _ in range(2):
-        resume = ["--resume"] if (folder / "run.json").exists() else []
-        process = start(script, *flags, *resume)
-        time.sleep(rng.uniform(0.3, 2.2))
-        process.kill()
-        process.communicate()
-    train(script, *flags, *(["--resume"] if (folder / "run.json").exists() else []))
-
-
-KILLED = ["--synthetic", "--max_steps", 40, "--eval_freq", 7, "--dnn_hidden_units", "20,20"]
-
-
-@pytest.mark.parametrize("script", TRAINERS)
-@pytest.mark.parametrize("times", [1, pytest.param(35, marks=pytest.mark.slow)])
-def test_killed_at_random_moments_a_run_ends_the_same(script, times, tmp_path):
-    train(script, *KILLED, "--run_dir", tmp_path / "whole")
-    rng = random.Random(times)
-    for i in range(times):
-        kill_and_resume(script, tmp_path / str(i), rng, KILLED)
-        for name in ("metrics.csv", "run.json"):
-            one, two = ((tmp_path / folder / name).read_text() for folder in ("whole", str(i)))
-            if name == "run.json":
-                one, two = (re.sub(r'"(train_seconds|peak_rss_mb)": .*', "", t) for t in (one, two))
-            assert one == two
+@pytest.mark.parametrize("framework", ["numpy", "pytorch"])
+@pytest.mark.parametrize("kills", [4, pytest.param(150, marks=pytest.mark.slow)])
+def test_killed_at_any_moment_a_run_ends_the_same(framework, kills, tmp_path, record_figure):
+    """Also where three runs want the same folder at once: one has it, the others say so."""
+    done = subprocess.run(
+        [sys.executable, ROOT / "tests" / "killing.py", framework, tmp_path, str(kills), "1"],
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout.splitlines()[-1])
+    assert report.pop("failures") == []
+    assert sum(report["killed"].values()) >= kills
+    assert report["races"] > 0
+    record_figure(f"{framework}: {report}")
 
 
 def test_the_numpy_half_needs_no_torch(tmp_path):

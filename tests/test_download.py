@@ -58,6 +58,19 @@ class Handler(http.server.BaseHTTPRequestHandler):
             return self.reply(200, b"<html>Sorry</html>")
         if act == "wrong bytes":
             return self.reply(200, server.archive[:-2000] + bytes(2000))
+        if act == "slow headers":
+            self.wfile.write(b"HTTP/1.1 200 OK\r\n")
+            while not server.closing.wait(0.05):
+                self.wfile.write(b"X: y\r\n")
+            return None
+        if act == "endless header":
+            return self.wfile.write(b"HTTP/1.1 200 OK\r\nX: " + bytes(2**17))
+        if act == "garbage":
+            return self.wfile.write(b"SSH-2.0-OpenSSH\r\n\r\n")
+        if act == "rude":
+            return self.wfile.write(b"HTTP/1.1 404 \x1b[2J\x07\rgone\r\n\r\n")
+        if act == "bad chunks":
+            return self.reply(200, b"zz\r\n", {"Transfer-Encoding": "chunked"})
         if act.startswith("redirect "):
             return self.reply(302, b"", {"Location": act.split()[1]})
         start = int(asked.removeprefix("bytes=").removesuffix("-")) if asked else 0
@@ -80,6 +93,12 @@ class Handler(http.server.BaseHTTPRequestHandler):
             while not server.closing.wait(0.05):
                 self.wfile.write(b"x")
             return None
+        if act == "break and change":
+            self.reply(status, body, headers, sent=len(body) // 3)
+            server.archive = server.changed
+            return None
+        if act == "too long a length":
+            return self.reply(status, body, {**headers, "Content-Length": "99999999"})
         if act == "too short a length":
             return self.reply(status, body, {**headers, "Content-Length": str(len(body) // 2)})
         if act == "no length":
@@ -136,6 +155,8 @@ def assert_complete(folder):
     [
         ([], 1),
         (["no length"], 1),
+        (["too long a length"], 2),
+        (["garbage", "bad chunks"], 3),
         (["refuse"], 2),
         (["reset"], 2),
         (["silent"], 2),
@@ -196,6 +217,12 @@ def test_an_archive_that_changed_between_two_calls_is_fetched_anew(server, tmp_p
         (["break", "shifted"], "another part of the archive"),
         (["trickle"] * 6, "only .* bytes in"),
         (["silent"] * 3, "no answer within 1 s|timed out"),
+        (["slow headers"] * 3, "no answer within 1 s"),
+        (["endless header"] * 3, "more than 65536 bytes"),
+        (["garbage"] * 3, "SSH-2.0-OpenSSH"),
+        (["bad chunks"] * 3, "IncompleteRead"),
+        (["redirect /cifar-10-python.tar.gz"] * 20, "infinite loop"),
+        (["redirect http://[bad/x"], "Invalid IPv6 URL|does not appear to be"),
         (["redirect ftp://127.0.0.1/x"], "redirects to ftp://127.0.0.1/x: refused"),
         (["redirect file:///etc/passwd"], "file:///etc/passwd. is not allowed"),
     ],
@@ -210,6 +237,49 @@ def test_a_download_that_cannot_be_right_ends_with_a_sentence(server, plan, comp
     assert not (tmp_path / "cifar10" / FOLDER).exists()
     server.plan.clear()
     assert_complete(download(tmp_path / "cifar10"))  # and nothing wrong was kept
+
+
+@pytest.mark.parametrize("size", ["same", "longer", "shorter"])
+def test_an_archive_that_changes_between_two_ranges(server, size, tmp_path, monkeypatch):
+    files = use_small_files(monkeypatch)
+    server.changed = {
+        "same": bytes(reversed(server.archive)),
+        "longer": archive_of(files, "w"),
+        "shorter": archive_of(files, "w:xz"),
+    }[size]
+    server.plan.append("break and change")
+    began = time.monotonic()
+    with pytest.raises(DownloadError, match="not CIFAR-10's archive|another part"):
+        download(tmp_path)
+    assert time.monotonic() - began < 20
+    assert listing(tmp_path) == {}
+    server.archive = archive_of(files)
+    assert_complete(download(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["http://", "http://[", "http://a b/", "http://" + "a" * 70, "http://127.0.0.1:x/", "http://:1"]
+    + [
+        "http://127.0.0.1:99999/",
+        "http://127.0.0.1:9/\n\u00e9\x1b",
+        "https://\u2100/",
+        "http://%zz/",
+    ],
+)
+def test_a_mirror_of_an_impossible_address(server, url, tmp_path, monkeypatch):
+    monkeypatch.setenv("CIFAR10_URL", url)
+    with pytest.raises(SystemExit) as exit:
+        cifar10_utils.main([str(tmp_path / "new")])
+    assert "no CIFAR-10 from http" in exit.value.code and exit.value.code.isprintable()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_server_says_cannot_steer_the_terminal(server, tmp_path):
+    server.plan.append("rude")
+    with pytest.raises(SystemExit) as exit:
+        cifar10_utils.main([str(tmp_path)])
+    assert "404" in exit.value.code and exit.value.code.isprintable()
 
 
 def test_an_endless_archive_is_cut_off(server, tmp_path, monkeypatch):
@@ -297,6 +367,16 @@ def test_two_downloads_at_once_wait_for_each_other(server, tmp_path):
         thread.join()
     assert_complete(tmp_path / FOLDER)
     assert server.ranges == [None]
+
+
+@pytest.mark.parametrize("name", [f"{FOLDER}.tar.part", f"{FOLDER}/data_batch_3.part"])
+def test_a_link_is_not_written_through(server, name, tmp_path):
+    (tmp_path / "mine").write_text("my work")
+    (tmp_path / "data" / FOLDER).mkdir(parents=True)
+    (tmp_path / "data" / name).symlink_to(tmp_path / "mine")
+    with pytest.raises(DownloadError, match="cannot write .*: Too many levels of symbolic links"):
+        download(tmp_path / "data")
+    assert (tmp_path / "mine").read_text() == "my work"
 
 
 def test_a_folder_of_another_name_is_completed_in_place(server, tmp_path, monkeypatch):

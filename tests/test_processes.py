@@ -1,16 +1,17 @@
 """Training in several processes under torchrun, on the CPU."""
 
 import os
+import random
 import signal
 import subprocess
 import sys
 import time
 
-import numpy as np
 import pytest
+from killing import results
 from test_cli import PYTORCH, ROOT, record_of, rows_of, train, wait_for
 
-FLAGS = ["--synthetic", "--max_steps", 100, "--eval_freq", 50]
+FLAGS = ["--synthetic", "--max_steps", 200, "--eval_freq", 20]
 
 
 def torchrun(*flags, status=0, wait=True):
@@ -27,7 +28,7 @@ def torchrun(*flags, status=0, wait=True):
     if not wait:
         return process
     try:
-        out, err = process.communicate(timeout=120)
+        out, err = process.communicate(timeout=240)
     finally:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
@@ -43,13 +44,20 @@ def assert_same_but_for_rounding(one, two):
             assert float(a[column]) == pytest.approx(float(b[column]), abs=tolerance)
 
 
-def test_two_processes_end_where_one_does(tmp_path):
+@pytest.fixture(scope="module")
+def two(tmp_path_factory):
+    """The folder of a run in two processes, and what it printed."""
+    folder = tmp_path_factory.mktemp("processes") / "two"
+    return folder, *torchrun(*FLAGS, "--run_dir", folder)
+
+
+def test_two_processes_end_where_one_does(two, tmp_path):
+    folder, out, err = two
     train(PYTORCH, *FLAGS, "--run_dir", tmp_path / "one")
-    out, err = torchrun(*FLAGS, "--run_dir", tmp_path / "two")
-    assert_same_but_for_rounding(rows_of(tmp_path / "one"), rows_of(tmp_path / "two"))
+    assert_same_but_for_rounding(rows_of(tmp_path / "one"), rows_of(folder))
     assert out.count("test accuracy") == 1
     assert err.count("SYNTHETIC DATA") == 2
-    names = sorted(path.name for path in (tmp_path / "two").iterdir())
+    names = sorted(path.name for path in folder.iterdir())
     assert names == ["checkpoint.pt", "curves.png", "metrics.csv", "run.json"]
 
 
@@ -58,27 +66,47 @@ def children_of(pid):
         return [int(child) for child in file.read().split()]
 
 
-@pytest.mark.parametrize("rank", [pytest.param(0, marks=pytest.mark.slow), 1])
-def test_a_killed_process_ends_all_and_resume_goes_on(rank, tmp_path):
-    flags = [*FLAGS[:1], "--max_steps", 200, "--eval_freq", 20, "--run_dir", tmp_path / "two"]
-    process = torchrun(*flags, wait=False)
+def kill_and_resume(folder, ranks, moment):
+    """Kills some of the two processes once moment() returns, and goes on to the end."""
+    resume = ["--resume"] if (folder / "run.json").exists() else []
+    process = torchrun(*FLAGS, "--run_dir", folder, *resume, wait=False)
     try:
-        wait_for(lambda: len(rows_of(tmp_path / "two")) >= 2)
-        os.kill(sorted(children_of(process.pid))[rank], signal.SIGKILL)
+        wait_for(lambda: len(children_of(process.pid)) >= 2)
+        moment()
+        for rank in ranks:
+            os.kill(sorted(children_of(process.pid))[rank], signal.SIGKILL)
         began = time.monotonic()
-        _, err = process.communicate(timeout=60)
-        assert time.monotonic() - began < 20
+        _, err = process.communicate(timeout=240)
+        assert time.monotonic() - began < 60
     finally:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
     assert process.returncode != 0
     assert "--resume goes on from the last checkpoint" in err or "SIGKILL" in err or "-9" in err
-    assert record_of(tmp_path / "two")["status"] != "completed"
-    torchrun(*flags, "--resume")
-    assert record_of(tmp_path / "two")["status"] == "completed"
-    rows = rows_of(tmp_path / "two")
-    assert [int(row["step"]) for row in rows] == list(range(0, 201, 20))
-    assert np.isfinite([float(row["train_loss"]) for row in rows]).all()
+    begun = (folder / "run.json").exists()
+    assert not begun or record_of(folder)["status"] != "completed"
+    torchrun(*FLAGS, "--run_dir", folder, *(["--resume"] if begun else []))
+
+
+def test_a_killed_process_ends_all_and_resume_ends_the_same(two, tmp_path):
+    folder = tmp_path / "killed"
+    kill_and_resume(folder, [1], lambda: wait_for(lambda: len(rows_of(folder)) >= 2))
+    assert results(folder) == results(two[0])
+
+
+@pytest.mark.slow
+def test_one_or_both_processes_killed_at_random_moments(two, tmp_path, record_figure):
+    """The time that a run took so far, the start of the processes included, gives the range."""
+    rng, kinds = random.Random(0), [[0], [1], [0, 1], [1, 0]]
+    began = time.monotonic()
+    torchrun(*FLAGS, "--run_dir", tmp_path / "timed")
+    seconds = time.monotonic() - began
+    for i in range(8):
+        moment = rng.uniform(0.2, 0.75) * seconds
+        folder = tmp_path / str(i)
+        kill_and_resume(folder, kinds[i % 4], lambda moment=moment: time.sleep(moment))
+        assert results(folder) == results(two[0])
+    record_figure("8 runs of two processes with one or both killed: all ended the same")
 
 
 def test_bad_input_is_reported_once(tmp_path):

@@ -5,11 +5,9 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from common import use_small_files, write_files
 from test_training import refused
 from torch import nn
 
-import cifar10_utils
 import mlp_numpy
 import train_mlp_numpy
 import train_mlp_pytorch as trainer
@@ -182,12 +180,6 @@ def test_dropout_keeps_its_share_of_units_and_their_mean():
 @pytest.fixture(autouse=True)
 def no_curves(monkeypatch):
     monkeypatch.setattr(trainer.training, "draw_curves", lambda *_: None)
-
-
-@pytest.fixture
-def data(tmp_path_factory, monkeypatch):
-    folder = tmp_path_factory.mktemp("data") / cifar10_utils.FOLDER
-    return str(write_files(folder, use_small_files(monkeypatch)))
 
 
 def history_of(data, folder, *flags):

@@ -1,0 +1,425 @@
+"""Write what report.tex takes from the records in report/results: every number and every table.
+
+    python report/make_report.py
+
+`latexmk` in this folder calls it first. report/generated.tex is committed, so that a difference
+between the records and the report can be seen; report/build/inputs.tex holds a digest of all that
+the report is made from, which the PDF carries along, so that an old PDF can be told from a new one.
+"""
+
+import hashlib
+import itertools
+import math
+import re
+import sys
+from pathlib import Path
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT), str(ROOT / "report")]
+
+import tables  # noqa: E402
+
+import cifar10_utils  # noqa: E402
+
+GENERATED = ROOT / "report" / "generated.tex"
+BUILD = ROOT / "report" / "build"
+
+# Question 2.1: the record that the others are compared with, and these by kind. The table says
+# by which flags they differ. A row appears with its record; those combined-* come last.
+BASELINE = "base"
+MODIFICATIONS = {
+    "Optimisation": (
+        *("learning-rate-low", "learning-rate-high", "batch-small", "batch-large"),
+        *("steps-few", "steps-many", "sgd", "cosine"),
+    ),
+    "Width and depth": ("width-small", "width-large", "depth-one", "depth-four"),
+    "Activation": ("relu", "gelu", "tanh"),
+    "Inputs and units": ("standardize", "local-fields", "batch-norm", "layer-norm"),
+    "Regularisation of the weights": ("weight-decay", "adam", "l1"),
+    "Regularisation by noise in the network": ("dropout",),
+    "Regularisation by the data": ("flip", "shift", "flip-shift", "distortion"),
+    "Regularisation by the targets": ("label-smoothing",),
+    "Averaging": ("ema", "test-time"),
+}
+MOVED = 4  # pixels by which images are moved, for the effect of augmentation
+# Question 2.2: the settings of the table, as inputs, --standardize, learning rate.
+COMPARED = (("less their mean", False, 1e-3), ("standardised", True, 1e-1))
+# Flags that change no result, and --max_steps, which --epochs takes the place of.
+NO_MODIFICATION = ("seed", "eval_freq", "checkpoint_freq", "max_steps", "validation_size")
+
+
+def fixed(value, digits=4):
+    return f"${value:.{digits}f}$"
+
+
+def scientific(value, digits=1):
+    mantissa, exponent = f"{value:.{digits}e}".split("e")
+    factor = "" if mantissa == "1" else rf"{mantissa}\cdot "
+    return f"${factor}10^{{{int(exponent)}}}$"
+
+
+def mean_and_spread(values, digits=4):
+    """The mean and, of more than one value, the standard deviation."""
+    if len(values) == 1:
+        return fixed(values[0], digits)
+    return rf"${np.mean(values):.{digits}f} \pm {np.std(values, ddof=1):.{digits}f}$"
+
+
+def runs_of(name):
+    return tables.read(name)["runs"]
+
+
+def column(runs, name):
+    """One column of the histories: (runs, rows)."""
+    return np.array([run["history"][name] for run in runs])
+
+
+def recorded(name):
+    return (tables.RESULTS / f"{name}.json").exists()
+
+
+def values():
+    """Every number in the text, by the name under which report.tex calls for it."""
+    numbers = {
+        **numpy_values(),
+        **agreement_values(),
+        **benchmark_values(),
+        **numeric_values(),
+        **activation_values(),
+    }
+    for name, make in MEASURED.items():
+        if recorded(name):
+            numbers |= make(tables.read(name))
+    return numbers
+
+
+def numpy_values():
+    """Question 1.2: the runs at the default flags."""
+    runs = runs_of("numpy-100")
+    flags = runs[0]["flags"]
+    test, train = column(runs, "test_accuracy"), column(runs, "train_accuracy")
+    accuracies = [run["test_accuracy"] for run in runs]
+    n_train = cifar10_utils.IMAGES_PER_FILE * len(cifar10_utils.TRAIN_FILES)
+    n_test = cifar10_utils.IMAGES_PER_FILE
+    mean = np.mean(accuracies)
+    return {
+        "python version": runs[0]["versions"]["python"],
+        "numpy version": runs[0]["versions"]["numpy"],
+        "hidden units": ", ".join(map(str, flags["dnn_hidden_units"])),
+        "learning rate": scientific(flags["learning_rate"], 0),
+        "steps": str(flags["max_steps"]),
+        "batch size": str(flags["batch_size"]),
+        "eval freq": str(flags["eval_freq"]),
+        "epochs": fixed(flags["max_steps"] * flags["batch_size"] / n_train, 1),
+        "test images": rf"${n_test // 1000}\,{n_test % 1000:03}$",
+        "seeds": str(len(runs)),
+        "accuracy": mean_and_spread(accuracies),
+        "lowest accuracy": fixed(min(accuracies)),
+        "highest accuracy": fixed(max(accuracies)),
+        "loss": mean_and_spread([run["test_loss"] for run in runs], 3),
+        "first loss": fixed(column(runs, "test_loss")[:, 0].mean(), 6),
+        "last train loss": mean_and_spread(column(runs, "train_loss")[:, -1], 3),
+        "last train accuracy": mean_and_spread(train[:, -1]),
+        "change between evaluations": fixed(np.abs(np.diff(test[:, -6:])).mean()),
+        "sampling error": fixed(math.sqrt(mean * (1 - mean) / n_test)),
+        "pixel scale": f"{cifar10_utils.PIXEL_RMS:.0f}",
+    }
+
+
+def agreement_values():
+    """Question 2.1: how near the curves of the two halves are, seed by seed."""
+    ours = {run["seed"]: run for run in runs_of("numpy-100")}
+    theirs = runs_of("pytorch-100")
+    pairs = [ours[run["seed"]] for run in theirs], theirs
+
+    def distance(name, relative):
+        one, other = (column(runs, name) for runs in pairs)
+        return np.abs((one - other) / (other if relative else 1)).max()
+
+    return {
+        "torch version": theirs[0]["versions"]["torch"].partition("+")[0],
+        "agreement seeds": str(len(theirs)),
+        "loss distance": scientific(
+            max(distance(name, relative=True) for name in ("train_loss", "test_loss"))
+        ),
+        "accuracy distance": fixed(
+            max(distance(name, relative=False) for name in ("train_accuracy", "test_accuracy"))
+        ),
+        "pytorch accuracy": mean_and_spread([run["test_accuracy"] for run in theirs]),
+        "numpy accuracy same seeds": mean_and_spread([run["test_accuracy"] for run in pairs[0]]),
+    }
+
+
+def benchmark_values():
+    record = tables.read("benchmark")
+    numbers = {"cores": str(record["cores"])}
+    for framework, run in record["default_run"].items():
+        numbers[f"{framework} wall"] = fixed(run["wall_seconds"], 1)
+        numbers[f"{framework} training"] = fixed(run["train_seconds"], 1)
+        numbers[f"{framework} memory"] = f"{run['peak_rss_mb']:.0f}"
+    numbers["step to products"] = fixed(record["numpy step to products"]["median"], 2)
+    numbers["step to pytorch"] = fixed(record["numpy step to pytorch step"]["median"], 2)
+    return numbers
+
+
+def numeric_values():
+    """Question 1.1: the floor of the softmax, in both precisions."""
+    numbers = {"log classes": fixed(math.log(cifar10_utils.N_CLASSES), 6)}
+    for name, dtype in (("single", np.float32), ("double", np.float64)):
+        tiny = float(np.finfo(dtype).tiny)
+        numbers[f"{name} floor"] = scientific(tiny)
+        numbers[f"{name} largest loss"] = fixed(-math.log(tiny), 1)
+    return numbers
+
+
+def activation_values():
+    """Question 2.2: moments of h(Z) and h'(Z) for a standard normal Z, by quadrature."""
+    z = np.linspace(-12, 12, 240_001)
+    density = np.exp(-(z**2) / 2) / math.sqrt(2 * math.pi)
+
+    def expected(values):
+        return float(np.trapezoid(values * density, z))
+
+    # abs, because the odd tanh gives a zero with the sign of its rounding error
+    numbers = {
+        "tanh mean": fixed(abs(expected(np.tanh(z))), 2),
+        "elu mean": fixed(expected(np.where(z > 0, z, np.expm1(z))), 2),
+        "relu mean": fixed(expected(np.maximum(z, 0)), 2),
+    }
+    for name, slope in (("tanh", 1 - np.tanh(z) ** 2), ("elu", np.exp(np.minimum(z, 0)))):
+        factor = expected(slope**2)
+        numbers[f"{name} factor"] = fixed(factor, 2)
+        numbers[f"{name} ten layers"] = fixed(math.sqrt(factor) ** 10, 2)
+    numbers["tanh slope at two"] = fixed(1 - math.tanh(2) ** 2, 2)
+    numbers["elu slope at minus two"] = fixed(math.exp(-2), 2)
+    return numbers
+
+
+def best_values(record):
+    """Question 2.1: the best model, trained on all training images."""
+    flags = record["runs"][0]["flags"]
+    sizes = [math.prod(cifar10_utils.SHAPE), *flags["dnn_hidden_units"], cifar10_utils.N_CLASSES]
+    weights = sum(n * m for n, m in itertools.pairwise(sizes))
+    return {
+        "best layers": "-".join(map(str, sizes)),
+        "best weights": fixed(weights / 1e6, 1),
+        "best accuracy": mean_and_spread([run["test_accuracy"] for run in record["runs"]]),
+        "best seeds": "one seed" if len(record["seeds"]) == 1 else f"{len(record['seeds'])} seeds",
+        "best minutes": f"{record['train_seconds'] / 60:.0f}",
+        "best flags": typewriter(changed_flags(flags, runs_of("pytorch-100")[0]["flags"])),
+        "best command": typewriter([record["command"]]).replace("~", " "),
+    }
+
+
+def study_values(record):
+    """Question 2.1: what report/study.py found on the best model."""
+    classes, confusion = record["classes"], np.array(record["confusion"])
+    order = np.argsort(record["class_accuracy"])
+    mistakes = confusion - np.diag(confusion.diagonal())
+    pairs = np.triu(mistakes + mistakes.T)
+    first, second = np.unravel_index(pairs.argmax(), pairs.shape)
+    numbers = {
+        "study accuracy": fixed(record["test_accuracy"]),
+        "worst class": classes[order[0]],
+        "worst class accuracy": fixed(record["class_accuracy"][order[0]], 3),
+        "best class": classes[order[-1]],
+        "best class accuracy": fixed(record["class_accuracy"][order[-1]], 3),
+        "confused classes": f"{classes[first]} and {classes[second]}",
+        "confused images": str(pairs.max()),
+        "wrong images": str(mistakes.sum()),
+        "temperature": fixed(record["temperature"], 2),
+        "mistakes certainty": fixed(record["mistakes"][-1]["probability"], 2),
+        "mistakes listed": str(len(record["mistakes"])),
+    }
+    for when, result in record["calibration"].items():
+        numbers[f"error {when}"] = fixed(result["error"], 3)
+        numbers[f"loss {when}"] = fixed(result["loss"], 3)
+    for name, run in record["augmentation"].items():
+        numbers[f"train {name}"] = fixed(run["train_accuracy"], 3)
+        numbers[f"validation {name}"] = fixed(run["val_accuracy"], 3)
+        numbers[f"moved {name}"] = fixed(run["moved"][run["moved_by"].index(MOVED)], 3)
+        numbers[f"neighbours {name}"] = fixed(run["first_layer"]["neighbour_correlation"], 2)
+    numbers["moved"] = str(MOVED)
+    return numbers
+
+
+def completed(record, activation):
+    """The runs with an activation: those that reached the last step, and all."""
+    last = max(run["step"][-1] for run in record["runs"])
+    runs = [run for run in record["runs"] if run["activation"] == activation]
+    return [run for run in runs if run["step"][-1] == last], runs
+
+
+def tanh_and_elu_values(record):
+    """Question 2.2: the measured comparison."""
+    numbers = {
+        "measured steps": str(max(run["step"][-1] for run in record["runs"])),
+        "measured seeds": str(len({run["seed"] for run in record["runs"]})),
+        "measured units": str(record["units"]),
+        "threshold": fixed(record["threshold"], 2),
+        "deep": str(max(run["depth"] for run in record["runs"])),
+    }
+    for activation in ("tanh", "elu"):
+        runs, started = completed(record, activation)
+        numbers[f"{activation} runs"] = str(len(started))
+        numbers[f"{activation} diverged"] = str(len(started) - len(runs))
+    return numbers
+
+
+def tanh_and_elu_table():
+    """Question 2.2: the rows of the table: accuracy, and saturation of the first layer."""
+    if not recorded("activations"):
+        return ""
+    record = tables.read("activations")
+    depths = sorted({run["depth"] for run in record["runs"]})
+    rows = []
+    for inputs, standardize, rate in COMPARED:
+        for depth in (depths[0], depths[-1]):
+            chosen = [
+                [
+                    run
+                    for run in completed(record, activation)[0]
+                    if (run["standardize"], run["learning_rate"], run["depth"])
+                    == (standardize, rate, depth)
+                ]
+                for activation in ("tanh", "elu")
+            ]
+            cells = [inputs, f"${rate:g}$", str(depth)]
+            cells += [mean_and_spread([run["val_accuracy"][-1] for run in c], 3) for c in chosen]
+            cells += [fixed(np.mean([run["saturated"][-1][0] for run in c]), 2) for c in chosen]
+            rows.append(" & ".join(cells) + r" \\")
+    return "\n".join(rows)
+
+
+# Records that come late: while one is missing, what report.tex says of it is left out.
+MEASURED = {
+    "best-cpu": best_values,
+    "study": study_values,
+    "activations": tanh_and_elu_values,
+}
+
+
+def numpy_table():
+    """Question 1.2: the rows of the table over the hidden layers."""
+    rows = []
+    for units, name in tables.NUMPY_RUNS:
+        runs = runs_of(name)
+        cells = (
+            "none" if units == '""' else units.replace(",", ", "),
+            mean_and_spread(column(runs, "train_accuracy")[:, -1]),
+            mean_and_spread([run["test_accuracy"] for run in runs]),
+            mean_and_spread([run["test_loss"] for run in runs], 3),
+            str(len(runs)),
+        )
+        rows.append(" & ".join(cells) + r" \\")
+    return "\n".join(rows)
+
+
+def validation_accuracy(run):
+    """Of the weights that a run ended with: the best on the validation split."""
+    return max(run["history"]["val_accuracy"])
+
+
+def changed_flags(flags, before):
+    """The flags that differ, as on the command line. One that a record lacks was off."""
+    changes = []
+    for name, value in flags.items():
+        if name not in NO_MODIFICATION and (value or None) != (before.get(name) or None):
+            if isinstance(value, list):
+                value = ",".join(map(str, value))
+            elif isinstance(value, float):
+                value = f"{value:g}"
+            changes.append(name if value is True else f"{name} {value}")
+    return changes
+
+
+def typewriter(words):
+    """Words in typewriter letters, without a line break inside of one."""
+    return r"\texttt{" + ", ".join(w.replace(" ", "~") for w in words).replace("_", r"\_") + "}"
+
+
+def modifications():
+    """The records of the table, by their kind."""
+    groups = {
+        heading: [name for name in names if recorded(name)]
+        for heading, names in MODIFICATIONS.items()
+    }
+    groups["Combined"] = sorted(path.stem for path in tables.RESULTS.glob("combined-*.json"))
+    return {heading: names for heading, names in groups.items() if names}
+
+
+def modifications_table():
+    """Question 2.1: the rows of the table, under a heading for each kind of modification."""
+    if not recorded(BASELINE):
+        return ""
+    rows = [modification_row(BASELINE, "the baseline")]
+    for heading, names in modifications().items():
+        rows += [r"\addlinespace", rf"\multicolumn{{6}}{{@{{}}l}}{{\emph{{{heading}}}}} \\"]
+        rows += [modification_row(name, change(name)) for name in names]
+    return "\n".join(rows)
+
+
+def change(name):
+    """What an experiment adds to the one that its argument file begins with."""
+    path = ROOT / "report" / "experiments" / f"{name}.txt"
+    before = re.search(r"^@report/experiments/(.+)\.txt$", path.read_text(), re.M)[1]
+    flags = changed_flags(runs_of(name)[0]["flags"], runs_of(before)[0]["flags"])
+    if not name.startswith("combined-"):
+        return typewriter(flags)
+    short, *start = (n.removeprefix("combined-") for n in (name, before) if n != BASELINE)
+    return rf"{short}: " + typewriter([*start, *flags])
+
+
+def baseline_flags():
+    if not recorded(BASELINE):
+        return ""
+    flags, defaults = (runs_of(name)[0]["flags"] for name in (BASELINE, "pytorch-100"))
+    return typewriter(changed_flags(flags, defaults))
+
+
+def modification_row(name, change):
+    runs = runs_of(name)
+    accuracies, before = (
+        [validation_accuracy(run) for run in r] for r in (runs, runs_of(BASELINE))
+    )
+    points = f"${100 * (np.mean(accuracies) - np.mean(before)):+.1f}$"
+    cells = (
+        change,
+        fixed(column(runs, "train_accuracy")[:, -1].mean(), 3),
+        mean_and_spread(accuracies, 3),
+        "" if name == BASELINE else points,
+        mean_and_spread([run["test_accuracy"] for run in runs], 3),
+        str(len(runs)),
+    )
+    return " & ".join(cells) + r" \\"
+
+
+def generated():
+    """The text of generated.tex."""
+    lines = ["% Made from report/results by make_report.py: change nothing here."]
+    lines += [rf"\setval{{{name}}}{{{value}}}" for name, value in values().items()]
+    lines += [rf"\setval{{recorded {name}}}{{}}" for name in MEASURED if recorded(name)]
+    for name, rows in (
+        ("NumpyTable", numpy_table()),
+        ("ModificationsTable", modifications_table()),
+        ("BaselineFlags", baseline_flags()),
+        ("TanhAndEluTable", tanh_and_elu_table()),
+    ):
+        lines.append(rf"\newcommand*{{\{name}}}{{" + (f"%\n{rows}\n" if rows else "") + "}")
+    return "\n".join(lines) + "\n"
+
+
+def digest():
+    """SHA-256 of all that the PDF is made from: its text, the records, and what draws them."""
+    paths = [ROOT / "report" / "report.tex", *sorted(ROOT.glob("plots/plot*.py"))]
+    paths += sorted(path for path in tables.RESULTS.iterdir() if path.suffix in (".json", ".npz"))
+    contents = [generated().encode(), *(path.read_bytes() for path in paths)]
+    return hashlib.sha256(b"".join(hashlib.sha256(c).digest() for c in contents)).hexdigest()
+
+
+if __name__ == "__main__":
+    GENERATED.write_text(generated())
+    BUILD.mkdir(exist_ok=True)
+    (BUILD / "inputs.tex").write_text(rf"\newcommand{{\Inputs}}{{{digest()}}}" + "\n")

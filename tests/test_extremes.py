@@ -1,0 +1,261 @@
+"""Numbers at the extremes: gradients against arithmetic of fifty digits, and whole runs that end
+with finite results or with the sentence about the loss, never with a warning (an error here).
+"""
+
+import csv
+import itertools
+from decimal import Decimal, getcontext, localcontext
+from pathlib import Path
+
+import numpy as np
+import pytest
+from common import attempt, batch_bytes
+from test_training import TRAINERS
+
+import cifar10_utils
+import training
+from mlp_numpy import MLP
+from modules import CrossEntropyModule, ELUModule, LinearModule, SoftMaxModule
+
+DIGITS = 130  # so that differences over the steps below keep more than fifty
+
+
+@pytest.fixture
+def exact():
+    """Decimal arithmetic without rounding that a float could see, over any range."""
+    with localcontext() as context:
+        context.prec, context.Emin, context.Emax = DIGITS, -(10**12), 10**12
+        yield
+
+
+def exact_loss(layers, x, labels):
+    """The mean cross entropy of a network in Decimals. layers: a list of (weight, bias)."""
+    loss = Decimal(0)
+    for row, label in zip(x, labels, strict=True):
+        for i, (weight, bias) in enumerate(layers):
+            row = [sum(w * v for w, v in zip(ws, row, strict=True)) + b
+                   for ws, b in zip(weight, bias, strict=True)]  # fmt: skip
+            if i < len(layers) - 1:
+                row = [v if v > 0 else v.exp() - 1 for v in row]
+        largest = max(row)
+        loss += largest + sum((v - largest).exp() for v in row).ln() - row[label]
+    return loss / len(labels)
+
+
+def exact_gradient(layers, x, labels, vector, i):
+    """The derivative of exact_loss by vector[i], from central differences of a step so small that
+    their error is below 1e-40 of what they measure."""
+    middle, ends = vector[i], []
+    step = Decimal("1e-25") * (abs(middle) or 1)
+    for sign in (1, -1):
+        vector[i] = middle + sign * step
+        ends.append(exact_loss(layers, x, labels))
+    vector[i] = middle
+    return (ends[0] - ends[1]) / (2 * step)
+
+
+CASES = {  # scale of the inputs, the first weights, the second weights, the biases
+    "plain": (1, 1, 1, 1),
+    "tiny everything": (1e-12, 1e-12, 1e-12, 1e-12),
+    "inputs of 1e30": (1e30, 1e-30, 1, 1),
+    "inputs of 1e-30": (1e-30, 1e30, 1, 1),
+    "deep in the ELU's flat part": (10, 6, 1, 1),
+    "linear far out": (1e8, 1, 1e-8, 1),
+    "saturated softmax": (1, 1, 40, 1),
+    "softmax beyond what exp can hold": (1, 1, 600, 1),
+    "huge biases": (1, 1, 1, 200),
+    "one pixel's range": (255, 0.01, 3, 0),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_every_gradient_against_fifty_digits(case, exact):
+    scales, rng = CASES[case], np.random.default_rng(5)
+    mlp, samples = MLP(3, [4], 3), 4
+    for module, scale in zip(mlp.modules[::2], scales[1:3], strict=True):
+        module.params["weight"] = scale * rng.standard_normal(module.params["weight"].shape)
+        module.params["bias"] = scales[3] * rng.standard_normal(module.params["bias"].shape)
+    x = scales[0] * rng.standard_normal((samples, 3))
+    labels = rng.integers(0, 3, samples)
+    cross_entropy = CrossEntropyModule()
+    with np.errstate(over="raise", divide="raise", invalid="raise", under="ignore"):
+        probabilities = mlp.forward(x)
+        loss = cross_entropy.forward(probabilities, labels)
+        mlp.backward(cross_entropy.backward(probabilities, labels))
+    linears = mlp.modules[::2]
+    layers = [
+        ([[Decimal(w) for w in row] for row in linear.params["weight"].tolist()],
+         [Decimal(b) for b in linear.params["bias"][0].tolist()])
+        for linear in linears
+    ]  # fmt: skip
+    decimal_x = [[Decimal(v) for v in row] for row in x.tolist()]
+    least = probabilities[range(samples), labels].min()
+    if least > np.finfo(float).tiny:  # else the loss is that of the smallest normal number
+        assert loss == pytest.approx(float(exact_loss(layers, decimal_x, labels)), rel=1e-13)
+    for linear, (weight, bias) in zip(linears, layers, strict=True):
+        expected = [
+            [float(exact_gradient(layers, decimal_x, labels, row, i)) for i in range(len(row))]
+            for row in (*weight, bias)
+        ]
+        for ours, theirs in (
+            (linear.grads["weight"], np.array(expected[:-1])),
+            (linear.grads["bias"][0], np.array(expected[-1])),
+        ):
+            scale = np.abs(theirs).max()
+            np.testing.assert_allclose(ours, theirs, rtol=1e-12, atol=2e-14 * scale)
+
+
+def test_the_elu_and_its_derivative_against_fifty_digits(exact):
+    x = np.array([-1e30, -745, -708, -37, -1, -1e-8, -1e-300, 1e-300, 1e-8, 1, 1e30])
+    elu = ELUModule()
+    getcontext().prec = 400  # exp(-1e-300) - 1 takes so many
+    with np.errstate(over="raise", divide="raise", invalid="raise", under="ignore"):
+        out, dx = elu.forward(x), elu.backward(np.ones_like(x))
+    exps = [min(Decimal(v), Decimal(0)).exp() for v in x.tolist()]
+    values = [v if v > 0 else float(e - 1) for v, e in zip(x.tolist(), exps, strict=True)]
+    np.testing.assert_allclose(out, values, rtol=5e-16, atol=0)
+    np.testing.assert_allclose(dx, [float(e) for e in exps], rtol=0, atol=2.3e-16)
+
+
+def test_the_softmax_against_fifty_digits(exact):
+    rows = [[0, -700, 5], [1e4, 1e4 - 1, 9e3], [1e30, 1e30, -1e30], [1e-300, 0, -1e-300],
+            [-1e15, -1e15 + 0.5, -1e15 - 3], [40, 0, -40], [709, 708, 0]]  # fmt: skip
+    with np.errstate(over="raise", divide="raise", invalid="raise", under="ignore"):
+        out = SoftMaxModule().forward(np.array(rows))
+    for row, ours in zip(rows, out, strict=True):
+        exps = [(Decimal(v) - Decimal(max(row))).exp() for v in row]
+        expected = [max(float(e / sum(exps)), np.finfo(float).tiny) for e in exps]
+        np.testing.assert_allclose(ours, expected, rtol=1e-15)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_layers_stay_finite_and_silent_over_sixty_orders_of_magnitude(dtype):
+    rng = np.random.default_rng(0)
+    sizes = [0, 1e-30, 1e-7, 1, 1e7, 1e30]
+    modules = [LinearModule(3, 3, dtype=dtype, rng=rng), ELUModule(), SoftMaxModule()]
+    with np.errstate(over="raise", divide="raise", invalid="raise", under="ignore"):
+        for module, size, slope in itertools.product(modules, sizes, sizes[:-1]):
+            x = (size * rng.standard_normal((4, 3))).astype(dtype)
+            dout = (slope * rng.standard_normal((4, 3))).astype(dtype)
+            out, dx = module.forward(x), module.backward(dout)
+            assert np.isfinite(out).all() and np.isfinite(dx).all()
+            assert all(np.isfinite(g).all() for g in module.grads.values())
+
+
+# Whole runs ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture(params=TRAINERS)
+def finite(request, data, tmp_path, monkeypatch):
+    """Trains with the flags given, asserts that all that was recorded is finite, and returns the
+    rows of metrics.csv, where the run ended well."""
+    monkeypatch.setattr(training, "draw_curves", lambda *_: None)
+    number = itertools.count()
+
+    def finite(*flags):
+        folder = tmp_path / str(next(number))
+        base = ["--data_dir", data, "--max_steps", "20", "--eval_freq", "5", "--batch_size", "5"]
+        status, said = attempt(
+            TRAINERS[request.param].main,
+            [*base, "--dnn_hidden_units", "8,8", "--run_dir", str(folder), *map(str, flags)],
+        )
+        assert status == 0 or "try a smaller one" in said
+        rows = list(csv.DictReader((folder / "metrics.csv").read_text().splitlines()))
+        values = [float(value) for row in rows for value in row.values()]
+        assert np.isfinite(values).all()
+        return rows if status == 0 else None
+
+    finite.options = request.param == "pytorch"
+    return finite
+
+
+def replace_data(data, monkeypatch, pixels=None, labels=None, n=10):
+    """Puts other images into the files of the folder data."""
+    monkeypatch.setattr(cifar10_utils, "IMAGES_PER_FILE", n)
+    rng = np.random.default_rng(0)
+    for name in cifar10_utils.MD5:
+        if name != "batches.meta":
+            images = rng.integers(0, 256, (n, 3072)) if pixels is None else pixels(name, n)
+            numbers = rng.integers(0, 10, n) if labels is None else [labels] * n
+            raw = batch_bytes(np.array(images, np.uint8), numbers)
+            (Path(data) / name).write_bytes(raw)
+            monkeypatch.setitem(cifar10_utils.MD5, name, cifar10_utils._md5(raw))
+
+
+def test_any_learning_rate(finite):
+    ended = [finite("--learning_rate", f"1e{i}") is not None for i in range(-12, 13, 2)]
+    assert ended == sorted(ended, reverse=True)  # small rates end well, then large ones do not
+    assert ended[4] and not ended[-1]
+    for rate in ("1e-320", "1e38", "1e300", "1.7e308"):
+        finite("--learning_rate", rate)
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "adamw"])
+def test_any_learning_rate_of_adam(finite, optimizer):
+    if finite.options:
+        for rate in ("1e-12", "1e-3", "1e6", "1e12", "1e300"):
+            finite("--learning_rate", rate, "--optimizer", optimizer)
+
+
+@pytest.mark.parametrize("level", [0, 7, 255])
+def test_constant_images(finite, level, data, monkeypatch):
+    replace_data(data, monkeypatch, pixels=lambda name, n: np.full((n, 3072), level))
+    assert len({row["test_loss"] for row in finite()}) > 1  # the biases learn
+    if finite.options:
+        assert finite("--standardize")
+        assert finite("--normalization", "batch")
+        assert finite("--normalization", "layer")
+
+
+def test_training_images_all_black_and_test_images_all_white(finite, data, monkeypatch):
+    replace_data(
+        data, monkeypatch, pixels=lambda name, n: np.full((n, 3072), 255 * (name == "test_batch"))
+    )
+    assert finite()
+    if finite.options:
+        assert finite("--standardize")
+        finite("--normalization", "batch")
+
+
+def test_one_class_only(finite, data, monkeypatch):
+    replace_data(data, monkeypatch, labels=3)
+    rows = finite("--learning_rate", "0.1")
+    assert float(rows[-1]["test_accuracy"]) == 1
+    finite("--learning_rate", "1e4")
+
+
+def test_one_example(finite, data, monkeypatch):
+    replace_data(data, monkeypatch, n=1)
+    rows = finite("--batch_size", 1, "--validation_size", 4, "--learning_rate", "1")
+    assert float(rows[-1]["train_loss"]) < 0.2  # from the biases alone: less its mean it is zero
+    if finite.options:
+        assert finite("--batch_size", 1, "--validation_size", 4, "--normalization", "layer")
+
+
+def test_batches_of_one(finite):
+    assert finite("--batch_size", 1)
+    if finite.options:
+        assert finite("--batch_size", 1, "--normalization", "layer", "--dropout", 0.9)
+
+
+def test_options_at_their_ends(finite):
+    if finite.options:
+        assert finite("--dropout", 0.99)
+        assert finite("--distortion", 1, "--shift", 31, "--flip")
+        finite("--weight_decay", 1000, "--l1", 1000, "--momentum", 1)
+
+
+@pytest.mark.parametrize("size", [1e30, 3e38])
+def test_inputs_of_any_size(finite, size, monkeypatch):
+    split = cifar10_utils._split
+
+    def shifted(*args):
+        splits = split(*args)
+        for data in (splits.train, splits.test):
+            data.mean[:] = -size
+        return splits
+
+    monkeypatch.setattr(cifar10_utils, "_split", shifted)
+    finite()
+    finite("--learning_rate", "1e-30")
+    finite("--dnn_hidden_units", "")

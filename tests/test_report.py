@@ -1,0 +1,138 @@
+"""The report says what the records and the code say, and its PDF is made from what lies here."""
+
+import importlib.util
+import inspect
+import re
+import zlib
+from pathlib import Path
+
+import pytest
+
+import modules
+
+ROOT = Path(modules.__file__).parent
+FOLDER = ROOT / "report"
+TEX = (FOLDER / "report.tex").read_text()
+PDF = (FOLDER / "report.pdf").read_bytes()
+BUILD = "run `latexmk` in the folder report"
+PREAMBLE, _, BODY = TEX.partition(r"\begin{document}")
+
+# Numbers that no record of ours can hold, with where they come from.
+QUOTED = {
+    "2021": "the assignment's date",
+    "0.48": "the assignment, question 1.2",
+    "0.52": "the assignment, question 2.1",
+    "73.85": "Mocanu et al., 2018",
+    "256": "Neyshabur, 2020: millions of parameters",
+    "4000": "Neyshabur, 2020: epochs",
+    "85.19": "Neyshabur, 2020",
+}
+
+
+@pytest.fixture(scope="module")
+def pdf_objects():
+    """The PDF with what its compressed streams hold."""
+    text = PDF
+    for start in re.finditer(rb"/FlateDecode.*?stream\r?\n", PDF, re.S):
+        text += zlib.decompressobj().decompress(PDF[start.end() :])
+    return text
+
+
+@pytest.fixture(scope="module")
+def make_report():
+    spec = importlib.util.spec_from_file_location("make_report", FOLDER / "make_report.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_numbers_of_the_report_are_those_of_the_records(make_report):
+    assert make_report.GENERATED.read_text() == make_report.generated(), BUILD
+
+
+def test_the_pdf_is_made_from_this_text_and_these_records(make_report, pdf_objects):
+    assert re.findall(rb"/Inputs ?\((\w+)\)", pdf_objects) == [make_report.digest().encode()], (
+        f"report.tex, a record or a figure has changed since report.pdf was made: {BUILD}"
+    )
+
+
+def test_a_changed_record_changes_the_digest(make_report, tmp_path, monkeypatch):
+    before = make_report.digest()
+    for path in make_report.tables.RESULTS.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    monkeypatch.setattr(make_report.tables, "RESULTS", tmp_path)
+    assert make_report.digest() == before
+    record = tmp_path / "numpy-100.json"
+    record.write_text(record.read_text().replace("0.4932", "0.4933"))
+    assert make_report.digest() != before
+    assert make_report.GENERATED.read_text() != make_report.generated()
+
+
+def test_every_number_that_is_made_is_printed(make_report):
+    """The other way round, TeX stops at a number that is not made."""
+    assert set(make_report.values()) <= set(
+        re.findall(r"\\val\{([^}]+)\}", BODY.replace("\n", " "))
+    )
+
+
+def test_no_number_is_typed():
+    """Decimals and whole numbers of three digits and more; of the names of questions, no."""
+    text = re.sub(r"\\begin\{(thebibliography|tikzpicture)\}.*?\\end\{\1\}", "", BODY, flags=re.S)
+    text = re.sub(r"\\(cite|ref|eqref|label|numpyline)\{[^}]*\}|[Qq]uestion \d\.\d", "", text)
+    text = re.sub(r"[\d.]+\\linewidth", "", text)
+    assert set(re.findall(r"\d+\.\d+|\d{3,}", text)) == set(QUOTED)
+
+
+def test_every_record_is_in_the_report_or_in_the_readme(make_report):
+    """A result that did not please is reported too."""
+    scripts = [FOLDER / "make_report.py", FOLDER / "tables.py", *(ROOT / "plots").glob("*.py")]
+    text = "".join(path.read_text() for path in scripts)
+    listed = [name for names in make_report.modifications().values() for name in names]
+    for path in (FOLDER / "results").glob("*.json"):
+        used = path.stem in listed or f'"{path.stem}"' in text or f'"{path.name}"' in text
+        assert used, f"{path.name} is in no table and no figure"
+
+
+QUOTES = re.findall(r"\\begin\{moduleline\}\{(\w+)\.(\w+)\}\n(.*?)\n\\end\{moduleline\}", TEX, re.S)
+
+
+def test_every_gradient_of_the_modules_has_its_line():
+    assert {name for name, method, _ in QUOTES if method == "backward"} == {
+        name for name, value in vars(modules).items() if hasattr(value, "backward")
+    }
+
+
+@pytest.mark.parametrize("name, method, line", QUOTES)
+def test_a_quoted_line_is_in_the_quoted_method(name, method, line):
+    source = inspect.getsource(getattr(getattr(modules, name), method))
+    assert line in [code.strip() for code in source.splitlines()]
+
+
+@pytest.mark.parametrize(
+    "heading",
+    [
+        *("Example 1", "Example 2", "Example 3", "Exercise 1", "Exercise 2"),
+        *("Question 1.1 a)", "Question 1.1 b)", "Question 1.1 c) i.", "Question 1.1 c) ii."),
+        *("Question 1.2", "Question 2.1", "Question 2.2", "Limits"),
+    ],
+)
+def test_every_answer_has_its_heading(heading):
+    assert re.search(r"section\{" + re.escape(heading) + r"(?![.\w])", TEX)
+
+
+def test_what_is_cited_is_listed_and_the_other_way_round():
+    cited = {key for keys in re.findall(r"\\cite\{([^}]+)\}", TEX) for key in keys.split(",")}
+    listed = re.findall(r"\\bibitem\{([^}]+)\}", TEX)
+    assert sorted(cited) == sorted(listed)
+    assert listed == sorted(listed)
+
+
+def test_every_figure_and_table_is_referred_to():
+    labels = set(re.findall(r"\\label\{((?:fig|tab):[^}]+)\}", TEX))
+    assert labels <= set(re.findall(r"\\ref\{([^}]+)\}", TEX))
+
+
+def test_the_pdf_has_the_asked_length_and_no_date(pdf_objects):
+    assert 8 <= len(re.findall(rb"/Type ?/Page\b", pdf_objects)) <= 14
+    assert len(PDF) < 2**20
+    assert b"/CreationDate" not in pdf_objects and b"/ModDate" not in pdf_objects
