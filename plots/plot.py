@@ -83,9 +83,34 @@ def draw_both_halves():
     save(figure, "numpy_and_pytorch.png")
 
 
+def draw_growth():
+    """The time of a NumPy step against its width, depth and batch, and of an evaluation against
+    the number of images, beside the bare matrix products of each."""
+    record = json.loads((ROOT / "report" / "results" / "benchmark.json").read_text())
+    figure = Figure(figsize=(10, 3), layout="constrained")
+    figure.suptitle("NumPy against its matrix products alone (medians)", fontsize="medium")
+    panels = figure.subplots(1, 4, sharey=True)
+    labels = {
+        "width": "hidden units (one layer, batch 200)",
+        "depth": "hidden layers (100 units, batch 200)",
+        "batch": "batch (100 hidden units)",
+        "data": "images evaluated (100 hidden units)",
+    }
+    for panel, (name, label) in zip(panels, labels.items(), strict=True):
+        curves = record["growth"][name]
+        panel.loglog(curves["at"], curves["numpy"], "o-", ms=3, label="all of it")
+        panel.loglog(curves["at"], curves["products"], "s--", ms=3, label="products alone")
+        panel.set_xlabel(label, fontsize="small")
+        panel.grid(alpha=0.3)
+    panels[0].set_ylabel("time (milliseconds)")
+    panels[0].legend(fontsize="small")
+    save(figure, "speed.png")
+
+
 def main():
     draw_default_run()
     draw_both_halves()
+    draw_growth()
 
 
 if __name__ == "__main__":

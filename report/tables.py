@@ -35,29 +35,70 @@ def accuracy_table():
     return "\n".join(lines)
 
 
-def speed_text():
-    """How long the default runs take, and how near a step is to its matrix products."""
+def step_table():
+    """The default step beside all that does the same, and how near larger steps are to theirs."""
     record = read("benchmark")
-    lines = ["| default run | start to end | training steps | peak memory |", "|---|---|---|---|"]
-    for name, run in record["default_run"].items():
+    step = record["default_step"]
+    lines = ["| a default step | best, ms | median, ms | `train_mlp_numpy.py` takes |",
+             "|---|---|---|---|"]  # fmt: skip
+    for name, label in (
+        ("numpy", "`train_mlp_numpy.py`"),
+        ("products", "its two large matrix products alone"),
+        ("products, weights by columns", "the same, weights in the order of the trainer's"),
+        ("pytorch", "`train_mlp_pytorch.py`"),
+        ("pytorch bare", "bare PyTorch loop, batches ready as float"),
+        ("pytorch bare, compiled", "the same with `torch.compile`"),
+        ("scikit-learn", "scikit-learn's `MLPClassifier`, a batch ready as float"),
+        ("numpy straightforward", "straightforward NumPy, float64 weights"),
+    ):
+        if times := step["milliseconds"].get(name):
+            ratio = step["ratios"].get(f"numpy to {name}")
+            ratio = f"{ratio['median']:.2f} times that" if ratio else ""
+            lines.append(f"| {label} | {times['best']:.2f} | {times['median']:.2f} | {ratio} |")
+    bare = step["ratios"]["pytorch to pytorch bare"]["median"]
+    lines.append(f"\nThe PyTorch trainer's step takes {bare:.2f} times the bare loop's.\n")
+    lines.append("| hidden units | batch | NumPy, ms | to its products | to bare PyTorch |")
+    lines.append("|---|---|---|---|---|")
+    for row in record["shapes"]:
+        hidden, ratios = ",".join(map(str, row["hidden"])), row["ratios"]
+        lines.append(
+            f"| `{hidden}` | {row['batch']} | {row['milliseconds']['numpy']['median']:.1f} "
+            f"| {ratios['numpy to products']['median']:.2f} "
+            f"| {ratios['numpy to pytorch bare']['median']:.2f} |"
+        )
+    return "\n".join(lines)
+
+
+def job_table():
+    """What whole jobs take: time, start-up, memory, evaluation, and a second process."""
+    record = read("benchmark")
+    lines = ["| default job | start to end | training steps | peak memory |", "|---|---|---|---|"]
+    runs = record["default_run"]
+    for name in ("numpy", "pytorch"):
+        run = runs[name]
         lines.append(
             f"| `train_mlp_{name}.py` | {run['wall_seconds']:.1f} s | {run['train_seconds']:.1f} s "
             f"| {run['peak_rss_mb']:.0f} MB |"
         )
-    products = record["numpy step to products"]
-    bare = record["pytorch step to bare pytorch step"]["median"]
+    lines.append(
+        f"| `DataLoader` over single images | {runs['template']['wall_seconds']:.1f} s | | |"
+    )
+    threads, start = record["threads"], record["start_up"]
+    two = " and ".join(
+        f"{run['efficiency']:.0%} ({name} network)" for name, run in record["processes"].items()
+    )
     return "\n".join(lines) + (
-        f"\n\nOn {record['cores']} cores. A NumPy step takes {products['median']:.2f} times its "
-        f"two large matrix products (median; best of both {products['best']:.2f}), so that "
-        f"{1 / products['median']:.0%} of it are those, and "
-        f"{record['numpy step to pytorch step']['median']:.2f} times a PyTorch step. A PyTorch "
-        f"step takes {bare:.2f} times a bare loop over "
-        "float tensors in memory. The same job as a `DataLoader` over single images takes "
-        f"{record['template_job_seconds']:.1f} s from start to end."
+        f"\n\nOn {record['cores']} cores, {threads['numpy']} threads in NumPy's products and "
+        f"{threads['torch']} in PyTorch's. `train_mlp_numpy.py` begins its first step "
+        f"{start['first step']['median']:.1f} s after its start, of which reading and hashing the "
+        f"files takes {start['read and hash']['median']:.1f} s. Evaluation takes "
+        f"{record['evaluation']['ratio']['median']:.2f} times its products. A further pixel takes "
+        f"{record['memory']['bytes_per_pixel']:.2f} bytes of memory. Two processes of one thread "
+        f"each reach {two} of twice the speed of one."
     )
 
 
-TABLES = {"accuracy": accuracy_table, "speed": speed_text}
+TABLES = {"accuracy": accuracy_table, "step": step_table, "job": job_table}
 
 
 def filled(text):
