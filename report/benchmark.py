@@ -1,17 +1,22 @@
 """Time both trainers beside what else one could use, and beside their matrix products.
 
-    python report/benchmark.py
+    python report/benchmark.py [SECTION ...]
 
 What is compared is measured in turn, many times over, so that what disturbs the machine disturbs
 all alike: believe the ratios, each of which is the median of those of the single rounds. About six
 minutes. The record is report/results/benchmark.json; README and plots/speed.png are made from it.
+Given names of sections, it measures these anew and leaves the others as they are.
 scikit-learn and a C++ compiler (for torch.compile) are used where they are installed.
 """
 
+import argparse
+import functools
 import hashlib
 import itertools
 import json
+import multiprocessing
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -184,23 +189,63 @@ def sklearn_step(data):
 # Measuring ----------------------------------------------------------------------------------------
 
 
-def measure(candidates, seconds, turn=0.06):
-    """Medians of the milliseconds of a call: an array (rounds,) by name. In a round each candidate
-    has its turn: a call to get warm, then calls for so many seconds."""
-    rounds = {name: [] for name in candidates}
-    for call in candidates.values():
-        call()  # which may compile
-    end = time.perf_counter() + seconds
-    while len(rounds[next(iter(rounds))]) < 3 or time.perf_counter() < end:
-        for name, call in candidates.items():
+def one_round(candidates, turn=0.06):
+    """The median of the milliseconds of a call, by name. Each candidate has its turn: three calls
+    to get warm, then calls for so many seconds."""
+    medians = {}
+    for name, call in candidates.items():
+        times, began = [], time.perf_counter()
+        while len(times) < 4 or time.perf_counter() - began < turn:
+            start = time.perf_counter()
             call()
-            times, began = [], time.perf_counter()
-            while not times or time.perf_counter() - began < turn:
-                start = time.perf_counter()
-                call()
-                times.append(1000 * (time.perf_counter() - start))
-            rounds[name].append(np.median(times))
-    return {name: np.array(medians) for name, medians in rounds.items()}
+            times.append(1000 * (time.perf_counter() - start))
+        medians[name] = float(np.median(times[3:]))
+    return medians
+
+
+def measure(candidates, seconds, elsewhere=None):
+    """Medians by name: arrays (rounds,).
+
+    elsewhere: a connection to a process that does a round of others at each request. The threads of
+    a library go on spinning for a while after its last product, and two libraries in one process
+    would be in each other's way.
+    """
+    rounds, end = [], time.perf_counter() + seconds
+    while len(rounds) < 3 or time.perf_counter() < end:
+        medians = one_round(candidates)
+        if elsewhere:
+            time.sleep(0.1)
+            elsewhere.send("round")
+            medians |= elsewhere.recv()
+        rounds.append(medians)
+    return {name: np.array([medians[name] for medians in rounds]) for name in rounds[0]}
+
+
+def serve_pytorch(connection, hidden, batch, everything):
+    """Does a round of PyTorch's candidates at each request, in a process of its own."""
+    data = cifar10_utils.get_cifar10(DATA, one_hot=False).train
+    candidates = {"pytorch bare": bare_step(data, hidden, batch)}
+    if everything:
+        candidates["pytorch"] = pytorch_step(data, hidden, batch)
+        if shutil.which("c++"):
+            candidates["pytorch bare, compiled"] = bare_step(data, hidden, batch, compiled=True)
+            candidates["pytorch bare, compiled"]()
+    while True:
+        connection.send(one_round(candidates))
+        connection.recv()
+
+
+def measure_with_pytorch(candidates, seconds, hidden, batch, everything=False):
+    """measure() with PyTorch's steps among the candidates."""
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=serve_pytorch, args=(theirs, hidden, batch, everything))
+    process.start()
+    ours.recv()  # it is ready
+    times = measure(candidates, seconds, ours)
+    process.kill()
+    process.join()
+    return times
 
 
 def summary(values, digits=3):
@@ -210,46 +255,54 @@ def summary(values, digits=3):
     return {name: round(float(value), digits) for name, value in numbers.items()}
 
 
-def default_step(one_hot, numbered):
+def comparison(times, pairs):
+    """The times, and for each pair of names the ratio: of the bests, and the rounds' median."""
+    ratios = {}
+    for one, other in pairs:
+        ratio = summary(times[one] / times[other])
+        ratio["best"] = round(float(times[one].min() / times[other].min()), 3)
+        ratios[f"{one} to {other}"] = ratio
+    return {"milliseconds": {name: summary(values) for name, values in times.items()},
+            "ratios": ratios}  # fmt: skip
+
+
+@functools.cache
+def load(one_hot=True):
+    return cifar10_utils.get_cifar10(DATA, one_hot=one_hot)
+
+
+def default_step():
     """The default step beside all that does the same."""
+    train = load().train
     candidates = {
         "products": products([100], 200),
         "products, weights by columns": products([100], 200, order="F"),
-        "numpy": numpy_step(one_hot, [100], 200),
-        "pytorch": pytorch_step(numbered, [100], 200),
-        "pytorch bare": bare_step(numbered, [100], 200),
-        "numpy straightforward": straightforward_step(one_hot),
+        "numpy": numpy_step(train, [100], 200),
+        "numpy straightforward": straightforward_step(train),
     }
-    if shutil.which("c++"):
-        candidates["pytorch bare, compiled"] = bare_step(numbered, [100], 200, compiled=True)
     if MLPClassifier:
-        candidates["scikit-learn"] = sklearn_step(numbered)
-    times = measure(candidates, 40)
+        candidates["scikit-learn"] = sklearn_step(load(one_hot=False).train)
+    times = measure_with_pytorch(candidates, 40, [100], 200, everything=True)
     pairs = [("numpy", other) for other in times if other != "numpy"]
     pairs += [("pytorch", other) for other in times if other.startswith("pytorch bare")]
-    return {
-        "milliseconds": {name: summary(values) for name, values in times.items()},
-        "ratios": {f"{a} to {b}": summary(times[a] / times[b]) for a, b in pairs},
-    }
+    return comparison(times, pairs)
 
 
-def shapes(one_hot, numbered):
+def shapes():
     """NumPy, its products and bare PyTorch for wider, deeper and larger steps."""
     rows = []
     for hidden, batch in (([100], 512), ([512], 512), ([2048], 512), ([512, 512], 512)):
-        times = measure({
+        candidates = {
             "products": products(hidden, batch),
-            "numpy": numpy_step(one_hot, hidden, batch),
-            "pytorch bare": bare_step(numbered, hidden, batch),
-        }, 8)  # fmt: skip
-        ratio = {f"numpy to {b}": summary(times["numpy"] / times[b])
-                 for b in ("products", "pytorch bare")}  # fmt: skip
-        rows.append({"hidden": hidden, "batch": batch, "ratios": ratio,
-                     "milliseconds": {k: summary(v) for k, v in times.items()}})  # fmt: skip
+            "numpy": numpy_step(load().train, hidden, batch),
+        }
+        times = measure_with_pytorch(candidates, 8, hidden, batch)
+        pairs = [("numpy", "products"), ("numpy", "pytorch bare")]
+        rows.append({"hidden": hidden, "batch": batch, **comparison(times, pairs)})
     return rows
 
 
-def evaluation(data, seconds=2):
+def evaluation_times(data, seconds):
     """Evaluating all of data, beside the products of the large layer on as many batches."""
     mlp = MLP(N_INPUTS, [100], N_CLASSES, dtype=np.float32, input_scale=SCALE)
     batch = train_mlp_numpy.EVAL_BATCH
@@ -265,18 +318,23 @@ def evaluation(data, seconds=2):
     )
 
 
-def growth(data, mean):
+def evaluation():
+    """Evaluating the test set beside its products."""
+    return comparison(evaluation_times(load().test, 6), [("numpy", "products")])
+
+
+def growth():
     """Milliseconds of a NumPy step and its products against width, depth and batch, and of an
     evaluation and its products against the number of examples."""
+    data = load(one_hot=False).train
     points = {}
     for name, cases in GROWTH.items():
         points[name] = {
-            n: measure({"products": products(*case), "numpy": numpy_step(data, *case)}, 1)
+            n: measure({"products": products(*case), "numpy": numpy_step(load().train, *case)}, 1)
             for n, case in cases.items()
         }
-    labels = data.labels.argmax(axis=1)
     points["data"] = {
-        n: evaluation(cifar10_utils.DataSet(data.pixels[:n], labels[:n], mean), 1)
+        n: evaluation_times(cifar10_utils.DataSet(data.pixels[:n], data.labels[:n], data.mean), 1)
         for n in DATA_SIZES
     }
     return {
@@ -352,7 +410,7 @@ def template_job():
             step += 1
 
 
-def default_runs():
+def default_run():
     """The default jobs of both trainers and the template's, each the faster of two in turn."""
     jobs = {
         "numpy": lambda: trainer_run("train_mlp_numpy.py"),
@@ -430,36 +488,34 @@ def processes():
     return result
 
 
-def main():
-    splits, numbered = (
-        cifar10_utils.get_cifar10(DATA, one_hot=one_hot) for one_hot in (True, False)
-    )
+def machine():
     variables = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS")
     threads = next((os.environ[name] for name in variables if name in os.environ), os.cpu_count())
-    versions = {"python": sys.version.split()[0], "numpy": np.__version__,
+    versions = {"python": platform.python_version(), "numpy": np.__version__,
                 "torch": torch.__version__}  # fmt: skip
-    record = {
-        "cores": os.cpu_count(),
-        "threads": {"numpy": int(threads), "torch": torch.get_num_threads()},
-        "versions": versions,
-        "default_step": default_step(splits.train, numbered.train),
-        "shapes": shapes(splits.train, numbered.train),
-    }
-    times = evaluation(splits.test, 6)
-    record["evaluation"] = {name: summary(values) for name, values in times.items()} | {
-        "ratio": summary(times["numpy"] / times["products"])
-    }
-    record["growth"] = growth(splits.train, splits.train.mean)
-    del splits, numbered
-    record |= {
-        "start_up": start_up(),
-        "default_run": default_runs(),
-        "memory": memory(),
-        "processes": processes(),
-    }
+    return {"cores": os.cpu_count(), "versions": versions,
+            "threads": {"numpy": int(threads), "torch": torch.get_num_threads()}}  # fmt: skip
+
+
+SECTIONS = {
+    section.__name__: section
+    for section in (machine, default_step, shapes, evaluation, growth, start_up, default_run,
+                    memory, processes)
+}  # fmt: skip
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser.add_argument("sections", nargs="*", help=f"some of {', '.join(SECTIONS)} (default: all)")
+    names = parser.parse_args().sections or list(SECTIONS)
+    if unknown := [name for name in names if name not in SECTIONS]:
+        parser.error(f"no section {', '.join(unknown)}: see --help")
     target = ROOT / "report" / "results" / "benchmark.json"
-    target.write_text(json.dumps(record, indent=1) + "\n")
-    print(json.dumps(record, indent=1))
+    record = json.loads(target.read_text()) if target.exists() else {}
+    for name in names:
+        record[name] = SECTIONS[name]()
+        print(f"{name}: {json.dumps(record[name])}", flush=True)
+        target.write_text(json.dumps(record, indent=1) + "\n")
 
 
 if __name__ == "__main__":

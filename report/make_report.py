@@ -154,7 +154,7 @@ def agreement_values():
 
 def benchmark_values():
     record = tables.read("benchmark")
-    numbers = {"cores": str(record["cores"])}
+    numbers = {"cores": str(record["machine"]["cores"])}
     ratios = record["default_step"]["ratios"]
     for framework in ("numpy", "pytorch"):
         run = record["default_run"][framework]

@@ -83,18 +83,19 @@ def job_table():
     lines.append(
         f"| `DataLoader` over single images | {runs['template']['wall_seconds']:.1f} s | | |"
     )
-    threads, start = record["threads"], record["start_up"]
+    machine, start = record["machine"], record["start_up"]
+    threads = machine["threads"]
+    evaluation = record["evaluation"]["ratios"]["numpy to products"]["median"]
     two = " and ".join(
         f"{run['efficiency']:.0%} ({name} network)" for name, run in record["processes"].items()
     )
     return "\n".join(lines) + (
-        f"\n\nOn {record['cores']} cores, {threads['numpy']} threads in NumPy's products and "
-        f"{threads['torch']} in PyTorch's. `train_mlp_numpy.py` begins its first step "
+        f"\n\nOn {machine['cores']} cores, with {threads['numpy']} threads in NumPy and "
+        f"{threads['torch']} in PyTorch. `train_mlp_numpy.py` begins its first step "
         f"{start['first step']['median']:.1f} s after its start, of which reading and hashing the "
-        f"files takes {start['read and hash']['median']:.1f} s. Evaluation takes "
-        f"{record['evaluation']['ratio']['median']:.2f} times its products. A further pixel takes "
-        f"{record['memory']['bytes_per_pixel']:.2f} bytes of memory. Two processes of one thread "
-        f"each reach {two} of twice the speed of one."
+        f"files takes {start['read and hash']['median']:.1f} s. Evaluation takes {evaluation:.2f} "
+        f"times its products. A pixel more takes {record['memory']['bytes_per_pixel']:.2f} bytes "
+        f"of memory. Two processes of one thread each reach {two} of twice the speed of one."
     )
 
 
