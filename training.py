@@ -105,7 +105,7 @@ def parse_args(parser, argv=None):
     """The flags in argv; exit status 2 where they are wrong."""
     try:
         args = parser.parse_args(argv)
-    except (UnicodeDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         parser.error(f"unreadable argument file: {error}")
     if args.resume and not args.run_dir:
         parser.error("--resume needs --run_dir, the folder of the run to go on with")
