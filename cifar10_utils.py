@@ -128,7 +128,9 @@ class DataSet:
         ValueError where batch_size is below 1 or above the number of examples.
         """
         indices = self.next_indices(batch_size)
-        return self._as_float(self.pixels.take(indices, axis=0), out), self.labels[indices]
+        return self._as_float(self.pixels.take(indices, axis=0), out), self.labels.take(
+            indices, axis=0
+        )
 
     def batches(self, batch_size):
         """All examples once, in their stored order; the last batch may be smaller."""

@@ -13,7 +13,7 @@ from mlp_numpy import MLP
 from modules import CrossEntropyModule
 
 CHECKPOINT = "checkpoint.npz"
-EVAL_BATCH = 500  # examples; their pixels as float32 stay in the processor's cache
+EVAL_BATCH = 250  # examples; their pixels as float32 stay in the processor's cache
 
 
 def accuracy(probabilities, targets):
@@ -134,10 +134,10 @@ def main(argv=None):
                 x, y = data.train.next_batch(args.batch_size, out=x)
                 probabilities = mlp.forward(x)
                 loss = cross_entropy.forward(probabilities, y)
-                mlp.backward(cross_entropy.backward(probabilities, y))
+                # The gradient is scaled here, where it is small: one pass less, 3 % of a step.
+                mlp.backward(args.learning_rate * cross_entropy.backward(probabilities, y))
                 for module in mlp.modules:
                     for name, gradient in module.grads.items():
-                        gradient *= args.learning_rate  # in place, which saves a twentieth too
                         module.params[name] -= gradient
             run.tally(loss, accuracy(probabilities, y))
             if run.is_due(step):

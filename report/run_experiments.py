@@ -51,6 +51,11 @@ def train(trainer, arguments, seed, folder):
     command = [sys.executable, trainer, f"@{arguments.relative_to(ROOT)}", "--seed", str(seed)]
     command += ["--run_dir", str(folder), *(["--resume"] if folder.exists() else [])]
     subprocess.run(command, cwd=ROOT, check=True)
+    return read_run(folder)
+
+
+def read_run(folder):
+    """What run.json and metrics.csv of a run hold."""
     with open(folder / "metrics.csv", newline="") as file:
         columns = zip(*csv.reader(file), strict=True)
         history = {name: [float(value) for value in column] for name, *column in columns}

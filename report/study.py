@@ -1,0 +1,380 @@
+"""Study a finished run of train_mlp_pytorch.py (question 2.1).
+
+    python report/study.py RUN [--validated RUN] [--augmentation WITHOUT WITH]
+
+The records are report/results/study.json and study.npz, for plots/plot_study.py: the curves; the
+confusion matrix, the most confident mistakes and the calibration, all on the test set; the first
+layer's weights. RUN/mistakes.png shows the mistakes: images of CIFAR-10, so it is not for a commit.
+
+The temperature of the calibration is fitted on validation images, never on the test set. A RUN that
+was trained on all training images has none: then --validated names one of the same recipe with a
+validation split. Its curves are drawn, and its temperature is taken over. That assumes that both
+are overconfident alike, so the record also has what the temperature does to the other's test set.
+
+--augmentation names two runs with the same validation split, one without and one with augmentation,
+to be compared with each other.
+"""
+
+import argparse
+import copy
+import json
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT), str(ROOT / "report")]
+
+from run_experiments import read_run  # noqa: E402
+
+import cifar10_utils  # noqa: E402
+import train_mlp_pytorch as trainer  # noqa: E402
+import training  # noqa: E402
+
+RESULTS = ROOT / "report" / "results"
+CLASSES = (
+    *("airplane", "automobile", "bird", "cat", "deer"),
+    *("dog", "frog", "horse", "ship", "truck"),
+)
+BINS = 15  # of the confidence, equally wide
+MISTAKES = 24  # recorded, the most confident ones
+UNITS_SHOWN, UNITS_COMPARED = 40, 20  # of the first layer: of RUN, and of each run compared
+MOST_MOVED = 8  # pixels to either side
+TRAIN_IMAGES = 10_000  # of the training images, as many as there are test images
+RECIPE_LEAVES_OPEN = (  # flags that may differ between runs of the same recipe
+    *("seed", "validation_size", "eval_freq", "checkpoint_freq", "use_gpu", "deterministic"),
+)
+
+
+# A finished run -----------------------------------------------------------------------------------
+
+
+def load_run(folder, data_dir):
+    """The run in a folder: its record with its history, its MLP with the weights that it was
+    evaluated with, and its splits as TensorData."""
+    try:
+        record = read_run(folder)
+        if record["status"] != "completed" or record["framework"] != "pytorch":
+            raise training.UsageError(f"{folder} holds no finished run of train_mlp_pytorch.py")
+        state = torch.load(folder / trainer.CHECKPOINT, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise training.UsageError(f"cannot read {error.filename}: {error.strerror}") from error
+    record["history"] = {
+        name: [round(value, 5) for value in values] for name, values in record["history"].items()
+    }
+    args = trainer.make_parser().parse_args([])
+    vars(args).update(record["flags"], synthetic=record["dataset"] == "synthetic")
+    args.data_dir = None if args.synthetic else data_dir
+    splits = training.load_data(args, one_hot=False)
+    scale = 1 / trainer.pixel_std(splits.train) if args.standardize else None
+    mlp = trainer.make_mlp(args)
+    mlp.load_state_dict(evaluated_weights(state))
+    sets = {
+        name: trainer.TensorData(splits[name], "cpu", trainer.Processes(), args, scale)
+        for name in ("train", "validation", "test")
+        if splits[name]
+    }
+    return SimpleNamespace(folder=folder, record=record, args=args, mlp=mlp, **sets)
+
+
+def evaluated_weights(state):
+    """Of a checkpoint: the weights that were best on validation, else their average, else the
+    last ones."""
+    if state["best"]:
+        return state["best"]
+    prefix = "module."
+    average = state.get("average", {})
+    return {
+        name.removeprefix(prefix): value
+        for name, value in average.items()
+        if name.startswith(prefix)
+    } or state["mlp"]
+
+
+@torch.inference_mode()
+def predict_all(run, data):
+    """The logits (N, C) of all images of a split and their labels (N,), as arrays."""
+    run.mlp.eval()
+    logits = [
+        trainer.predict_evaluated(run.mlp, x, run.args) for x, _ in data.batches(trainer.EVAL_BATCH)
+    ]
+    return torch.cat(logits).double().numpy(), data.labels.numpy()
+
+
+def accuracy(logits, labels):
+    return round(float((logits.argmax(axis=1) == labels).mean()), 4)
+
+
+def with_images(data, pixels):
+    """A split with other images in the place of its first ones, and without the rest."""
+    changed = copy.copy(data)
+    changed.pixels, changed.labels = pixels, data.labels[: len(pixels)]
+    return changed
+
+
+def train_accuracy(run):
+    """The accuracy on training images as they are, without augmentation and dropout."""
+    return accuracy(*predict_all(run, with_images(run.train, run.train.pixels[:TRAIN_IMAGES])))
+
+
+# Mistakes -----------------------------------------------------------------------------------------
+
+
+def confusion_matrix(predictions, labels):
+    """(C, C) counts: rows are the true classes, columns the predicted ones."""
+    matrix = np.zeros((len(CLASSES), len(CLASSES)), int)
+    np.add.at(matrix, (labels, predictions), 1)
+    return matrix
+
+
+def confident_mistakes(p, labels):
+    """The mistakes with the highest probability p (N, C), the worst first."""
+    predictions, confidence = p.argmax(axis=1), p.max(axis=1)
+    wrong = np.flatnonzero(predictions != labels)
+    return [
+        {
+            "index": int(i),
+            "class": CLASSES[labels[i]],
+            "prediction": CLASSES[predictions[i]],
+            "probability": round(float(confidence[i]), 4),
+        }
+        for i in wrong[np.argsort(-confidence[wrong], kind="stable")][:MISTAKES]
+    ]
+
+
+def draw_mistakes(mistakes, pixels, path):
+    """The images of the mistakes as a PNG; pixels (N, 3, 32, 32) uint8."""
+    figure = Figure(figsize=(12, 7.6), layout="constrained")
+    figure.suptitle("The most confident mistakes on the test set")
+    for axes in figure.subplots(4, 6).flat:
+        axes.axis("off")
+    for mistake, axes in zip(mistakes, figure.axes, strict=False):
+        axes.imshow(pixels[mistake["index"]].transpose(1, 2, 0), interpolation="nearest")
+        axes.set_title(
+            f"{mistake['class']}, no. {mistake['index']},\ntaken for {mistake['prediction']} "
+            f"({mistake['probability']:.2f})",
+            fontsize="small",
+        )
+    figure.savefig(path, dpi=120)
+
+
+# Calibration --------------------------------------------------------------------------------------
+
+
+def probabilities(logits, temperature=1.0):
+    """softmax(logits / temperature), (N, C)."""
+    powers = np.exp((logits - logits.max(axis=1, keepdims=True)) / temperature)
+    return powers / powers.sum(axis=1, keepdims=True)
+
+
+def fit_temperature(logits, labels):
+    """The temperature from 0.01 to 100 with the least cross entropy.
+
+    In b = 1/temperature the cross entropy is convex. Its derivative, the mean over the examples of
+    sum_c p_c z_c - z_y for logits z and label y, grows with b: its root is found by bisection.
+    """
+    at_label = logits[np.arange(len(labels)), labels]
+    low, high = -2.0, 2.0  # of log10 b
+    for _ in range(50):
+        middle = (low + high) / 2
+        p = probabilities(logits, 10**-middle)
+        if np.mean((p * logits).sum(axis=1) - at_label) < 0:
+            low = middle
+        else:
+            high = middle
+    return 10 ** -((low + high) / 2)
+
+
+def calibration(p, labels):
+    """How far the probabilities p (N, C) can be believed.
+
+    Returns the cross entropy (nats), the expected calibration error, that is the distance between
+    confidence and accuracy, averaged over the examples in BINS bins of the confidence, and the
+    bins: how many examples, their mean confidence and their accuracy (None in an empty bin).
+    """
+    confidence, right = p.max(axis=1), p.argmax(axis=1) == labels
+    bins = np.minimum((confidence * BINS).astype(int), BINS - 1)
+    count, confident, correct = (
+        np.bincount(bins, weights, BINS) for weights in (None, confidence, right)
+    )
+
+    def means(sums):
+        return [round(s / n, 4) if n else None for s, n in zip(sums, count.tolist(), strict=True)]
+
+    return {
+        "loss": round(float(-np.log(p[np.arange(len(labels)), labels]).mean()), 4),
+        "error": round(float(np.abs(confident - correct).sum() / len(labels)), 4),
+        "bins": {
+            "count": count.tolist(),
+            "confidence": means(confident.tolist()),
+            "accuracy": means(correct.tolist()),
+        },
+    }
+
+
+def both_calibrations(logits, labels, temperature):
+    return {
+        "before": calibration(probabilities(logits), labels),
+        "after": calibration(probabilities(logits, temperature), labels),
+    }
+
+
+# The first layer ----------------------------------------------------------------------------------
+
+
+def first_weights(mlp):
+    """(units, 3, 32, 32) float32."""
+    weight = mlp.linear_layers()[0].weight.detach().numpy()
+    return weight.reshape(len(weight), *cifar10_utils.SHAPE)
+
+
+def strongest(weights, n):
+    """The n units with the largest weights (by their norm) as bytes: 128 stands for 0, and the
+    largest weight of a unit for 1 or 255."""
+    norms = np.sqrt((weights**2).sum(axis=(1, 2, 3)))
+    chosen = weights[np.argsort(-norms, kind="stable")[:n]]
+    largest = np.abs(chosen).max(axis=(1, 2, 3), keepdims=True)
+    return np.round(128 + 127 * chosen / largest).astype(np.uint8)
+
+
+def structure(weights):
+    """What the first layer looks like, as medians over the units.
+
+    neighbour_correlation: of the weights of pixels side by side or one above the other; 0 in noise.
+    effective_pixels: (sum e)^2 / sum e^2 for the squares e of a pixel's weights, summed over the
+        colours: the number of pixels, where they count alike; 1, where a single one counts.
+    """
+    w = weights.astype(np.float64)
+
+    def correlation(one, other):
+        products = (one * other).sum(axis=(1, 2, 3))
+        return products / np.sqrt((one**2).sum(axis=(1, 2, 3)) * (other**2).sum(axis=(1, 2, 3)))
+
+    neighbours = correlation(w[..., 1:], w[..., :-1]) + correlation(w[:, :, 1:], w[:, :, :-1])
+    energy = (w**2).sum(axis=1).reshape(len(w), -1)
+    effective = energy.sum(axis=1) ** 2 / (energy**2).sum(axis=1)
+    return {
+        "neighbour_correlation": round(float(np.median(neighbours / 2)), 4),
+        "effective_pixels": round(float(np.median(effective)), 1),
+    }
+
+
+# Augmentation -------------------------------------------------------------------------------------
+
+
+def moved(pixels, fill, right):
+    """pixels (S, 3, 32, 32) moved to the right, or to the left where that is negative; fill
+    (3, 1, 1), a colour, comes in at the edge."""
+    size = pixels.shape[-1]
+    out = fill.expand_as(pixels).clone()
+    out[..., max(right, 0) : size + min(right, 0)] = pixels[
+        ..., max(-right, 0) : size - max(right, 0)
+    ]
+    return out
+
+
+def compared(run):
+    """What the network of a run with a validation split makes of images as they are, of images
+    moved by up to MOST_MOVED pixels, and of mirrored ones: accuracies."""
+    data = run.validation
+
+    def accuracy_on(pixels):
+        return accuracy(*predict_all(run, with_images(data, pixels)))
+
+    distances = list(range(-MOST_MOVED, MOST_MOVED + 1))
+    return {
+        "run": run.record,
+        "train_accuracy": train_accuracy(run),
+        "val_accuracy": accuracy_on(data.pixels),
+        "mirrored": accuracy_on(data.pixels.flip(3)),
+        "moved_by": distances,
+        "moved": [accuracy_on(moved(data.pixels, data.fill, d)) for d in distances],
+        "first_layer": structure(first_weights(run.mlp)),
+        "first_layer_at_start": structure(first_weights(trainer.make_mlp(run.args))),
+    }
+
+
+# The study ----------------------------------------------------------------------------------------
+
+
+def study(run, validated):
+    """The record of a run; validated is one of the same recipe with a validation split."""
+    logits, labels = predict_all(run, run.test)
+    matrix = confusion_matrix(logits.argmax(axis=1), labels)
+    temperature = fit_temperature(*predict_all(validated, validated.validation))
+    flags, others = run.record["flags"], validated.record["flags"]
+    return {
+        "classes": CLASSES,
+        "run": run.record,
+        "validated": None if validated is run else validated.record,
+        "differing_flags": sorted(
+            name for name in flags
+            if flags[name] != others.get(name) and name not in RECIPE_LEAVES_OPEN
+        ),
+        "train_accuracy": train_accuracy(run),
+        "test_accuracy": accuracy(logits, labels),
+        "confusion": matrix.tolist(),
+        "class_accuracy": (matrix.diagonal() / matrix.sum(axis=1)).round(4).tolist(),
+        "mistakes": confident_mistakes(probabilities(logits), labels),
+        "temperature": round(temperature, 4),
+        "calibration": both_calibrations(logits, labels, temperature),
+        "calibration_validated": both_calibrations(
+            *predict_all(validated, validated.test), temperature
+        ),
+        "first_layer": structure(first_weights(run.mlp)),
+        "first_layer_at_start": structure(first_weights(trainer.make_mlp(run.args))),
+    }  # fmt: skip
+
+
+@training.command
+def main(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser.add_argument("run", type=Path, help="folder of the run to study")
+    parser.add_argument(
+        "--validated",
+        type=Path,
+        metavar="RUN",
+        help="run of the same recipe with a validation split (default: the same)",
+    )
+    parser.add_argument(
+        "--augmentation",
+        type=Path,
+        nargs=2,
+        metavar=("WITHOUT", "WITH"),
+        help="two runs with a validation split to compare",
+    )
+    parser.add_argument("--data_dir", default=str(ROOT / cifar10_utils.DEFAULT_DIR),
+                        help="folder of CIFAR-10's files, or its parent")  # fmt: skip
+    options = parser.parse_args(argv)
+    run = load_run(options.run, options.data_dir)
+    validated = load_run(options.validated, options.data_dir) if options.validated else run
+    pair = [load_run(folder, options.data_dir) for folder in options.augmentation or ()]
+    for other in (validated, *pair):
+        if not other.args.validation_size:
+            raise training.UsageError(
+                f"{other.folder} has no validation split: give --validated, or other runs"
+            )
+    record = study(run, validated)
+    record["augmentation"] = dict(zip(("without", "with"), map(compared, pair), strict=False))
+    pictures = {"run": strongest(first_weights(run.mlp), UNITS_SHOWN)}
+    for name, other in zip(("without", "with"), pair, strict=False):
+        pictures[name] = strongest(first_weights(other.mlp), UNITS_COMPARED)
+    lines = [f"{json.dumps(name)}: {json.dumps(value)}" for name, value in record.items()]
+    (RESULTS / "study.json").write_text("{\n" + ",\n".join(lines) + "\n}\n")
+    np.savez_compressed(RESULTS / "study.npz", **pictures)
+    draw_mistakes(record["mistakes"], run.test.pixels.numpy(), run.folder / "mistakes.png")
+    before, after = (record["calibration"][when]["error"] for when in ("before", "after"))
+    print(
+        f"test accuracy {record['test_accuracy']} (recorded: {run.record['test_accuracy']:.4f}), "
+        f"calibration error {before}, at temperature {record['temperature']} {after}"
+    )
+    if record["differing_flags"]:
+        print(f"not quite the same recipe: {', '.join(record['differing_flags'])} differ")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,322 @@
+"""The studies of the report: saturation, calibration, mistakes, first layer, and their figures."""
+
+import hashlib
+import importlib
+import json
+import math
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from common import batch_bytes, use_small_files, write_files
+
+import cifar10_utils
+import train_mlp_pytorch as trainer
+from mlp_pytorch import MLP
+
+ROOT = Path(cifar10_utils.__file__).parent
+sys.path[:0] = [str(ROOT / "report"), str(ROOT / "plots")]
+
+activations, plot, plot_activations, plot_study, study = map(
+    importlib.import_module,
+    ("activations", "plot", "plot_activations", "plot_study", "study"),
+)
+
+
+@pytest.fixture
+def figures(monkeypatch):
+    """The figures drawn during a test, by the name under which they would be saved."""
+    drawn = {}
+
+    def keep(figure, name):
+        figure.draw_without_rendering()
+        drawn[name] = figure
+
+    monkeypatch.setattr(plot, "save", keep)
+    return drawn
+
+
+# Saturation and gradients
+
+
+@pytest.fixture
+def two_units():
+    """A function that makes a network of one input, two hidden units and two classes."""
+
+    def make(activation):
+        mlp = MLP(1, [2], 2, activation=activation)
+        first, last = mlp.linear_layers()
+        with torch.no_grad():
+            first.weight.copy_(torch.tensor([[10.0], [0.5]]))
+            last.weight.copy_(torch.tensor([[0.0, 0.0], [3.0, 2.0]]))
+        return mlp
+
+    return make
+
+
+@pytest.mark.parametrize("activation, share", [("tanh", 2 / 4), ("elu", 1 / 4)])
+def test_saturated_are_the_outputs_where_the_derivative_is_small(activation, share, two_units):
+    # Inputs of the units: 10 and 0.5 for one image, -10 and -0.5 for the other.
+    x, y = torch.tensor([[1.0], [-1.0]]), torch.tensor([0, 1])
+    measures = activations.measure(two_units(activation), activation, x, y)
+    assert measures["saturated"] == [share]
+
+
+def test_gradients_by_layer_are_those_worked_out_by_hand(two_units):
+    x, y = torch.tensor([[0.1], [-0.2]]), torch.tensor([0, 1])
+    measures = activations.measure(two_units("tanh"), "tanh", x, y)
+    dz = []
+    for value, label in ((0.1, 0), (-0.2, 1)):
+        h = math.tanh(10 * value), math.tanh(0.5 * value)
+        p = 1 / (1 + math.exp(-(3 * h[0] + 2 * h[1])))  # of class 1
+        dz.append([(p - label) * w * (1 - out**2) for w, out in zip((3, 2), h, strict=True)])
+    squares = [a**2 + b**2 for a, b in dz]
+    assert measures["gradient"] == pytest.approx([math.sqrt(sum(squares) / 2)], rel=1e-5)
+    weight = [(0.1 * one - 0.2 * other) / 2 for one, other in zip(*dz, strict=True)]
+    assert measures["weight_gradient"] == pytest.approx([math.hypot(*weight)], rel=1e-5)
+
+
+@pytest.mark.parametrize("activation", ["tanh", "elu"])
+def test_the_derivative_follows_from_the_output(activation):
+    x = torch.linspace(-3, 3, 13, dtype=torch.float64).requires_grad_()  # without a kink at 0
+    out = {"tanh": torch.tanh, "elu": torch.nn.functional.elu}[activation](x)
+    out.sum().backward()
+    torch.testing.assert_close(activations.derivative(activation, out.detach()), x.grad)
+
+
+@pytest.fixture(scope="module")
+def synthetic():
+    return cifar10_utils.get_synthetic(one_hot=False, validation_size=500)
+
+
+@pytest.mark.parametrize(
+    "standardize, rate, reached",
+    [(False, 1e-3, [0, 2, 4]), (True, 1e-1, [0, 2, 4]), (False, 1e12, [0])],
+)
+def test_a_measured_run_ends_where_its_loss_is_not_finite(
+    standardize, rate, reached, synthetic, monkeypatch
+):
+    monkeypatch.setattr(activations, "pixel_std", lambda _: np.full((3, 32, 32), 64, np.float32))
+    monkeypatch.setattr(activations, "MEASURED", (0, 2, 4))
+    measured = activations.train(synthetic, "elu", 2, standardize, rate, seed=1)
+    assert measured["step"] == reached
+    assert all(len(values) == len(reached) for values in measured.values())
+    assert all(len(layers) == 2 for layers in measured["saturated"])
+
+
+# Calibration
+
+
+def test_the_temperature_is_the_one_worked_out_by_hand():
+    # Three of four are right: the best probability is 3/4 = 1/(1 + exp(-1/T)), so T = 1/ln 3.
+    logits = np.tile([2.0, 1.0], (4, 1))
+    labels = np.array([0, 0, 1, 0])
+    assert study.fit_temperature(logits, labels) == pytest.approx(1 / math.log(3), rel=1e-9)
+
+
+def test_the_temperature_has_the_least_cross_entropy():
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 10, 500)
+    logits = 5 * (rng.standard_normal((500, 10)) + np.eye(10)[labels])
+
+    def loss(temperature):
+        p = study.probabilities(logits, temperature)
+        return -np.log(p[np.arange(500), labels]).mean()
+
+    best = study.fit_temperature(logits, labels)
+    assert best > 1.5
+    assert loss(best) < min(loss(0.99 * best), loss(1.01 * best))
+
+
+def test_probabilities_at_a_temperature():
+    p = study.probabilities(np.array([[1000.0, 1000 - 2 * math.log(3)]]), temperature=2)
+    assert p == pytest.approx(np.array([[0.75, 0.25]]))
+
+
+def test_the_calibration_is_the_one_worked_out_by_hand():
+    p = np.array([[0.9, 0.1], [0.1, 0.9], [0.62, 0.38], [0.38, 0.62], [1.0, 0.0]])
+    result = study.calibration(p, np.array([0, 0, 0, 1, 0]))
+    # In bin 9 both are right, in bin 13 one of two, in bin 14 the one.
+    assert result["error"] == pytest.approx((2 * 0.38 + 0.8) / 5, abs=1e-4)
+    expected = -(math.log(0.9) + math.log(0.1) + 2 * math.log(0.62)) / 5
+    assert result["loss"] == pytest.approx(expected, abs=1e-4)
+    bins = result["bins"]
+    assert bins["count"] == [0] * 9 + [2, 0, 0, 0, 2, 1]
+    assert bins["accuracy"] == [None] * 9 + [1, None, None, None, 0.5, 1]
+    assert bins["confidence"] == [None] * 9 + [0.62, None, None, None, 0.9, 1]
+
+
+# Mistakes
+
+
+def test_rows_of_the_confusion_matrix_are_the_true_classes():
+    matrix = study.confusion_matrix(np.array([1, 1, 3, 0]), np.array([1, 2, 2, 0]))
+    assert matrix.shape == (10, 10) and matrix.sum() == 4
+    assert [matrix[0, 0], matrix[1, 1], matrix[2, 1], matrix[2, 3]] == [1, 1, 1, 1]
+
+
+def test_mistakes_come_with_the_most_confident_first():
+    p = np.full((4, 10), 0.01)
+    p[[0, 1, 2, 3], [3, 5, 2, 9]] = 0.7, 0.9, 0.99, 0.8
+    mistakes = study.confident_mistakes(p, np.array([1, 3, 2, 0]))
+    assert [mistake["index"] for mistake in mistakes] == [1, 3, 0]
+    assert mistakes[0] == {"index": 1, "class": "cat", "prediction": "dog", "probability": 0.9}
+
+
+# The first layer
+
+
+def test_structure_of_weights_without_and_with_neighbours_alike():
+    rows, columns = np.mgrid[:32, :32]
+    flat, board = np.ones((1, 3, 32, 32)), np.tile((-1.0) ** (rows + columns), (1, 3, 1, 1))
+    one = np.zeros((1, 3, 32, 32))
+    one[0, 1, 5, 6:8] = 1
+    noise = np.random.default_rng(0).standard_normal((50, 3, 32, 32))
+    assert study.structure(flat) == {"neighbour_correlation": 1, "effective_pixels": 1024}
+    assert study.structure(board) == {"neighbour_correlation": -1, "effective_pixels": 1024}
+    assert study.structure(one)["effective_pixels"] == 2
+    assert abs(study.structure(noise)["neighbour_correlation"]) < 0.01
+
+
+def test_the_units_shown_are_those_with_the_largest_weights():
+    weights = np.zeros((3, 3, 32, 32), np.float32)
+    weights[1, 0, 0, 0], weights[2, 0, 0, :2] = 0.5, (-4, 2)
+    shown = study.strongest(weights, 2)
+    assert shown.dtype == np.uint8 and shown.shape == (2, 3, 32, 32)
+    assert shown[0, 0, 0, :3].tolist() == [1, 192, 128]
+    assert shown[1, 0, 0, :2].tolist() == [255, 128]
+
+
+def test_tiles_stand_in_rows():
+    pictures = np.arange(4, dtype=np.uint8)[:, None, None, None] + np.zeros((4, 3, 2, 2), np.uint8)
+    grid = plot_study.tile(pictures, 2)
+    assert grid.shape == (8, 8, 3)
+    assert grid[1::4, 1::4, 0].tolist() == [[0, 1], [2, 3]]
+    assert (grid[0] == 255).all() and (grid[:, 3:5] == 255).all()
+
+
+# Augmentation
+
+
+@pytest.mark.parametrize("right", [-31, -2, 0, 1, 5])
+def test_moved_images_take_the_colour_at_the_edge(right):
+    pixels = torch.arange(2 * 3 * 32 * 32).reshape(2, 3, 32, 32).to(torch.uint8)
+    fill = torch.tensor([7, 8, 9], dtype=torch.uint8)[:, None, None]
+    out = study.moved(pixels, fill, right)
+    for column in range(32):
+        source = column - right
+        expected = pixels[..., source] if 0 <= source < 32 else fill[..., 0].expand(2, 3, 32)
+        assert torch.equal(out[..., column], expected)
+
+
+# A run
+
+
+def test_the_weights_evaluated_are_the_best_else_the_average_else_the_last():
+    state = {"best": {"w": 1}, "average": {"n_averaged": 4, "module.w": 2}, "mlp": {"w": 3}}
+    assert study.evaluated_weights(state) == {"w": 1}
+    assert study.evaluated_weights(state | {"best": {}}) == {"w": 2}
+    assert study.evaluated_weights({"best": {}, "mlp": {"w": 3}}) == {"w": 3}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A folder with CIFAR-10 of 50 training and 10 test images, and two finished runs on it: one
+    with a validation split, one on all training images."""
+    folder = tmp_path_factory.mktemp("study")
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        files = use_small_files(monkeypatch)
+        pixels = np.random.default_rng(1).integers(0, 256, (10, 3072), np.uint8)
+        files["test_batch"] = batch_bytes(pixels, range(10))  # of every class one image
+        md5 = hashlib.md5(files["test_batch"]).hexdigest()
+        monkeypatch.setitem(cifar10_utils.MD5, "test_batch", md5)
+        write_files(folder / cifar10_utils.FOLDER, files)
+        flags = ["--data_dir", str(folder), "--dnn_hidden_units", "40,6", "--batch_size", "10"]
+        flags += ["--max_steps", "6", "--eval_freq", "2", "--normalization", "batch", "--flip"]
+        flags += ["--standardize", "--ema", "0.5", "--test_time_averaging", "--bfloat16"]
+        for name, size, rate in (("validated", "10", "0.01"), ("final", "0", "0.02")):
+            trainer.main([*flags, "--validation_size", size, "--learning_rate", rate,
+                          "--run_dir", str(folder / name)])  # fmt: skip
+        monkeypatch.setattr(study, "RESULTS", folder)
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def record(folder):
+    """The record of a study of the final run."""
+    validated = str(folder / "validated")
+    study.main([str(folder / "final"), "--validated", validated, "--augmentation", validated,
+                validated, "--data_dir", str(folder)])  # fmt: skip
+    return json.loads((folder / "study.json").read_text())
+
+
+def test_the_study_finds_the_accuracy_that_the_run_recorded(record, folder):
+    final = json.loads((folder / "final" / "run.json").read_text())
+    assert record["test_accuracy"] == pytest.approx(final["test_accuracy"])
+    assert record["calibration"]["before"]["loss"] == pytest.approx(final["test_loss"], abs=1e-3)
+    assert np.trace(record["confusion"]) == round(10 * final["test_accuracy"])
+    assert record["differing_flags"] == ["learning_rate"]
+    assert record["validated"]["flags"]["validation_size"] == 10
+    without = record["augmentation"]["without"]
+    best = max(record["validated"]["history"]["val_accuracy"])
+    assert without["val_accuracy"] == without["moved"][without["moved_by"].index(0)] == best
+    assert abs(without["first_layer_at_start"]["neighbour_correlation"]) < 0.01
+    assert (folder / "final" / "mistakes.png").is_file()
+    pictures = np.load(folder / "study.npz")
+    assert {name: len(pictures[name]) for name in pictures} == {
+        "run": 40, "without": 20, "with": 20,
+    }  # fmt: skip
+
+
+def test_a_record_of_the_study_names_no_path(record):
+    assert "/" not in json.dumps(record)
+
+
+def refusal(capsys, *argv):
+    """What study.py says when it ends with status 2."""
+    with pytest.raises(SystemExit) as stop:
+        study.main([str(value) for value in argv])
+    assert stop.value.code == 2
+    return capsys.readouterr().err
+
+
+def test_a_temperature_needs_a_validation_split(folder, capsys):
+    error = refusal(capsys, folder / "final", "--data_dir", folder)
+    assert "has no validation split" in error
+
+
+def test_a_folder_without_a_finished_run_is_refused(folder, tmp_path, capsys):
+    assert "cannot read" in refusal(capsys, tmp_path, "--data_dir", folder)
+    unfinished = json.loads((folder / "final" / "run.json").read_text()) | {"status": "failed"}
+    (tmp_path / "run.json").write_text(json.dumps(unfinished))
+    (tmp_path / "metrics.csv").write_bytes((folder / "final" / "metrics.csv").read_bytes())
+    assert "no finished run" in refusal(capsys, tmp_path, "--data_dir", folder)
+
+
+# Figures
+
+
+def test_every_figure_of_the_study_is_drawn_from_its_record(record, folder, figures, monkeypatch):
+    monkeypatch.setattr(plot_study, "RESULTS", folder)
+    plot_study.main()
+    assert sorted(figures) == [
+        *("study_augmentation.png", "study_calibration.png", "study_classes.png"),
+        *("study_confusion.png", "study_curves.png", "study_first_layer.png"),
+    ]
+    order = [study.CLASSES.index(name) for name in plot_study.ORDER]
+    shown = [int(text.get_text()) for text in figures["study_confusion.png"].axes[0].texts]
+    assert shown == np.array(record["confusion"])[np.ix_(order, order)].ravel().tolist()
+
+
+def test_the_figures_of_the_activations_are_drawn_from_their_record(figures):
+    record = plot_activations.read()
+    plot_activations.main()
+    panels = figures["activations_accuracy.png"].axes
+    assert len(panels) == len(activations.RATES)
+    assert len(record["runs"]) == (
+        2 * len(activations.RATES) * len(activations.DEPTHS) * len(activations.SEEDS)
+    )
+    for name in figures:
+        assert (ROOT / "plots" / name).is_file()
