@@ -321,7 +321,7 @@ class PlainSGD:
                 parameter.grad = None
 
     def state_dict(self):
-        return {}
+        return {"state": {}}
 
     def load_state_dict(self, state):
         """Nothing is kept from step to step."""
