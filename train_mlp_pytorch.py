@@ -313,7 +313,9 @@ class PlainSGD:
     def step(self):
         for group in self.param_groups:
             for parameter in group["params"]:
-                parameter.sub_(parameter.grad, alpha=group["lr"])
+                # torch refuses a number that the dtype cannot hold; the loss will tell.
+                rate = min(group["lr"], torch.finfo(parameter.dtype).max)
+                parameter.sub_(parameter.grad, alpha=rate)
 
     def zero_grad(self):
         for group in self.param_groups:
