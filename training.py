@@ -76,6 +76,12 @@ class Parser(argparse.ArgumentParser):
     def error(self, message):
         super().error(cifar10_utils.one_line(message))
 
+    def _get_values(self, action, arg_strings):
+        # Python 3.11 takes --flag=-- for a flag without a value, and checks neither type nor choice.
+        if arg_strings == ["--"]:
+            raise argparse.ArgumentError(action, "'--' is no value")
+        return super()._get_values(action, arg_strings)
+
 
 def make_parser(description):
     """A parser with the flags of both trainers. @FILE reads flags from a file (# comments)."""
