@@ -77,7 +77,7 @@ class Parser(argparse.ArgumentParser):
         super().error(cifar10_utils.one_line(message))
 
     def _get_values(self, action, arg_strings):
-        # Python 3.11 takes --flag=-- for a flag without a value, and checks neither type nor choice.
+        # Python 3.11 takes --flag=-- for a flag with no value, and checks neither type nor choice.
         if arg_strings == ["--"]:
             raise argparse.ArgumentError(action, "'--' is no value")
         return super()._get_values(action, arg_strings)
