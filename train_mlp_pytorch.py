@@ -313,7 +313,9 @@ class PlainSGD:
     def step(self):
         for group in self.param_groups:
             for parameter in group["params"]:
-                parameter.sub_(parameter.grad, alpha=group["lr"])
+                # torch refuses a number that the dtype cannot hold; the loss will tell.
+                rate = min(group["lr"], torch.finfo(parameter.dtype).max)
+                parameter.sub_(parameter.grad, alpha=rate)
 
     def zero_grad(self):
         for group in self.param_groups:
@@ -321,7 +323,7 @@ class PlainSGD:
                 parameter.grad = None
 
     def state_dict(self):
-        return {}
+        return {"state": {}}
 
     def load_state_dict(self, state):
         """Nothing is kept from step to step."""

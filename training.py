@@ -76,6 +76,12 @@ class Parser(argparse.ArgumentParser):
     def error(self, message):
         super().error(cifar10_utils.one_line(message))
 
+    def _get_values(self, action, arg_strings):
+        # Python 3.11 takes --flag=-- for a flag with no value, and checks neither type nor choice.
+        if arg_strings == ["--"]:
+            raise argparse.ArgumentError(action, "'--' is no value")
+        return super()._get_values(action, arg_strings)
+
 
 def make_parser(description):
     """A parser with the flags of both trainers. @FILE reads flags from a file (# comments)."""
@@ -105,7 +111,7 @@ def parse_args(parser, argv=None):
     """The flags in argv; exit status 2 where they are wrong."""
     try:
         args = parser.parse_args(argv)
-    except (UnicodeDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         parser.error(f"unreadable argument file: {error}")
     if args.resume and not args.run_dir:
         parser.error("--resume needs --run_dir, the folder of the run to go on with")

@@ -36,8 +36,9 @@ def read_runs(path):
 
 def summary(name, runs):
     """The record of an experiment."""
+    trainer, seed = f"train_mlp_{runs[0]['framework']}.py", runs[0]["seed"]
     return {
-        "command": f"python report/run_experiments.py {name}",
+        "command": f"python {trainer} @report/experiments/{name}.txt --seed {seed}",
         "dataset": runs[0]["dataset"],
         "device": "cuda" if runs[0]["flags"].get("use_gpu") else "cpu",
         "seeds": [run["seed"] for run in runs],

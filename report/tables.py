@@ -99,7 +99,25 @@ def job_table():
     )
 
 
+<<<<<<< HEAD
 TABLES = {"accuracy": accuracy_table, "step": step_table, "job": job_table}
+=======
+def best_text():
+    """The best network: its accuracy, what it took, the command."""
+    record = read("best-cpu")
+    flags = record["runs"][0]["flags"]
+    layers = ", ".join(map(str, flags["dnn_hidden_units"]))
+    accuracies = ", ".join(f"{run['test_accuracy']:.4f}" for run in record["runs"])
+    return (
+        f"A network with hidden layers of {layers} units reaches a test accuracy of {accuracies} "
+        f"(the test set was read once, at the end) after {record['train_seconds'] / 60:.0f} "
+        f"minutes of training steps ({flags['epochs']} epochs) on the CPU:\n\n"
+        f"```\n{record['command']}\n```"
+    )
+
+
+TABLES = {"accuracy": accuracy_table, "speed": speed_text, "best": best_text}
+>>>>>>> main
 
 
 def filled(text):

@@ -14,6 +14,14 @@ from test_cli import PYTORCH, ROOT, record_of, rows_of, train, wait_for
 FLAGS = ["--synthetic", "--max_steps", 200, "--eval_freq", 20]
 
 
+def end(process):
+    """Kills torchrun and what it started, each of which has a session of its own."""
+    if process.poll() is None:
+        for pid in (*children_of(process.pid), process.pid):
+            os.kill(pid, signal.SIGKILL)
+        process.wait()
+
+
 def torchrun(*flags, status=0, wait=True):
     """Runs the trainer in two processes. Returns stdout and stderr, or the process to wait for."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
@@ -28,10 +36,9 @@ def torchrun(*flags, status=0, wait=True):
     if not wait:
         return process
     try:
-        out, err = process.communicate(timeout=240)
+        out, err = process.communicate(timeout=400)
     finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
+        end(process)
     assert process.returncode == status, err
     return out, err
 
@@ -76,11 +83,10 @@ def kill_and_resume(folder, ranks, moment):
         for rank in ranks:
             os.kill(sorted(children_of(process.pid))[rank], signal.SIGKILL)
         began = time.monotonic()
-        _, err = process.communicate(timeout=240)
+        _, err = process.communicate(timeout=400)
         assert time.monotonic() - began < 60
     finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
+        end(process)
     assert process.returncode != 0
     assert "--resume goes on from the last checkpoint" in err or "SIGKILL" in err or "-9" in err
     begun = (folder / "run.json").exists()
@@ -101,12 +107,12 @@ def test_one_or_both_processes_killed_at_random_moments(two, tmp_path, record_fi
     began = time.monotonic()
     torchrun(*FLAGS, "--run_dir", tmp_path / "timed")
     seconds = time.monotonic() - began
-    for i in range(8):
+    for i in range(6):
         moment = rng.uniform(0.2, 0.75) * seconds
         folder = tmp_path / str(i)
         kill_and_resume(folder, kinds[i % 4], lambda moment=moment: time.sleep(moment))
         assert results(folder) == results(two[0])
-    record_figure("8 runs of two processes with one or both killed: all ended the same")
+    record_figure("6 runs of two processes with one or both killed: all ended the same")
 
 
 def test_bad_input_is_reported_once(tmp_path):

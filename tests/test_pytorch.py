@@ -399,6 +399,7 @@ def test_the_average_of_the_weights_is_what_is_evaluated(data, tmp_path):
         (["--ema", "nan"], "'nan'"),
         (["--shift", "32"], "'32'"),
         (["--activation", "sigmoid"], "'sigmoid'"),
+        (["--activation=--"], "'--' is no value"),
         (["--schedule", "linear"], "'linear'"),
         (["--epochs", "0"], "'0'"),
     ],

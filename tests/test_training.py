@@ -187,6 +187,8 @@ def test_an_argument_file(trainer, data, tmp_path):
         (["--nonsense"], "--nonsense"),
         (["stray"], "stray"),
         (["@missing.txt"], "missing.txt"),
+        (["@\0"], "unreadable argument file"),
+        *(([f"--{n}=--"], f"--{n}: '--' is no") for n in ("seed", "dnn_hidden_units", "run_dir")),
         *(
             (["--dnn_hidden_units", u], u)
             for u in ("100,x", "0", "-5", "100,,5", "1e3", ",", "5.0")
