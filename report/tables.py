@@ -53,7 +53,7 @@ def step_table():
     ):
         if times := step["milliseconds"].get(name):
             ratio = step["ratios"].get(f"numpy to {name}")
-            ratio = f"{ratio['median']:.2f} times that" if ratio else ""
+            ratio = f"{ratio['best']:.2f}, {ratio['median']:.2f} times that" if ratio else ""
             lines.append(f"| {label} | {times['best']:.2f} | {times['median']:.2f} | {ratio} |")
     bare = step["ratios"]["pytorch to pytorch bare"]["median"]
     lines.append(f"\nThe PyTorch trainer's step takes {bare:.2f} times the bare loop's.\n")
@@ -99,9 +99,6 @@ def job_table():
     )
 
 
-<<<<<<< HEAD
-TABLES = {"accuracy": accuracy_table, "step": step_table, "job": job_table}
-=======
 def best_text():
     """The best network: its accuracy, what it took, the command."""
     record = read("best-cpu")
@@ -116,8 +113,12 @@ def best_text():
     )
 
 
-TABLES = {"accuracy": accuracy_table, "speed": speed_text, "best": best_text}
->>>>>>> main
+TABLES = {
+    "accuracy": accuracy_table,
+    "best": best_text,
+    "job": job_table,
+    "step": step_table,
+}
 
 
 def filled(text):
