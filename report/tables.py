@@ -99,9 +99,6 @@ def job_table():
     )
 
 
-<<<<<<< HEAD
-TABLES = {"accuracy": accuracy_table, "step": step_table, "job": job_table}
-=======
 def best_text():
     """The best network: its accuracy, what it took, the command."""
     record = read("best-cpu")
@@ -116,8 +113,12 @@ def best_text():
     )
 
 
-TABLES = {"accuracy": accuracy_table, "speed": speed_text, "best": best_text}
->>>>>>> main
+TABLES = {
+    "accuracy": accuracy_table,
+    "step": step_table,
+    "job": job_table,
+    "best": best_text,
+}
 
 
 def filled(text):
