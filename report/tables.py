@@ -115,9 +115,9 @@ def best_text():
 
 TABLES = {
     "accuracy": accuracy_table,
-    "best": best_text,
-    "job": job_table,
     "step": step_table,
+    "job": job_table,
+    "best": best_text,
 }
 
 

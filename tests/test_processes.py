@@ -80,8 +80,9 @@ def kill_and_resume(folder, ranks, moment):
     try:
         wait_for(lambda: len(children_of(process.pid)) >= 2)
         moment()
+        children = sorted(children_of(process.pid))
         for rank in ranks:
-            os.kill(sorted(children_of(process.pid))[rank], signal.SIGKILL)
+            os.kill(children[rank], signal.SIGKILL)
         began = time.monotonic()
         _, err = process.communicate(timeout=400)
         assert time.monotonic() - began < 60
@@ -102,15 +103,18 @@ def test_a_killed_process_ends_all_and_resume_ends_the_same(two, tmp_path):
 
 @pytest.mark.slow
 def test_one_or_both_processes_killed_at_random_moments(two, tmp_path, record_figure):
-    """The time that a run took so far, the start of the processes included, gives the range."""
+    """A moment is so many rows and a little more: before the first row that is the start."""
     rng, kinds = random.Random(0), [[0], [1], [0, 1], [1, 0]]
-    began = time.monotonic()
-    torchrun(*FLAGS, "--run_dir", tmp_path / "timed")
-    seconds = time.monotonic() - began
     for i in range(6):
-        moment = rng.uniform(0.2, 0.75) * seconds
         folder = tmp_path / str(i)
-        kill_and_resume(folder, kinds[i % 4], lambda moment=moment: time.sleep(moment))
+        n_rows = rng.randrange(len(rows_of(two[0])) - 2)
+        pause = rng.uniform(0, 0.05 if n_rows else 3)
+
+        def moment(folder=folder, n_rows=n_rows, pause=pause):
+            wait_for(lambda: len(rows_of(folder)) >= n_rows)
+            time.sleep(pause)
+
+        kill_and_resume(folder, kinds[i % 4], moment)
         assert results(folder) == results(two[0])
     record_figure("6 runs of two processes with one or both killed: all ended the same")
 
