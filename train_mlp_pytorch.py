@@ -618,3 +618,7 @@ def train(args, processes):
 
 if __name__ == "__main__":
     main()
+    if distributed.is_torchelastic_launched():
+        # Now and then a thread of PyTorch's aborts a process of several that ends in the usual way.
+        sys.stdout.flush()
+        os._exit(0)
