@@ -50,6 +50,7 @@ MD5 = {  # of the official files; those that torchvision checks
 TRAIN_FILES = [name for name in MD5 if name.startswith("data_batch")]
 IMAGES_PER_FILE = 10_000
 SHAPE = (3, 32, 32)  # channels, rows, columns
+N_INPUTS = 3 * 32 * 32
 N_CLASSES = 10
 PIXEL_RMS = 64.0  # root mean square of the training pixels less their mean image
 SPLIT_SEED = 10  # of the validation split: the same images whatever the seed of a run
@@ -128,9 +129,8 @@ class DataSet:
         ValueError where batch_size is below 1 or above the number of examples.
         """
         indices = self.next_indices(batch_size)
-        return self._as_float(self.pixels.take(indices, axis=0), out), self.labels.take(
-            indices, axis=0
-        )
+        x = self._as_float(self.pixels.take(indices, axis=0), out)
+        return x, self.labels.take(indices, axis=0)
 
     def batches(self, batch_size):
         """All examples once, in their stored order; the last batch may be smaller."""
@@ -186,8 +186,8 @@ def get_cifar10(data_dir=DEFAULT_DIR, one_hot=True, validation_size=0, seed=42):
         train_pixels[part], train_labels[part] = _read(folder / name)
     _read(folder / "batches.meta", parse=len)
     test_pixels, test_labels = _read(folder / "test_batch")
-    train, test = (train_pixels, train_labels), (test_pixels.copy(), test_labels)
-    return _split("cifar10", train, test, one_hot, validation_size, seed)
+    test = test_pixels.copy(), test_labels  # those in the file's bytes cannot be written to
+    return _split("cifar10", (train_pixels, train_labels), test, one_hot, validation_size, seed)
 
 
 def get_synthetic(one_hot=True, validation_size=0, seed=42):
@@ -293,8 +293,8 @@ class _Pickled:
 
     def pixels(self):
         _, shape, dtype, fortran_order, content = self.state
-        n, size = len(content) // int(np.prod(SHAPE)), int(np.prod(SHAPE))
-        if dtype.args != (b"u1", 0, 1) or fortran_order or shape != (n, size):
+        n = len(content) // N_INPUTS
+        if dtype.args != (b"u1", 0, 1) or fortran_order or shape != (n, N_INPUTS):
             raise DataError("not a CIFAR-10 batch (its pixels are not rows of 3072 bytes)")
         return np.frombuffer(content, np.uint8).reshape(n, *SHAPE)
 
@@ -409,12 +409,8 @@ def _download(url, folder):
 
 
 def _complete(folder):
-    return all((folder / name).is_file() and _sound(folder / name) for name in MD5)
-
-
-def _sound(path):
     try:
-        return _read(path, parse=lambda raw: True)
+        return all((folder / name).is_file() and _read(folder / name, parse=bool) for name in MD5)
     except DataError:
         return False
 
@@ -449,7 +445,7 @@ def _fetch(url, part):
 def _fetch_rest(url, part):
     """One connection: append to the file part what it lacks."""
     start = _size(part)
-    headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={start}-"} if start else {})
+    headers = {"Range": f"bytes={start}-"} if start else {}
     with _open(urllib.request.Request(url, headers=headers)) as response:
         if "html" in response.headers.get("Content-Type", ""):
             raise DownloadError(f"{url} answers with a web page, not with CIFAR-10's archive")
@@ -512,6 +508,8 @@ def _open(request):
 
 
 class _NoWeakerRedirect(urllib.request.HTTPRedirectHandler):
+    """Refuses a redirect to what is less safe, and closes the answer, which urllib leaves open."""
+
     def http_error_302(self, req, fp, *details):
         try:
             return super().http_error_302(req, fp, *details)
@@ -545,11 +543,7 @@ def _unpack(archive):
             parts = PurePosixPath(member.name).parts
             if member.type in LONG_NAMES or (member.isdir() and parts in ((), (FOLDER,))):
                 continue
-            if (
-                member.type not in (tarfile.REGTYPE, tarfile.AREGTYPE)
-                or parts[:-1] != (FOLDER,)
-                or parts[-1] == ".."
-            ):
+            if member.type not in (tarfile.REGTYPE, tarfile.AREGTYPE) or parts[:-1] != (FOLDER,):
                 raise DataError(f"it holds {member.name}, which is no file of CIFAR-10")
             if parts[-1] in MD5:
                 if _md5(content) != MD5[parts[-1]]:

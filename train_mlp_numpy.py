@@ -101,7 +101,7 @@ def main(argv=None):
         return run.report()
     data = training.load_data(args)
     mlp = MLP(
-        int(np.prod(cifar10_utils.SHAPE)),
+        cifar10_utils.N_INPUTS,
         args.dnn_hidden_units,
         cifar10_utils.N_CLASSES,
         dtype=np.float32,
@@ -139,7 +139,7 @@ def main(argv=None):
                 for module in mlp.modules:
                     for name, gradient in module.grads.items():
                         module.params[name] -= gradient
-            run.tally(loss, accuracy(probabilities, y))
+                run.tally(loss, accuracy(probabilities, y))
             if run.is_due(step):
                 add_row()
         if best:

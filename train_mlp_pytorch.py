@@ -10,36 +10,26 @@ With the same flags it starts from the same weights and sees the same batches as
 import argparse
 import copy
 import ctypes
-import io
-import itertools
 import math
 import os
-import pickletools
-import re
-import signal
 import sys
-import zipfile
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 
 import numpy as np
 import torch
 from torch import distributed, nn
 from torch.nn import functional as F
-from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 import cifar10_utils
 import training
+from augmentation import distort, mix, move, views
+from checkpoint import get_weights, load_checkpoint, save_checkpoint
 from mlp_pytorch import ACTIVATIONS, MLP, NORMALIZATIONS
+from optimization import make_optimizer, start_step
+from processes import Processes
 
-CHECKPOINT = "checkpoint.pt"
 EVAL_BATCH = 500  # examples
-MEMBER = re.compile(r"archive/(data\.pkl|data/\d+|byteorder|version|\.[a-z_/]+)")
-PICKLED = (  # what a checkpoint asks for, as pickletools names it
-    *("torch._utils _rebuild_tensor_v2", "torch FloatStorage", "torch LongStorage"),
-    "collections OrderedDict",
-)
-MAX_STEPS = 1400  # unless --max_steps or --epochs says otherwise
 FLUSH_EVERY = 50  # steps whose losses are fetched at once where fetching makes a device wait
 
 
@@ -58,6 +48,7 @@ def make_parser():
         ("warmup_steps", training.whole_number(0), 0, "steps of a linear rise of the rate"),
         ("shift", training.whole_number(0, 31), 0, "most pixels to move a training image by"),
         ("distortion", fraction, 0.0, "strength of random turns, zooms and shears"),
+        ("mixup", fraction, 0.0, "largest share of another image blended into a training image"),
         ("ema", fraction, 0.0, "decay of an average of the weights, evaluated in their place"),
         ("epochs", training.whole_number(1), None, "passes over the data, in place of --max_steps"),
         ("checkpoint_freq", training.whole_number(1), None, "steps between further checkpoints"),
@@ -76,10 +67,7 @@ def make_parser():
         ("use_gpu", "train on CUDA"),
         ("standardize", "divide each pixel by its standard deviation over the training images"),
         ("flip", "mirror training images at random"),
-        (
-            "test_time_averaging",
-            "evaluate on the mean over 18 moved and mirrored views",
-        ),
+        ("test_time_averaging", "evaluate on the mean over 18 moved and mirrored views"),
         ("local_fields", "begin with smooth local patterns as the weights of the first layer"),
         ("bfloat16", "multiply matrices in bfloat16"),
         ("deterministic", "let CUDA use deterministic algorithms only"),
@@ -97,8 +85,8 @@ def check_args(args, processes):
          and not args.dnn_hidden_units,
          "--dropout, --normalization and --local_fields need a hidden layer"),
         (args.deterministic and not args.use_gpu, "--deterministic needs --use_gpu"),
-        (args.use_gpu and torch.cuda.device_count() <= processes.local_rank,
-         f"--use_gpu needs {processes.local_rank + 1} CUDA device(s), but there are "
+        (args.use_gpu and torch.cuda.device_count() < processes.local_size,
+         f"--use_gpu needs {processes.local_size} CUDA device(s), but there are "
          f"{torch.cuda.device_count()}: leave it out to train on the CPU"),
         (args.normalization == "batch" and processes.size > 1 and not args.use_gpu,
          "--normalization batch needs --use_gpu with several processes: use layer"),
@@ -109,71 +97,6 @@ def check_args(args, processes):
     ):  # fmt: skip
         if wrong:
             raise training.UsageError(message)
-
-
-class Processes:
-    """The processes that torchrun started, or this one alone. Only the first one is heard."""
-
-    def __init__(self):
-        self.rank, self.local_rank, self.size = (
-            int(os.environ.get(name, default))
-            for name, default in (("RANK", 0), ("LOCAL_RANK", 0), ("WORLD_SIZE", 1))
-        )
-
-    def start(self, use_gpu):
-        if use_gpu:
-            torch.cuda.set_device(self.local_rank)
-        if self.size > 1:
-            # Ctrl-C reaches every process at another step: leave it to torchrun, which ends all.
-            signal.signal(signal.SIGINT, signal.SIG_IGN)
-            distributed.init_process_group("nccl" if use_gpu else "gloo")
-
-    def share(self, action):
-        """What action() returns in the first process, in all; or the error that it raises."""
-        outcome = [None, None]
-        if self.rank == 0:
-            try:
-                outcome[0] = action()
-            except (training.UsageError, training.RunError) as error:
-                outcome[1] = error
-        if self.size > 1:
-            distributed.broadcast_object_list(outcome)
-        if outcome[1]:
-            raise outcome[1]
-        return outcome[0]
-
-    @contextmanager
-    def guarded(self):
-        """Turns the error that the death of another process causes into a sentence."""
-        try:
-            yield
-        except torch.OutOfMemoryError as error:
-            raise MemoryError from error
-        except RuntimeError as error:
-            if self.size == 1 or not ("gloo" in str(error) or "NCCL" in str(error)):
-                raise
-            sys.stderr = sys.__stderr__
-            raise training.RunError(
-                f"process {self.rank} of {self.size} ends, for another one has ended "
-                f"({str(error).splitlines()[0]}); --resume goes on from the last checkpoint"
-            ) from error
-        finally:
-            if distributed.is_initialized():
-                distributed.destroy_process_group()
-
-    def parallel(self, mlp):
-        """mlp, with its gradients averaged over the processes in backward."""
-        if self.size == 1:
-            return mlp
-        if any(isinstance(layer, nn.BatchNorm1d) for layer in mlp.layers):
-            mlp = nn.SyncBatchNorm.convert_sync_batchnorm(mlp)
-        return DistributedDataParallel(mlp)
-
-    def total(self, tensor):
-        """The sum of tensor over the processes."""
-        if self.size > 1:
-            distributed.all_reduce(tensor)
-        return tensor
 
 
 class TensorData:
@@ -192,7 +115,7 @@ class TensorData:
         self._ahead = iter(())
 
     def next_batch(self, batch_size):
-        """Returns x (S, 3, 32, 32) float32 and y (S,) int64."""
+        """Returns x (S, 3, 32, 32) float32 and y (S,) int64, with --mixup (S, 10) float32."""
         indices = next(self._ahead, None)
         if indices is None:  # many at once, so that a device is not kept waiting for each
             ahead = [self.dataset.next_indices(batch_size) for _ in range(FLUSH_EVERY)]
@@ -204,7 +127,8 @@ class TensorData:
         x = self._as_float(pixels)
         if self.args.distortion:
             x = distort(x, self.args.distortion)
-        return x, self.labels[indices]
+        y = self.labels[indices]
+        return mix(x, y, self.args.mixup) if self.args.mixup else (x, y)
 
     def seek(self, position):
         """Goes on after so many examples of the whole batches."""
@@ -212,50 +136,14 @@ class TensorData:
 
     def batches(self, batch_size):
         """This process's share of all examples."""
-        for i in range(self.processes.rank, math.ceil(len(self.labels) / batch_size),
-                       self.processes.size):  # fmt: skip
-            part = slice(i * batch_size, (i + 1) * batch_size)
+        stride = self.processes.size * batch_size
+        for i in range(self.processes.rank * batch_size, len(self.labels), stride):
+            part = slice(i, i + batch_size)
             yield self._as_float(self.pixels[part]), self.labels[part]
 
     def _as_float(self, pixels):
         x = pixels.float().sub_(self.mean)
         return x if self.scale is None else x.mul_(self.scale)
-
-
-def move(pixels, fill, args):
-    """pixels (S, 3, 32, 32) mirrored and moved at random; fill (3, 1, 1), the mean colour, comes in
-    at the edges. Still in bytes, of which there are four times fewer to move."""
-    n, size, device = len(pixels), pixels.shape[-1], pixels.device
-    if args.flip:
-        mirrored = torch.rand(n, 1, 1, 1, device=device) < 0.5
-        pixels = torch.where(mirrored, pixels.flip(3), pixels)
-    if args.shift:
-        most = args.shift
-        down, right = torch.randint(0, 2 * most + 1, (2, n), device=device)
-        padded = fill.expand(n, -1, size + 2 * most, size + 2 * most).clone()
-        padded[:, :, most:-most, most:-most] = pixels
-        windows = padded.unfold(2, size, 1).unfold(3, size, 1)  # (S, 3, down, right, 32, 32)
-        pixels = windows[torch.arange(n, device=device), :, down, right]
-    return pixels
-
-
-def distort(x, strength):
-    """x (S, 3, 32, 32), each image seen through its own linear map of the plane: the identity plus
-    normal numbers of that standard deviation, which turns, zooms, stretches and shears."""
-    noise = strength * torch.randn(len(x), 2, 2, device=x.device)
-    maps = F.pad(torch.eye(2, device=x.device) + noise, (0, 1))
-    grid = F.affine_grid(maps, x.shape, align_corners=False)
-    return F.grid_sample(x, grid, align_corners=False)
-
-
-def views(x, step=2):
-    """x (S, 3, 32, 32), its copies moved by step pixels in eight directions, and the mirror images
-    of these nine."""
-    size, padded = x.shape[-1], F.pad(x, (step,) * 4)
-    for down, right in itertools.product((0, step, 2 * step), repeat=2):
-        view = padded[:, :, down : down + size, right : right + size]
-        yield view
-        yield view.flip(3)
 
 
 def receptive_fields(n_units, seed, smoothness=1.0, width=4.0):
@@ -283,7 +171,7 @@ def make_mlp(args):
     """The network of the flags, with its initial weights."""
     input_scale = 1.0 if args.standardize else cifar10_utils.PIXEL_RMS
     mlp = MLP(
-        math.prod(cifar10_utils.SHAPE),
+        cifar10_utils.N_INPUTS,
         args.dnn_hidden_units,
         cifar10_utils.N_CLASSES,
         seed=args.seed,
@@ -299,66 +187,6 @@ def make_mlp(args):
     return mlp
 
 
-class PlainSGD:
-    """Gradient descent and nothing else, with what the trainer needs of a torch.optim optimizer.
-
-    Making a torch.optim optimizer imports torch._dynamo, which takes a tenth of the default job,
-    and its step does more than subtract, which takes a twentieth of each step.
-    """
-
-    def __init__(self, parameters, rate):
-        self.param_groups = [{"params": list(parameters), "lr": rate}]
-
-    @torch.no_grad()
-    def step(self):
-        for group in self.param_groups:
-            for parameter in group["params"]:
-                # torch refuses a number that the dtype cannot hold; the loss will tell.
-                rate = min(group["lr"], torch.finfo(parameter.dtype).max)
-                parameter.sub_(parameter.grad, alpha=rate)
-
-    def zero_grad(self):
-        for group in self.param_groups:
-            for parameter in group["params"]:
-                parameter.grad = None
-
-    def state_dict(self):
-        return {"state": {}}
-
-    def load_state_dict(self, state):
-        """Nothing is kept from step to step."""
-
-
-def make_optimizer(mlp, args):
-    """The optimizer of the flags; weight decay is for matrices, not for biases and norms."""
-    if args.optimizer == "sgd" and not (args.momentum or args.weight_decay):
-        return PlainSGD(mlp.parameters(), args.learning_rate)
-    matrices = [p for p in mlp.parameters() if p.ndim > 1]
-    others = [p for p in mlp.parameters() if p.ndim == 1]
-    groups = [{"params": matrices, "weight_decay": args.weight_decay}, {"params": others}]
-    options = {"lr": args.learning_rate, "weight_decay": 0.0, "fused": True}
-    if args.optimizer == "sgd":
-        return torch.optim.SGD(groups, momentum=args.momentum, **options)
-    return {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[args.optimizer](groups, **options)
-
-
-def start_step(optimizer, args, step, processes):
-    """Sets the learning rate of a step: a linear rise over the warm-up, then constant or half a
-    cosine to 0. And the random numbers: those of a step follow from its number, so that a run that
-    is continued needs no state of a generator."""
-    if args.dropout or args.flip or args.shift or args.distortion:
-        number = (args.seed * 10**9 + step) * processes.size + processes.rank
-        torch.manual_seed(number % 2**63)
-    rate = args.learning_rate
-    if step <= args.warmup_steps:
-        rate *= step / args.warmup_steps
-    elif args.schedule == "cosine":
-        done = (step - 1 - args.warmup_steps) / (args.max_steps - args.warmup_steps)
-        rate *= (1 + math.cos(math.pi * done)) / 2
-    for group in optimizer.param_groups:
-        group["lr"] = rate
-
-
 def predict(network, x, args):
     """The logits: float32 also where the products are in bfloat16."""
     with torch.autocast(x.device.type, torch.bfloat16, enabled=args.bfloat16):
@@ -371,7 +199,9 @@ def l1_norm(mlp):
 
 
 def accuracy(logits, labels):
-    """The fraction of samples whose largest logit is at the label: a tensor, on their device."""
+    """The fraction of samples whose largest logit is at the label, or at the largest share of the
+    labels where these are mixed: a tensor, on their device."""
+    labels = labels.argmax(dim=1) if labels.ndim > 1 else labels
     return (logits.argmax(dim=1) == labels).float().mean()
 
 
@@ -397,97 +227,6 @@ def evaluate(mlp, data):
     return (data.processes.total(sums) / data.dataset.num_examples).tolist()
 
 
-def get_weights(network):
-    """Copies of the parameters and buffers, by name, on the CPU."""
-    return {
-        name: value.detach().to("cpu", copy=True) for name, value in network.state_dict().items()
-    }
-
-
-def save_checkpoint(run, parts, best):
-    state = {name: part.state_dict() for name, part in parts.items()}
-    content = io.BytesIO()  # torch.save to a file hides why it failed, as on a full disk
-    torch.save({**state, "best": best, "run": run.state()}, content)
-    with run.writing(CHECKPOINT, "wb") as file:
-        file.write(content.getbuffer())
-
-
-def load_checkpoint(run, parts, processes):
-    """Takes up the checkpoint of the run, if it has one. Returns the best weights so far."""
-    path = run.path / CHECKPOINT
-
-    def read():
-        if not path.exists():
-            return None
-        try:
-            state = read_state(path)
-            take_up(state)
-        except Exception as error:  # a damaged file can raise almost anything
-            raise training.UsageError(
-                f"{path} is damaged ({error!r:.200}): begin a new run"
-            ) from error
-        return state
-
-    def take_up(state):
-        """Returns the best weights. What decides the rest is the flags, not the checkpoint."""
-        run.restore(state["run"])
-        for name, part in parts.items():
-            form = part.state_dict()
-            if name == "optimizer":
-                held = state_after_a_step(parts["mlp"], run.args) if run.step else {}
-                part.load_state_dict({**form, "state": like(state[name]["state"], held)})
-            else:
-                part.load_state_dict(like(state[name], form))
-        evaluated = parts["average"].module if "average" in parts else parts["mlp"]
-        return like(state["best"], get_weights(evaluated)) if state["best"] else {}
-
-    state = processes.share(read)
-    return take_up(state) if state else {}
-
-
-def read_state(path):
-    """What save_checkpoint wrote. Raises an exception for anything else.
-
-    torch.load alone verifies no checksum and allocates what a forged pickle asks for. So it is
-    given members found whole, whose pickle asks for nothing but tensors in dicts.
-    """
-    members = training.read_zip(path)
-    for name in members:
-        if not MEMBER.fullmatch(name):
-            raise ValueError(f"{name} is no member of a checkpoint")
-    for opcode, name, _ in pickletools.genops(members["archive/data.pkl"]):
-        if opcode.name == "GLOBAL" and name not in PICKLED:
-            raise ValueError(f"it asks for {name}, which no checkpoint needs")
-    content = io.BytesIO()
-    with zipfile.ZipFile(content, "w") as archive:
-        for name, raw in members.items():
-            archive.writestr(name, raw)
-    content.seek(0)
-    return torch.load(content, map_location="cpu", weights_only=True)
-
-
-def state_after_a_step(mlp, args):
-    """What the optimizer of such a network holds after a step, by parameter: all zero."""
-    mlp = copy.deepcopy(mlp)
-    for parameter in mlp.parameters():
-        parameter.grad = torch.zeros_like(parameter)
-    optimizer = make_optimizer(mlp, args)
-    optimizer.step()
-    return optimizer.state_dict()["state"]
-
-
-def like(values, form):
-    """A copy of values, tensors in dicts. Raises ValueError where form has other keys, shapes or
-    dtypes."""
-    if isinstance(form, dict):
-        if values.keys() != form.keys():
-            raise ValueError(f"{list(values)} in place of {list(form)}")
-        return {key: like(values[key], form[key]) for key in form}
-    if (values.shape, values.dtype) != (form.shape, form.dtype):
-        raise ValueError(f"{values.dtype} {tuple(values.shape)} in place of {tuple(form.shape)}")
-    return torch.empty_like(form).copy_(values)
-
-
 def load_data(args, processes):
     """The splits, loaded (and fetched, where need be) by the first process before the others."""
     loaded = []
@@ -496,9 +235,14 @@ def load_data(args, processes):
         loaded.append(training.load_data(args, one_hot=False))
         return loaded[0].name
 
-    if processes.share(load) == "synthetic":
+    name = processes.share(load)
+    if name == "synthetic":
         args = argparse.Namespace(**vars(args) | {"synthetic": True})
-    return loaded[0] if loaded else training.load_data(args, one_hot=False)
+    splits = loaded[0] if loaded else training.load_data(args, one_hot=False)
+    if splits.name != name:  # on another machine, which could not fetch it
+        sys.stderr = sys.__stderr__
+        raise training.UsageError(f"process {processes.rank} finds no {name}: give --data_dir")
+    return splits
 
 
 def set_steps(args, n_examples):
@@ -517,8 +261,8 @@ def keep_freed_memory():
     of a wide network in bfloat16."""
     with suppress(AttributeError):  # only glibc has it
         mallopt = ctypes.CDLL(None).mallopt
-        for parameter in (-3, -1):  # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD
-            mallopt(parameter, 2**30)
+        if mallopt(-3, 2**30) or mallopt(-3, 2**25):  # M_MMAP_THRESHOLD; the old ones' most is less
+            mallopt(-1, 2**30)  # M_TRIM_THRESHOLD
 
 
 @training.command
@@ -531,7 +275,7 @@ def main(argv=None):
     check_args(args, processes)
     keep_freed_memory()
     if not args.epochs:
-        args.max_steps = args.max_steps or MAX_STEPS
+        args.max_steps = args.max_steps or training.MAX_STEPS
     processes.start(args.use_gpu)
     with processes.guarded():
         return train(args, processes)
@@ -606,7 +350,7 @@ def train(args, processes):
                 optimizer.zero_grad()
                 if average:
                     average.update_parameters(mlp)
-            run.tally(loss.detach(), accuracy(logits, y))
+                run.tally(loss.detach(), accuracy(logits, y))
             if run.is_due(step):
                 add_row()
             elif args.checkpoint_freq and step % args.checkpoint_freq == 0:

@@ -7,7 +7,6 @@ made; 1 where the run itself fails; 130 after Ctrl-C. What was recorded until th
 
 import argparse
 import csv
-import errno
 import fcntl
 import functools
 import json
@@ -30,12 +29,13 @@ import cifar10_utils
 
 NOT_IN_RECORD = ("run_dir", "resume", "data_dir")  # flags that may differ where a run goes on
 DATASETS = {"cifar10": "CIFAR-10", "synthetic": "synthetic data, NOT CIFAR-10"}
+MAX_STEPS = 1400  # unless --max_steps says otherwise
 FRAMEWORKS = {"numpy": "NumPy", "pytorch": "PyTorch"}
 MAX_RECORD = 2**28  # bytes of run.json or metrics.csv; a million rows have less than half of it
 SYNTHETIC_WARNING = """\
-***************************************************************************************
+*******************************************************************************************
 *** SYNTHETIC DATA, not CIFAR-10: the accuracy of this run says nothing about CIFAR-10. ***
-***************************************************************************************"""
+*******************************************************************************************"""
 
 
 class UsageError(Exception):
@@ -90,7 +90,7 @@ def make_parser(description):
     for name, default, kind, text in (
         ("dnn_hidden_units", [100], hidden_units, 'units of each hidden layer; "" for none'),
         ("learning_rate", 1e-3, positive_number, "of stochastic gradient descent"),
-        ("max_steps", 1400, whole_number(1), "steps to train for"),
+        ("max_steps", MAX_STEPS, whole_number(1), "steps to train for"),
         ("batch_size", 200, whole_number(1), "examples in a step"),
         ("eval_freq", 100, whole_number(1), "steps from one evaluation and checkpoint to the next"),
         ("seed", 42, whole_number(0, 2**32 - 1), "of the initial weights and order of examples"),
@@ -139,7 +139,7 @@ def positive_number(text):
 def number_between(low, high):
     def parse(text):
         with suppress(ValueError):
-            if low <= float(text) <= high and float(text) < math.inf:
+            if low <= float(text) <= high:
                 return float(text)
         raise argparse.ArgumentTypeError(f"{text!r} is no finite number from {low} to {high}")
 
@@ -182,8 +182,8 @@ def load_data(args, one_hot=True):
         if args.synthetic or not (args.data_dir or _fetch_default_data()):
             splits = cifar10_utils.get_synthetic(**options)
         else:
-            folder = args.data_dir or cifar10_utils.DEFAULT_DIR
-            splits = cifar10_utils.get_cifar10(folder, **options)
+            data_dir = args.data_dir or cifar10_utils.DEFAULT_DIR
+            splits = cifar10_utils.get_cifar10(data_dir, **options)
     except (OSError, ValueError) as error:
         raise UsageError(error) from error
     if args.batch_size > splits.train.num_examples:
@@ -289,7 +289,7 @@ class Run:
             if not isinstance(error, OSError):
                 raise
             reason = f"{error.filename or self.path}: {error.strerror}"
-            if error.errno == errno.EWOULDBLOCK:
+            if isinstance(error, BlockingIOError):
                 reason = "another run is under way there"
             raise UsageError(f"cannot use --run_dir {self.path}: {reason}") from error
 
@@ -343,7 +343,8 @@ class Run:
 
     @contextmanager
     def timed(self):
-        """Adds the time that its block takes to train_seconds."""
+        """Adds the time that its block takes to train_seconds. With the tally inside, for where a
+        device works ahead, reading the losses is what waits for it."""
         began = time.perf_counter()
         yield
         self.train_seconds += time.perf_counter() - began
@@ -351,7 +352,7 @@ class Run:
     def tally(self, loss, accuracy):
         """Counts a batch, by its means, into the next row of metrics.csv."""
         self._pending.append((loss, accuracy))
-        if len(self._pending) >= self._flush_every:
+        if len(self._pending) >= self._flush_every or self.is_due(self.step):
             self._flush()
 
     def is_due(self, step):
@@ -361,18 +362,16 @@ class Run:
     def add_row(self, loss, accuracy):
         """Adds a row to metrics.csv: the means over the batches since the row before, and the loss
         and accuracy on the validation or test set. Returns whether that accuracy is a new best."""
-        self._flush()
         self._require_finite(loss, self.step)
         *_, accuracies = self.history.values()
         improved = accuracy > max(accuracies, default=-1)
         *sums, batches = self._sums
         self._sums = [0.0, 0.0, 0]
-        row = dict(zip(self.history, (self.step, *(s / batches for s in sums), loss, accuracy),
-                       strict=True))  # fmt: skip
-        for name, value in row.items():
-            self.history[name].append(value)
+        row = (self.step, *(s / batches for s in sums), loss, accuracy)
+        for column, value in zip(self.history.values(), row, strict=True):
+            column.append(value)
         self._write_metrics()
-        shown = (f"{name} {value:.4f}" for name, value in row.items() if name != "step")
+        shown = (f"{name} {column[-1]:.4f}" for name, column in [*self.history.items()][1:])
         tqdm.write(f"step {self.step:>5}  {'  '.join(shown)}")
         return improved
 
@@ -395,13 +394,12 @@ class Run:
 
     def report(self):
         """Prints the last line of a finished run. Returns its history."""
-        if not self.writes:
-            return self.history
-        self._warn_if_synthetic()
-        print(
-            f"test accuracy {self.record['test_accuracy']:.4f} ({self.record['dataset']}, "
-            f"{self.record['steps']} steps, {self.record['train_seconds']:.1f} s)"
-        )
+        if self.writes:
+            self._warn_if_synthetic()
+            print(
+                f"test accuracy {self.record['test_accuracy']:.4f} ({self.record['dataset']}, "
+                f"{self.record['steps']} steps, {self.record['train_seconds']:.1f} s)"
+            )
         return self.history
 
     def state(self):
@@ -447,7 +445,7 @@ class Run:
             if framework != self.record["framework"]:
                 raise UsageError(f"the run in {self.path} is one of train_mlp_{framework}.py")
             for name, value in self.record["flags"].items():
-                if flags.get(name) != value:
+                if (flags.get(name) or None) != (value or None):  # a flag newer than the run is off
                     raise UsageError(
                         f"--{name} is {flag_text(value)} now, but the run in {self.path} "
                         f"began with {flag_text(flags.get(name)):.200}: use the same flags"
@@ -594,7 +592,7 @@ def draw_curves(record, history, file):
     )
     step, *curves = history.values()
     held_out = "validation" if "val_loss" in history else "test"
-    best = step[max(range(len(step)), key=curves[3].__getitem__)]
+    best = step[curves[3].index(max(curves[3]))]
     for axes, train, other, test, label in zip(
         figure.subplots(1, 2),
         curves[:2],
@@ -617,10 +615,10 @@ def draw_curves(record, history, file):
 
 def peak_rss_mb():
     """The most memory that this process has held so far, in MB (10^6 bytes)."""
-    try:
+    with suppress(FileNotFoundError, StopIteration):  # not on macOS, nor in every sandbox
         # Not getrusage, which on Linux counts what a parent held before it started this process.
         with open("/proc/self/status") as file:
             line = next(line for line in file if line.startswith("VmHWM"))
         return int(line.split()[1]) * 1024 / 1e6
-    except FileNotFoundError:  # macOS, which counts in bytes
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6

@@ -1,6 +1,7 @@
 """The PyTorch half: parity with the NumPy half, the options of the experiments, devices."""
 
 import itertools
+import json
 
 import numpy as np
 import pytest
@@ -11,8 +12,11 @@ from torch import nn
 import mlp_numpy
 import train_mlp_numpy
 import train_mlp_pytorch as trainer
+from augmentation import distort, mix, move, views
 from mlp_pytorch import MLP, Dropout
 from modules import CrossEntropyModule, ELUModule, LinearModule, SoftMaxModule
+from optimization import make_optimizer, start_step
+from processes import Processes
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
 
@@ -209,6 +213,7 @@ OPTIONS = [
     ["--flip"],
     ["--shift", 4],
     ["--distortion", 0.1],
+    ["--mixup", 0.4],
     ["--bfloat16"],
     ["--ema", 0.5],
     ["--test_time_averaging"],
@@ -260,10 +265,10 @@ def test_epochs_stand_for_steps(data, tmp_path):
 
 def learning_rates(*flags):
     args = trainer.make_parser().parse_args(["--learning_rate", "2", "--max_steps", "10", *flags])
-    optimizer = trainer.make_optimizer(MLP(4, [], 2), args)
+    optimizer = make_optimizer(MLP(4, [], 2), args)
     rates = []
     for step in range(1, 11):
-        trainer.start_step(optimizer, args, step, trainer.Processes())
+        start_step(optimizer, args, step, Processes())
         rates += {group["lr"] for group in optimizer.param_groups}
     return rates
 
@@ -278,9 +283,7 @@ def test_schedules():
 
 def test_weight_decay_spares_biases_and_norms():
     args = trainer.make_parser().parse_args(["--weight_decay", "0.1"])
-    matrices, others = trainer.make_optimizer(
-        MLP(4, [3], 2, normalization="batch"), args
-    ).param_groups
+    matrices, others = make_optimizer(MLP(4, [3], 2, normalization="batch"), args).param_groups
     assert (matrices["weight_decay"], len(matrices["params"])) == (0.1, 2)
     assert (others["weight_decay"], len(others["params"])) == (0, 4)
 
@@ -292,7 +295,7 @@ def some_pixels(n):
 def moved(pixels, *flags, fill=0, seed=0):
     torch.manual_seed(seed)
     fill = torch.full((3, 1, 1), fill, dtype=torch.uint8)
-    return trainer.move(pixels, fill, trainer.make_parser().parse_args(list(map(str, flags))))
+    return move(pixels, fill, trainer.make_parser().parse_args(list(map(str, flags))))
 
 
 def test_flip_mirrors_about_half_of_the_images():
@@ -318,10 +321,10 @@ def test_shift_moves_each_image_by_its_own_few_pixels_and_fills_the_edges():
 def test_distortion_is_a_linear_map_about_the_middle():
     torch.manual_seed(0)
     x = torch.rand(50, 3, 32, 32)
-    torch.testing.assert_close(trainer.distort(x, 0.0), x, atol=1e-4, rtol=0)
+    torch.testing.assert_close(distort(x, 0.0), x, atol=1e-4, rtol=0)
     place = torch.arange(32.0) - 15.5
     ramps = torch.stack([place.expand(32, 32), place[:, None].expand(32, 32)])[None]
-    seen = trainer.distort(ramps.repeat(2000, 1, 1, 1), 0.1)[:, :, 12:20, 12:20]
+    seen = distort(ramps.repeat(2000, 1, 1, 1), 0.1)[:, :, 12:20, 12:20]
     middle = place[12:20].expand(8, 8)
     slopes = [(seen * m).sum(dim=(2, 3)) / (middle**2).sum() for m in (middle, middle.T)]
     maps = torch.stack(slopes, dim=2)  # (S, 2, 2), one for each image
@@ -331,9 +334,27 @@ def test_distortion_is_a_linear_map_about_the_middle():
     torch.testing.assert_close(seen.flatten(start_dim=2), back, atol=1e-3, rtol=0)
 
 
+def test_mixup_blends_each_image_and_its_target_with_another_one_alike():
+    torch.manual_seed(0)
+    labels = torch.arange(10).repeat(100)
+    x, targets = mix(nn.functional.one_hot(labels, 10).float().view(-1, 10, 1, 1), labels, 0.4)
+    torch.testing.assert_close(x.view(-1, 10), targets)
+    torch.testing.assert_close(targets.sum(dim=1), torch.ones(1000))
+    share = 1 - targets[range(1000), labels]
+    assert share.max() < 0.4 and (targets.argmax(dim=1) == labels).all()
+    assert share.mean() == pytest.approx(0.9 * 0.2, abs=0.01)  # one in ten meets its own class
+    torch.testing.assert_close(mix(x, labels, 0.0)[0], x)
+
+
+def test_accuracy_goes_by_the_largest_share_of_mixed_labels():
+    logits = torch.tensor([[0.1, 2.0, 0.3], [1.0, 0.0, 0.0]])
+    assert trainer.accuracy(logits, torch.tensor([1, 2])) == 0.5
+    assert trainer.accuracy(logits, torch.tensor([[0.3, 0.6, 0.1], [0.4, 0.0, 0.6]])) == 0.5
+
+
 def test_the_views_of_an_image_are_its_moves_and_their_mirror_images():
     x = torch.rand(5, 3, 32, 32)
-    found = list(trainer.views(x))
+    found = list(views(x))
     assert len(found) == 18 and len({view[0].numpy().tobytes() for view in found}) == 18
     assert sum(torch.equal(view, x) for view in found) == 1
     for view, mirrored in zip(found[::2], found[1::2], strict=True):
@@ -370,6 +391,47 @@ def test_evaluation_is_neither_augmented_nor_dropped_out(data, tmp_path, monkeyp
     monkeypatch.setattr(trainer, "evaluate", twice)
     history_of(data, tmp_path / "a", "--dropout", 0.5, "--flip", "--shift", 8)
     assert all(a == b for a, b in seen)
+
+
+def test_a_run_begun_before_a_flag_existed_goes_on(data, tmp_path, monkeypatch):
+    whole = history_of(data, tmp_path / "whole")
+    with monkeypatch.context() as patch, pytest.raises(SystemExit):
+        patch.setattr(trainer.training.Run, "steps", stopping_after(4))
+        history_of(data, tmp_path / "again")
+    path = tmp_path / "again" / "run.json"
+    record = json.loads(path.read_text())
+    del record["flags"]["mixup"]
+    path.write_text(json.dumps(record))
+    assert history_of(data, tmp_path / "again", "--resume") == whole
+
+
+def test_running_out_of_memory_on_the_cpu_ends_in_a_sentence(data, tmp_path, monkeypatch, capsys):
+    def full(*_):
+        raise RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate")
+
+    monkeypatch.setattr(trainer, "predict", full)
+    with pytest.raises(SystemExit) as exit:
+        history_of(data, tmp_path / "a")
+    assert exit.value.code == 1
+    assert (
+        capsys.readouterr().err.splitlines()[-1].endswith("fewer hidden units or smaller batches")
+    )
+
+
+def test_every_process_of_a_machine_needs_its_own_device(monkeypatch):
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    args = trainer.make_parser().parse_args(["--use_gpu"])
+    with pytest.raises(trainer.training.UsageError, match="needs 2 CUDA .* there are 1"):
+        trainer.check_args(args, Processes())
+
+
+def test_a_process_without_the_data_of_the_first_is_refused(monkeypatch, data):
+    processes = Processes()
+    monkeypatch.setattr(processes, "share", lambda load: "cifar10")
+    args = trainer.make_parser().parse_args(["--synthetic"])
+    with pytest.raises(trainer.training.UsageError, match="process 0 finds no cifar10"):
+        trainer.load_data(args, processes)
 
 
 def test_the_average_of_the_weights_is_what_is_evaluated(data, tmp_path):
