@@ -10,10 +10,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent / "tests"))
@@ -47,7 +44,7 @@ def draw():
     report = json.loads(REPORT.read_text())
     lines = runner.table(report, WIDTH)
     height = LINE * (len(lines) + 1)
-    figure = plt.figure(figsize=(CHARACTER * (WIDTH + 2), height))
+    figure = Figure(figsize=(CHARACTER * (WIDTH + 2), height))
     style = {"family": "DejaVu Sans Mono", "size": 8.5, "va": "baseline"}
     for i, line in enumerate(lines):
         y = 1 - (i + 1.1) * LINE / height

@@ -1,4 +1,4 @@
-"""Draw every figure of this folder from the records in report/results.
+"""Draw the training curves and the speed from the records in report/results.
 
     python plots/plot.py
 
@@ -18,8 +18,8 @@ VECTORS = ROOT / "report" / "build"
 PANELS = (("loss", "cross-entropy loss (nats)"), ("accuracy", "accuracy (fraction)"))
 
 
-def read_runs(name):
-    return json.loads((ROOT / "report" / "results" / f"{name}.json").read_text())["runs"]
+def read(name):
+    return json.loads((ROOT / "report" / "results" / f"{name}.json").read_text())
 
 
 def new_figure(title):
@@ -46,7 +46,7 @@ def save(figure, name):
 
 def draw_default_run():
     """Question 1.2: the default NumPy run, mean and range over the seeds."""
-    runs = read_runs("numpy-100")
+    runs = read("numpy-100")["runs"]
     figure, axes = new_figure(
         f"NumPy MLP 3072-100-10 on CIFAR-10, default flags: mean and range of {len(runs)} seeds"
     )
@@ -62,8 +62,8 @@ def draw_default_run():
 
 def draw_both_halves():
     """Question 2.1: the NumPy and the PyTorch run from one seed, one on the other."""
-    seeds = {run["seed"]: run for run in read_runs("numpy-100")}
-    theirs = read_runs("pytorch-100")[0]
+    seeds = {run["seed"]: run for run in read("numpy-100")["runs"]}
+    theirs = read("pytorch-100")["runs"][0]
     ours = seeds[theirs["seed"]]
     steps = np.array(ours["history"]["step"])
     differences = [
@@ -86,7 +86,7 @@ def draw_both_halves():
 def draw_growth():
     """The time of a NumPy step against its width, depth and batch, and of an evaluation against
     the number of images, beside the bare matrix products of each."""
-    record = json.loads((ROOT / "report" / "results" / "benchmark.json").read_text())
+    record = read("benchmark")
     figure = Figure(figsize=(10, 3), layout="constrained")
     figure.suptitle("NumPy against its matrix products alone (medians)", fontsize="medium")
     panels = figure.subplots(1, 4, sharey=True)

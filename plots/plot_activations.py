@@ -3,8 +3,6 @@
 python plots/plot_activations.py
 """
 
-import json
-
 import matplotlib
 import numpy as np
 import plot
@@ -12,14 +10,12 @@ from matplotlib.figure import Figure
 
 COLORS = {"tanh": "C3", "elu": "C0"}
 NAMES = {"tanh": "Tanh", "elu": "ELU"}
-
-
-INPUTS = {False: "pixels", True: "standardized pixels"}
+INPUTS = {False: "pixels", True: "standardised pixels"}
 SHOWN = (False, 1e-3), (False, 1e-2), (True, 1e-1)  # of the settings, by layer
 
 
 def read():
-    return json.loads((plot.ROOT / "report" / "results" / "activations.json").read_text())
+    return plot.read("activations")
 
 
 def select(record, activation, depth, setting):
@@ -36,7 +32,7 @@ def setting_of(run):
 
 def title_of(setting):
     standardize, rate = setting
-    return f"{INPUTS[standardize]}, rate {rate:g}"
+    return f"{INPUTS[standardize]}\nrate {rate:g}"
 
 
 def completed(record, runs):
@@ -75,7 +71,7 @@ def draw_accuracy(record):
         panel.plot([], [], "kx", ms=6, mew=2, label="diverged")
         panel.set_xticks(range(len(depths)), depths)
         panel.set(xlabel="hidden layers", xlim=(-0.5, len(depths) - 0.5))
-        panel.set_title(title_of(setting).replace(", ", "\n"), fontsize="small")
+        panel.set_title(title_of(setting), fontsize="small")
         panel.grid(alpha=0.3)
     axes[0].set_ylabel("validation accuracy (fraction)")
     axes[0].set_ylim(bottom=0)
@@ -88,13 +84,12 @@ def draw_layers(record, quantity, label, title, name, logarithmic=False):
     column for each setting."""
     depth = max(run["depth"] for run in record["runs"])
     colors = matplotlib.colormaps["viridis"](np.linspace(0, 0.92, depth))
-    figure = Figure(figsize=(7.5, 4.4), layout="constrained")
+    figure = Figure(figsize=(6, 3.6), layout="constrained")
     figure.suptitle(f"{title}, {depth} hidden layers", fontsize="medium")
     axes = figure.subplots(2, len(SHOWN), sharex=True, sharey=True)
     for row, activation in zip(axes, COLORS, strict=True):
         for panel, setting in zip(row, SHOWN, strict=True):
             runs = completed(record, select(record, activation, depth, setting))
-            panel.set_title(f"{NAMES[activation]}, {title_of(setting)}", fontsize="small")
             panel.grid(alpha=0.3)
             if logarithmic:
                 # The last layer starts at zero, so that the gradients below it are zero too.
@@ -102,7 +97,9 @@ def draw_layers(record, quantity, label, title, name, logarithmic=False):
             mean = np.mean([run[quantity] for run in runs], axis=0)
             for layer, color in enumerate(colors):
                 panel.plot(runs[0]["step"], mean[:, layer], color=color, label=layer + 1)
-        row[0].set_ylabel(label)
+        row[0].set_ylabel(f"{NAMES[activation]}\n{label}")
+    for panel, setting in zip(axes[0], SHOWN, strict=True):
+        panel.set_title(title_of(setting), fontsize="small")
     for panel in axes[-1]:
         panel.set_xlabel("step")
     if not logarithmic:

@@ -38,10 +38,6 @@ def draw_curves(record):
             (VALIDATION, "val", "validation"),
         ):
             panel.plot(history["step"][1:], history[f"{split}_{quantity}"][1:], color, label=label)
-        if validated is not run:
-            history = run["history"]
-            panel.plot(history["step"][1:], history[f"train_{quantity}"][1:], TRAIN, ls=":",
-                       label="training batches, all 50,000 images")  # fmt: skip
         panel.plot(tested_at(run), run[f"test_{quantity}"], "*", color=TEST, ms=12, label="test")
         panel.legend(fontsize="small")
     plot.save(figure, "study_curves.png")
@@ -59,7 +55,7 @@ def draw_confusion(record):
     order = [record["classes"].index(name) for name in ORDER]
     matrix = np.array(record["confusion"])[np.ix_(order, order)]
     shares = matrix / matrix.sum(axis=1, keepdims=True)
-    figure = Figure(figsize=(7.5, 6), layout="constrained")
+    figure = Figure(figsize=(6.2, 5), layout="constrained")
     figure.suptitle(
         f"Confusion matrix on the test set: {record['test_accuracy']:.1%} of the images are on the "
         "diagonal",
@@ -122,8 +118,9 @@ def draw_calibration(record):
         centres = width * (np.arange(len(bins["count"])) + 0.5)
         top, bottom = axes[:, column]
         top.bar(centres, bins["accuracy"], 0.94 * width, color="C0", label="accuracy")
-        top.bar(centres, bins["confidence"] - bins["accuracy"], 0.94 * width, bins["accuracy"],
-                color="C3", alpha=0.4, label="distance to the confidence")  # fmt: skip
+        distance = bins["confidence"] - bins["accuracy"]
+        top.bar(centres, distance, 0.94 * width, bins["accuracy"], color="none", edgecolor="C3",
+                hatch="//", label="distance to the confidence")  # fmt: skip
         top.plot([0, 1], [0, 1], color="black", ls="--", lw=1)
         top.set_title(
             f"{title}: calibration error {result['error']:.3f}, loss {result['loss']:.3f}",
@@ -156,7 +153,7 @@ def draw_first_layer(record, pictures):
     shown, units = len(pictures["run"]), record["run"]["flags"]["dnn_hidden_units"][0]
     figure = Figure(figsize=(7.5, 4.9), layout="constrained")
     figure.suptitle(
-        f"First layer: the {shown} of {units} units with the largest weights; grey is 0",
+        f"First layer: {shown} of {units} units, from large weights to small ones; grey is 0",
         fontsize="medium",
     )
     show_units(figure.subplots(), pictures["run"], 8)
@@ -190,7 +187,8 @@ def draw_augmentation(record, pictures):
         shift.plot([], [], " ", label=f"  mirrored: {run['mirrored']:.3f}")
     gap.set_xticks((0.5, 3.5), ("without", "with"))
     gap.set(ylabel="accuracy (fraction)", ylim=(0, 1.18))
-    shift.set(xlabel="validation images moved to the right (pixels)", ylim=(0, None))
+    shift.set(xlabel="validation images moved to the right (pixels)", ylabel="accuracy (fraction)",
+              ylim=(0, None))  # fmt: skip
     shift.grid(alpha=0.3)
     shift.legend(fontsize="small", ncols=2, loc="lower center")
     plot.save(figure, "study_augmentation.png")

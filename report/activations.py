@@ -24,6 +24,8 @@ sys.path.insert(0, str(ROOT))
 import cifar10_utils  # noqa: E402
 import train_mlp_pytorch  # noqa: E402
 from mlp_pytorch import ACTIVATIONS  # noqa: E402
+from optimization import make_optimizer  # noqa: E402
+from processes import Processes  # noqa: E402
 
 TARGET = ROOT / "report" / "results" / "activations.json"
 SEEDS = 42, 1, 2
@@ -91,14 +93,14 @@ def train(data, activation, depth, standardize, learning_rate, seed):
     flags += ["--max_steps", str(MEASURED[-1]), *(["--standardize"] if standardize else [])]
     args = train_mlp_pytorch.make_parser().parse_args(flags)
     scale = 1 / pixel_std(data.train) if standardize else None
-    processes = train_mlp_pytorch.Processes()
+    processes = Processes()
     training_set, validation = (
         train_mlp_pytorch.TensorData(split, "cpu", processes, args, scale)
         for split in (data.train, data.validation)
     )
     training_set.seek(0)
     mlp = train_mlp_pytorch.make_mlp(args)
-    optimizer = train_mlp_pytorch.make_optimizer(mlp, args)
+    optimizer = make_optimizer(mlp, args)
     probe = next(validation.batches(PROBE))
     rows = []
     for step in range(args.max_steps + 1):

@@ -43,6 +43,8 @@ import train_mlp_pytorch  # noqa: E402
 import training  # noqa: E402
 from mlp_numpy import MLP  # noqa: E402
 from modules import CrossEntropyModule  # noqa: E402
+from optimization import make_optimizer  # noqa: E402
+from processes import Processes  # noqa: E402
 
 DATA = ROOT / cifar10_utils.DEFAULT_DIR
 N_INPUTS, N_CLASSES, SCALE = 3072, cifar10_utils.N_CLASSES, cifar10_utils.PIXEL_RMS
@@ -132,13 +134,13 @@ def straightforward_step(data):
 
 
 def pytorch_step(data, hidden, batch):
-    """The step of train_mlp_pytorch.py."""
+    """The step of train_mlp_pytorch.py, from the batch to the update."""
     units = ",".join(map(str, hidden))
     args = train_mlp_pytorch.make_parser().parse_args(["--dnn_hidden_units", units])
-    processes = train_mlp_pytorch.Processes()
+    processes = Processes()
     tensors = train_mlp_pytorch.TensorData(data, "cpu", processes, args)
     mlp = train_mlp_pytorch.make_mlp(args)
-    optimizer = train_mlp_pytorch.make_optimizer(mlp, args)
+    optimizer = make_optimizer(mlp, args)
     cross_entropy = torch.nn.CrossEntropyLoss()
 
     def step():

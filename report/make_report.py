@@ -27,7 +27,7 @@ GENERATED = ROOT / "report" / "generated.tex"
 BUILD = ROOT / "report" / "build"
 
 # Question 2.1: the record that the others are compared with, and these by kind. The table says
-# by which flags they differ. A row appears with its record; those combined-* come last.
+# by which flags they differ; those combined-* come last.
 BASELINE = "base"
 MODIFICATIONS = {
     "Optimisation": (
@@ -39,14 +39,14 @@ MODIFICATIONS = {
     "Inputs and units": ("standardize", "local-fields", "batch-norm", "layer-norm"),
     "Regularisation of the weights": ("weight-decay", "adam", "l1"),
     "Regularisation by noise in the network": ("dropout",),
-    "Regularisation by the data": ("flip", "shift", "flip-shift", "distortion"),
+    "Regularisation by the data": ("flip", "shift", "flip-shift", "distortion", "mixup"),
     "Regularisation by the targets": ("label-smoothing",),
     "Averaging": ("ema", "test-time"),
 }
 MOVED = 4  # pixels by which images are moved, for the effect of augmentation
 # Question 2.2: the settings of the table, as inputs, --standardize, learning rate.
 COMPARED = (("less their mean", False, 1e-3), ("standardised", True, 1e-1))
-# Flags that change no result, and --max_steps, which --epochs takes the place of.
+# Flags that are no part of a recipe, and --max_steps, which --epochs takes the place of.
 NO_MODIFICATION = ("seed", "eval_freq", "checkpoint_freq", "max_steps", "validation_size")
 
 
@@ -76,23 +76,12 @@ def column(runs, name):
     return np.array([run["history"][name] for run in runs])
 
 
-def recorded(name):
-    return (tables.RESULTS / f"{name}.json").exists()
-
-
 def values():
     """Every number in the text, by the name under which report.tex calls for it."""
-    numbers = {
-        **numpy_values(),
-        **agreement_values(),
-        **benchmark_values(),
-        **numeric_values(),
-        **activation_values(),
-    }
-    for name, make in MEASURED.items():
-        if recorded(name):
-            numbers |= make(tables.read(name))
-    return numbers
+    numbers = numpy_values() | agreement_values() | benchmark_values()
+    numbers |= numeric_values() | activation_values()
+    numbers |= best_values(tables.read("best-cpu")) | study_values(tables.read("study"))
+    return numbers | tanh_and_elu_values(tables.read("activations"))
 
 
 def numpy_values():
@@ -202,7 +191,8 @@ def activation_values():
 def best_values(record):
     """Question 2.1: the best model, trained on all training images."""
     flags = record["runs"][0]["flags"]
-    sizes = [math.prod(cifar10_utils.SHAPE), *flags["dnn_hidden_units"], cifar10_utils.N_CLASSES]
+    validated = tables.read("best-cpu-validated")
+    sizes = [cifar10_utils.N_INPUTS, *flags["dnn_hidden_units"], cifar10_utils.N_CLASSES]
     weights = sum(n * m for n, m in itertools.pairwise(sizes))
     return {
         "best layers": "-".join(map(str, sizes)),
@@ -210,6 +200,9 @@ def best_values(record):
         "best accuracy": mean_and_spread([run["test_accuracy"] for run in record["runs"]]),
         "best seeds": "one seed" if len(record["seeds"]) == 1 else f"{len(record['seeds'])} seeds",
         "best minutes": f"{record['train_seconds'] / 60:.0f}",
+        "validated minutes": f"{validated['train_seconds'] / 60:.0f}",
+        "validated accuracy": fixed(validated["test_accuracy"]),
+        "validated validation": fixed(validation_accuracy(validated["runs"][0])),
         "best flags": typewriter(changed_flags(flags, runs_of("pytorch-100")[0]["flags"])),
         "best command": typewriter([record["command"]]).replace("~", " "),
     }
@@ -224,6 +217,7 @@ def study_values(record):
     first, second = np.unravel_index(pairs.argmax(), pairs.shape)
     numbers = {
         "study accuracy": fixed(record["test_accuracy"]),
+        "study train accuracy": fixed(record["train_accuracy"], 3),
         "worst class": classes[order[0]],
         "worst class accuracy": fixed(record["class_accuracy"][order[0]], 3),
         "best class": classes[order[-1]],
@@ -272,8 +266,6 @@ def tanh_and_elu_values(record):
 
 def tanh_and_elu_table():
     """Question 2.2: the rows of the table: accuracy, and saturation of the first layer."""
-    if not recorded("activations"):
-        return ""
     record = tables.read("activations")
     depths = sorted({run["depth"] for run in record["runs"]})
     rows = []
@@ -293,14 +285,6 @@ def tanh_and_elu_table():
             cells += [fixed(np.mean([run["saturated"][-1][0] for run in c]), 2) for c in chosen]
             rows.append(" & ".join(cells) + r" \\")
     return "\n".join(rows)
-
-
-# Records that come late: while one is missing, what report.tex says of it is left out.
-MEASURED = {
-    "best-cpu": best_values,
-    "study": study_values,
-    "activations": tanh_and_elu_values,
-}
 
 
 def numpy_table():
@@ -339,23 +323,18 @@ def changed_flags(flags, before):
 
 def typewriter(words):
     """Words in typewriter letters, without a line break inside of one."""
-    return r"\texttt{" + ", ".join(w.replace(" ", "~") for w in words).replace("_", r"\_") + "}"
+    text = ", ".join(word.replace(" ", "~") for word in words)
+    return r"\texttt{" + text.replace("_", r"\_").replace("--", "-{}-") + "}"
 
 
 def modifications():
     """The records of the table, by their kind."""
-    groups = {
-        heading: [name for name in names if recorded(name)]
-        for heading, names in MODIFICATIONS.items()
-    }
-    groups["Combined"] = sorted(path.stem for path in tables.RESULTS.glob("combined-*.json"))
-    return {heading: names for heading, names in groups.items() if names}
+    combined = sorted(path.stem for path in tables.RESULTS.glob("combined-*.json"))
+    return MODIFICATIONS | {"Combined": combined}
 
 
 def modifications_table():
     """Question 2.1: the rows of the table, under a heading for each kind of modification."""
-    if not recorded(BASELINE):
-        return ""
     rows = [modification_row(BASELINE, "the baseline")]
     for heading, names in modifications().items():
         rows += [r"\addlinespace", rf"\multicolumn{{6}}{{@{{}}l}}{{\emph{{{heading}}}}} \\"]
@@ -375,20 +354,18 @@ def change(name):
 
 
 def baseline_flags():
-    if not recorded(BASELINE):
-        return ""
     flags, defaults = (runs_of(name)[0]["flags"] for name in (BASELINE, "pytorch-100"))
     return typewriter(changed_flags(flags, defaults))
 
 
-def modification_row(name, change):
+def modification_row(name, label):
     runs = runs_of(name)
     accuracies, before = (
         [validation_accuracy(run) for run in r] for r in (runs, runs_of(BASELINE))
     )
     points = f"${100 * (np.mean(accuracies) - np.mean(before)):+.1f}$"
     cells = (
-        change,
+        label,
         fixed(column(runs, "train_accuracy")[:, -1].mean(), 3),
         mean_and_spread(accuracies, 3),
         "" if name == BASELINE else points,
@@ -402,14 +379,13 @@ def generated():
     """The text of generated.tex."""
     lines = ["% Made from report/results by make_report.py: change nothing here."]
     lines += [rf"\setval{{{name}}}{{{value}}}" for name, value in values().items()]
-    lines += [rf"\setval{{recorded {name}}}{{}}" for name in MEASURED if recorded(name)]
     for name, rows in (
         ("NumpyTable", numpy_table()),
         ("ModificationsTable", modifications_table()),
         ("BaselineFlags", baseline_flags()),
         ("TanhAndEluTable", tanh_and_elu_table()),
     ):
-        lines.append(rf"\newcommand*{{\{name}}}{{" + (f"%\n{rows}\n" if rows else "") + "}")
+        lines.append(rf"\newcommand*{{\{name}}}{{" + f"%\n{rows}%\n}}")
     return "\n".join(lines) + "\n"
 
 

@@ -29,13 +29,14 @@ from matplotlib.figure import Figure
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "report")]
 
-from run_experiments import read_run  # noqa: E402
+from run_experiments import RESULTS, read_run  # noqa: E402
 
 import cifar10_utils  # noqa: E402
 import train_mlp_pytorch as trainer  # noqa: E402
 import training  # noqa: E402
+from checkpoint import CHECKPOINT, read_state  # noqa: E402
+from processes import Processes  # noqa: E402
 
-RESULTS = ROOT / "report" / "results"
 CLASSES = (
     *("airplane", "automobile", "bird", "cat", "deer"),
     *("dog", "frog", "horse", "ship", "truck"),
@@ -60,7 +61,7 @@ def load_run(folder, data_dir):
         record = read_run(folder)
         if record["status"] != "completed" or record["framework"] != "pytorch":
             raise training.UsageError(f"{folder} holds no finished run of train_mlp_pytorch.py")
-        state = torch.load(folder / trainer.CHECKPOINT, map_location="cpu", weights_only=True)
+        state = read_state(folder / CHECKPOINT)
     except OSError as error:
         raise training.UsageError(f"cannot read {error.filename}: {error.strerror}") from error
     record["history"] = {
@@ -74,7 +75,7 @@ def load_run(folder, data_dir):
     mlp = trainer.make_mlp(args)
     mlp.load_state_dict(evaluated_weights(state))
     sets = {
-        name: trainer.TensorData(splits[name], "cpu", trainer.Processes(), args, scale)
+        name: trainer.TensorData(splits[name], "cpu", Processes(), args, scale)
         for name in ("train", "validation", "test")
         if splits[name]
     }
@@ -232,11 +233,12 @@ def first_weights(mlp):
     return weight.reshape(len(weight), *cifar10_utils.SHAPE)
 
 
-def strongest(weights, n):
-    """The n units with the largest weights (by their norm) as bytes: 128 stands for 0, and the
-    largest weight of a unit for 1 or 255."""
+def sample(weights, n):
+    """n units at even distances in the order of their weights' norms, from the largest to the
+    smallest, as bytes: 128 stands for 0, and the largest weight of a unit for 1 or 255."""
     norms = np.sqrt((weights**2).sum(axis=(1, 2, 3)))
-    chosen = weights[np.argsort(-norms, kind="stable")[:n]]
+    places = np.linspace(0, len(weights) - 1, n).round().astype(int)
+    chosen = weights[np.argsort(-norms, kind="stable")[places]]
     largest = np.abs(chosen).max(axis=(1, 2, 3), keepdims=True)
     return np.round(128 + 127 * chosen / largest).astype(np.uint8)
 
@@ -312,8 +314,9 @@ def study(run, validated):
         "run": run.record,
         "validated": None if validated is run else validated.record,
         "differing_flags": sorted(
-            name for name in flags
-            if flags[name] != others.get(name) and name not in RECIPE_LEAVES_OPEN
+            name for name in flags | others
+            if (flags.get(name) or None) != (others.get(name) or None)
+            and name not in RECIPE_LEAVES_OPEN
         ),
         "train_accuracy": train_accuracy(run),
         "test_accuracy": accuracy(logits, labels),
@@ -360,9 +363,9 @@ def main(argv=None):
             )
     record = study(run, validated)
     record["augmentation"] = dict(zip(("without", "with"), map(compared, pair), strict=False))
-    pictures = {"run": strongest(first_weights(run.mlp), UNITS_SHOWN)}
+    pictures = {"run": sample(first_weights(run.mlp), UNITS_SHOWN)}
     for name, other in zip(("without", "with"), pair, strict=False):
-        pictures[name] = strongest(first_weights(other.mlp), UNITS_COMPARED)
+        pictures[name] = sample(first_weights(other.mlp), UNITS_COMPARED)
     lines = [f"{json.dumps(name)}: {json.dumps(value)}" for name, value in record.items()]
     (RESULTS / "study.json").write_text("{\n" + ",\n".join(lines) + "\n}\n")
     np.savez_compressed(RESULTS / "study.npz", **pictures)

@@ -180,13 +180,14 @@ def test_structure_of_weights_without_and_with_neighbours_alike():
     assert abs(study.structure(noise)["neighbour_correlation"]) < 0.01
 
 
-def test_the_units_shown_are_those_with_the_largest_weights():
-    weights = np.zeros((3, 3, 32, 32), np.float32)
-    weights[1, 0, 0, 0], weights[2, 0, 0, :2] = 0.5, (-4, 2)
-    shown = study.strongest(weights, 2)
-    assert shown.dtype == np.uint8 and shown.shape == (2, 3, 32, 32)
+def test_the_units_shown_go_from_the_largest_weights_to_the_smallest():
+    weights = np.zeros((5, 3, 32, 32), np.float32)
+    weights[:, 0, 0, 0] = 0.5, 2, -1, 3, 0.1
+    weights[3, 0, 0, :2] = -4, 2
+    shown = study.sample(weights, 3)
+    assert shown.dtype == np.uint8 and shown.shape == (3, 3, 32, 32)
     assert shown[0, 0, 0, :3].tolist() == [1, 192, 128]
-    assert shown[1, 0, 0, :2].tolist() == [255, 128]
+    assert shown[1, 0, 0, :2].tolist() == [1, 128] and shown[2, 0, 0, 0] == 255
 
 
 def test_tiles_stand_in_rows():
