@@ -75,3 +75,18 @@ class Processes:
         if self.size > 1:
             distributed.all_reduce(tensor)
         return tensor
+
+
+def run_and_leave(main):
+    """Ends this process with main. Under torchrun that is at once, whatever the exit status: now
+    and then a thread of PyTorch's aborts a process of several that ends in the usual way."""
+    status = None
+    try:
+        main()
+    except SystemExit as end:
+        status = end.code
+    if distributed.is_torchelastic_launched():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status or 0)
+    sys.exit(status)

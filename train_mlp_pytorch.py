@@ -17,7 +17,7 @@ from contextlib import suppress
 
 import numpy as np
 import torch
-from torch import distributed, nn
+from torch import nn
 from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
@@ -27,7 +27,7 @@ from augmentation import distort, mix, move, views
 from checkpoint import get_weights, load_checkpoint, save_checkpoint
 from mlp_pytorch import ACTIVATIONS, MLP, NORMALIZATIONS
 from optimization import make_optimizer, start_step
-from processes import Processes
+from processes import Processes, run_and_leave
 
 EVAL_BATCH = 500  # examples
 FLUSH_EVERY = 50  # steps whose losses are fetched at once where fetching makes a device wait
@@ -361,8 +361,4 @@ def train(args, processes):
 
 
 if __name__ == "__main__":
-    main()
-    if distributed.is_torchelastic_launched():
-        # Now and then a thread of PyTorch's aborts a process of several that ends in the usual way.
-        sys.stdout.flush()
-        os._exit(0)
+    run_and_leave(main)

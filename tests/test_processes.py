@@ -131,3 +131,19 @@ def test_bad_input_is_reported_once(tmp_path):
         assert err.count(complaint) == err.count("error: ") == 1
         assert "exitcode  : 2" in err
         assert [path.name for path in tmp_path.iterdir()] == ["full"]
+
+
+@pytest.mark.parametrize(("flags", "status"), [(["--max_steps", "2"], 0), (["--shift", "32"], 2)])
+def test_a_process_of_torchrun_ends_at_once(flags, status, tmp_path):
+    """What PyTorch's threads do at random as Python ends, an exit handler does here: abort."""
+    program = "import atexit, os, runpy; atexit.register(os.abort); "
+    program += f"runpy.run_path({str(ROOT / PYTORCH)!r}, run_name='__main__')"
+    ended = subprocess.run(
+        [sys.executable, "-c", program, "--synthetic", "--run_dir", tmp_path / "run", *flags],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "TORCHELASTIC_RUN_ID": "none", "PYTHONPATH": str(ROOT)},
+    )
+    assert ended.returncode == status, ended.stderr
+    assert ("test accuracy" in ended.stdout) == (status == 0)
+    assert ended.stderr.count("error: ") == (status != 0)
