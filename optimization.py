@@ -4,6 +4,7 @@ random numbers."""
 import math
 
 import torch
+from torch.nn import functional as F
 
 
 class PlainSGD:
@@ -47,6 +48,15 @@ def make_optimizer(mlp, args):
     if args.optimizer == "sgd":
         return torch.optim.SGD(groups, momentum=args.momentum, **options)
     return {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[args.optimizer](groups, **options)
+
+
+@torch.no_grad()
+def shrink(layer, strength, optimizer):
+    """L1 regularisation of a layer's weights apart from the loss, as AdamW's decay is of the
+    squares: moves each by the rate times the strength towards 0, and no further than 0 (a step of
+    the proximal gradient method; Beck and Teboulle, 2009)."""
+    rate = optimizer.param_groups[0]["lr"]
+    layer.weight.copy_(F.softshrink(layer.weight, rate * strength))
 
 
 def start_step(optimizer, args, step, processes):

@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+import time
 from contextlib import contextmanager
 
 import torch
@@ -10,6 +11,8 @@ from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
 import training
+
+PATIENCE = 5  # seconds
 
 
 class Processes:
@@ -79,13 +82,17 @@ class Processes:
 
 def run_and_leave(main):
     """Ends this process with main. Under torchrun that is at once, whatever the exit status: now
-    and then a thread of PyTorch's aborts a process of several that ends in the usual way."""
+    and then a thread of PyTorch's aborts a process of several that ends in the usual way. One that
+    failed in silence waits before it does: torchrun ends all as soon as one has ended, and by then
+    the first one must have said why."""
     status = None
     try:
         main()
     except SystemExit as end:
         status = end.code
     if distributed.is_torchelastic_launched():
+        if status and sys.stderr is not sys.__stderr__:
+            time.sleep(PATIENCE)
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status or 0)

@@ -26,7 +26,7 @@ import training
 from augmentation import distort, mix, move, views
 from checkpoint import get_weights, load_checkpoint, save_checkpoint
 from mlp_pytorch import ACTIVATIONS, MLP, NORMALIZATIONS
-from optimization import make_optimizer, start_step
+from optimization import make_optimizer, shrink, start_step
 from processes import Processes, run_and_leave
 
 EVAL_BATCH = 500  # examples
@@ -43,6 +43,7 @@ def make_parser():
         ("momentum", fraction, 0.0, "of SGD"),
         ("weight_decay", number, 0.0, "of the weights, not the biases; decoupled in AdamW"),
         ("l1", number, 0.0, "factor of the sum of the weights' absolute values in the loss"),
+        ("first_layer_l1", number, 0.0, "times the rate: what a step shrinks its weights by"),
         ("dropout", below_one, 0.0, "probability of a hidden unit to be zero in a step"),
         ("label_smoothing", fraction, 0.0, "share of the target spread over all classes"),
         ("warmup_steps", training.whole_number(0), 0, "steps of a linear rise of the rate"),
@@ -347,6 +348,8 @@ def train(args, processes):
                 loss = cross_entropy(logits, y)
                 (loss + args.l1 * l1_norm(mlp) if args.l1 else loss).backward()
                 optimizer.step()
+                if args.first_layer_l1:
+                    shrink(mlp.linear_layers()[0], args.first_layer_l1, optimizer)
                 optimizer.zero_grad()
                 if average:
                     average.update_parameters(mlp)

@@ -37,7 +37,7 @@ MODIFICATIONS = {
     "Width and depth": ("width-small", "width-large", "depth-one", "depth-four"),
     "Activation": ("relu", "gelu", "tanh"),
     "Inputs and units": ("standardize", "local-fields", "batch-norm", "layer-norm"),
-    "Regularisation of the weights": ("weight-decay", "adam", "l1"),
+    "Regularisation of the weights": ("weight-decay", "adam", "l1", "first-layer-l1"),
     "Regularisation by noise in the network": ("dropout",),
     "Regularisation by the data": ("flip", "shift", "flip-shift", "distortion", "mixup"),
     "Regularisation by the targets": ("label-smoothing",),
@@ -191,7 +191,6 @@ def activation_values():
 def best_values(record):
     """Question 2.1: the best model, trained on all training images."""
     flags = record["runs"][0]["flags"]
-    validated = tables.read("best-cpu-validated")
     sizes = [cifar10_utils.N_INPUTS, *flags["dnn_hidden_units"], cifar10_utils.N_CLASSES]
     weights = sum(n * m for n, m in itertools.pairwise(sizes))
     return {
@@ -200,11 +199,24 @@ def best_values(record):
         "best accuracy": mean_and_spread([run["test_accuracy"] for run in record["runs"]]),
         "best seeds": "one seed" if len(record["seeds"]) == 1 else f"{len(record['seeds'])} seeds",
         "best minutes": f"{record['train_seconds'] / 60:.0f}",
-        "validated minutes": f"{validated['train_seconds'] / 60:.0f}",
-        "validated accuracy": fixed(validated["test_accuracy"]),
-        "validated validation": fixed(validation_accuracy(validated["runs"][0])),
+        "best strength": f"${flags['first_layer_l1']:g}$",
+        "best epochs": str(flags["epochs"]),
+        "times longer": f"{flags['epochs'] / runs_of(BASELINE)[0]['flags']['epochs']:.0f}",
         "best flags": typewriter(changed_flags(flags, runs_of("pytorch-100")[0]["flags"])),
         "best command": typewriter([record["command"]]).replace("~", " "),
+        **long_run_values("validated", "best-cpu-validated"),
+        **long_run_values("plain", "best-cpu-without-l1"),
+    }
+
+
+def long_run_values(name, experiment):
+    """A run with validation images, of one seed."""
+    (run,) = runs_of(experiment)
+    return {
+        f"{name} epochs": str(run["flags"]["epochs"]),
+        f"{name} train": fixed(run["history"]["train_accuracy"][-1], 3),
+        f"{name} validation": fixed(validation_accuracy(run), 3),
+        f"{name} accuracy": fixed(run["test_accuracy"], 3),
     }
 
 
@@ -228,6 +240,7 @@ def study_values(record):
         "temperature": fixed(record["temperature"], 2),
         "mistakes certainty": fixed(record["mistakes"][-1]["probability"], 2),
         "mistakes listed": str(len(record["mistakes"])),
+        "first layer pixels": fixed(record["first_layer"]["effective_pixels"], 0),
     }
     for when, result in record["calibration"].items():
         numbers[f"error {when}"] = fixed(result["error"], 3)

@@ -133,17 +133,36 @@ def test_bad_input_is_reported_once(tmp_path):
         assert [path.name for path in tmp_path.iterdir()] == ["full"]
 
 
+def as_torchrun_starts_it(program, *flags, rank=0):
+    program += f"; import runpy; runpy.run_path({str(ROOT / PYTORCH)!r}, run_name='__main__')"
+    return subprocess.run(
+        [sys.executable, "-c", program, "--synthetic", *map(str, flags)],
+        capture_output=True,
+        text=True,
+        env={
+            **os.environ,
+            "TORCHELASTIC_RUN_ID": "none",
+            "RANK": str(rank),
+            "PYTHONPATH": str(ROOT),
+        },
+    )
+
+
 @pytest.mark.parametrize(("flags", "status"), [(["--max_steps", "2"], 0), (["--shift", "32"], 2)])
 def test_a_process_of_torchrun_ends_at_once(flags, status, tmp_path):
     """What PyTorch's threads do at random as Python ends, an exit handler does here: abort."""
-    program = "import atexit, os, runpy; atexit.register(os.abort); "
-    program += f"runpy.run_path({str(ROOT / PYTORCH)!r}, run_name='__main__')"
-    ended = subprocess.run(
-        [sys.executable, "-c", program, "--synthetic", "--run_dir", tmp_path / "run", *flags],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "TORCHELASTIC_RUN_ID": "none", "PYTHONPATH": str(ROOT)},
-    )
+    abort = "import atexit, os; atexit.register(os.abort)"
+    ended = as_torchrun_starts_it(abort, "--run_dir", tmp_path / "run", *flags)
     assert ended.returncode == status, ended.stderr
     assert ("test accuracy" in ended.stdout) == (status == 0)
     assert ended.stderr.count("error: ") == (status != 0)
+
+
+@pytest.mark.parametrize(("rank", "waits"), [(0, []), (1, ["5"])])
+def test_what_failed_is_said_before_torchrun_ends_all(rank, waits):
+    """That is, once the first process has failed."""
+    sleep = "import time; time.sleep = lambda s: open(1, 'w', closefd=False).write(str(s))"
+    ended = as_torchrun_starts_it(sleep, "--shift", "32", rank=rank)
+    assert ended.returncode == 2
+    assert ended.stdout.split() == waits
+    assert ended.stderr.count("error: ") == (rank == 0)

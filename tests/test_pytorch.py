@@ -15,7 +15,7 @@ import train_mlp_pytorch as trainer
 from augmentation import distort, mix, move, views
 from mlp_pytorch import MLP, Dropout
 from modules import CrossEntropyModule, ELUModule, LinearModule, SoftMaxModule
-from optimization import make_optimizer, start_step
+from optimization import make_optimizer, shrink, start_step
 from processes import Processes
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
@@ -203,6 +203,7 @@ OPTIONS = [
     ["--optimizer", "adamw", "--weight_decay", 100],
     ["--weight_decay", 1],
     ["--l1", 0.1],
+    ["--first_layer_l1", 0.1],
     ["--dropout", 0.5],
     ["--normalization", "batch"],
     ["--normalization", "layer"],
@@ -296,6 +297,17 @@ def moved(pixels, *flags, fill=0, seed=0):
     torch.manual_seed(seed)
     fill = torch.full((3, 1, 1), fill, dtype=torch.uint8)
     return move(pixels, fill, trainer.make_parser().parse_args(list(map(str, flags))))
+
+
+def test_first_layer_l1_brings_small_weights_to_zero_and_all_nearer():
+    args = trainer.make_parser().parse_args(["--learning_rate", "0.01"])
+    layer, strength = nn.Linear(3072, 100), 0.1
+    before = layer.weight.detach().clone()
+    shrink(layer, strength, make_optimizer(layer, args))
+    near = before.abs() <= 0.001
+    assert 0 < near.sum() < near.numel()
+    assert not layer.weight[near].any()
+    assert torch.allclose(layer.weight[~near], (before - 0.001 * before.sign())[~near])
 
 
 def test_flip_mirrors_about_half_of_the_images():
