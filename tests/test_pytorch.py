@@ -224,6 +224,7 @@ OPTIONS = [
 
 @pytest.mark.parametrize("flags", OPTIONS, ids=lambda flags: " ".join(map(str, flags)))
 def test_every_option_changes_the_run_and_resumes_exactly(flags, data, tmp_path, monkeypatch):
+    monkeypatch.setattr(trainer, "multiplies_bfloat16", lambda device: True)
     plain = history_of(data, tmp_path / "plain", "--learning_rate", 0.01)
     whole = history_of(data, tmp_path / "whole", "--learning_rate", 0.01, *flags)
     assert whole != plain
@@ -233,6 +234,19 @@ def test_every_option_changes_the_run_and_resumes_exactly(flags, data, tmp_path,
     history_of(data, tmp_path / "again", "--learning_rate", 0.01, *flags, "--resume")
     files = [(tmp_path / name / "metrics.csv").read_bytes() for name in ("whole", "again")]
     assert files[0] == files[1]
+
+
+@pytest.mark.parametrize("has", [True, False])
+def test_bfloat16_is_for_processors_that_have_it(has, data, tmp_path, monkeypatch, capsys):
+    found = {"avx512_bf16": has, "avx2": True, "architecture": "x86_64"}
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: found)
+    plain = history_of(data, tmp_path / "plain")
+    assert (history_of(data, tmp_path / "flag", "--bfloat16") == plain) == (not has)
+    line = "no bfloat16 instructions here: --bfloat16 multiplies in float32\n"
+    assert (line in capsys.readouterr().err) == (not has)
+    record = json.loads((tmp_path / "flag" / "run.json").read_text())
+    assert record["precision"] == ("bfloat16" if has else "float32")
+    assert record["flags"]["bfloat16"]
 
 
 def stopping_after(last, steps=trainer.training.Run.steps):
