@@ -1,4 +1,4 @@
-"""CIFAR-10: fetch it, verify it, read it safely, and draw batches from it.
+"""CIFAR-10: verify it, read it safely, and draw batches from it.
 
     import cifar10_utils
     cifar10 = cifar10_utils.get_cifar10("cifar10/cifar-10-batches-py")
@@ -7,37 +7,21 @@
 
     python cifar10_utils.py [DIR]                 # downloads CIFAR-10 into DIR (170 MB)
 
-The environment variable CIFAR10_URL names a mirror of the archive. `get_synthetic` makes a set of
+The last line is the work of fetch.py. `get_synthetic` makes a set of
 the same shape out of nothing, for a machine that has neither the data nor a network.
 """
 
-import argparse
-import bz2
-import fcntl
-import gzip
 import hashlib
 import io
-import lzma
-import os
 import pickle
 import shlex
-import sys
-import tarfile
-import threading
-import time
-import urllib.error
-import urllib.request
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from http.client import HTTPException
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 FOLDER = "cifar-10-batches-py"
 DEFAULT_DIR = f"cifar10/{FOLDER}"
-URL = "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz"
 MD5 = {  # of the official files; those that torchvision checks
     "data_batch_1": "c99cafc152244af753f735de768cd75f",
     "data_batch_2": "d4bba439e000b95fd0a9bffe97cbabec",
@@ -56,22 +40,10 @@ PIXEL_RMS = 64.0  # root mean square of the training pixels less their mean imag
 SPLIT_SEED = 10  # of the validation split: the same images whatever the seed of a run
 
 MAX_FILE = 64 * 2**20  # bytes; the largest official file has 31 MB
-MAX_ARCHIVE = 512 * 2**20  # bytes, packed and unpacked; the official one has 170 and 186 MB
-LONG_NAMES = tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK
-CONNECT_SECONDS = 12  # for the first answer of a server, name look-up included
-READ_SECONDS = 15  # of silence before a connection counts as dead
-WINDOW_SECONDS, WINDOW_BYTES = 30, 30_000  # a connection slower than this counts as dead
-ATTEMPTS, PROGRESS = 6, 2**20  # connections in a row that bring fewer bytes each
-BACKOFF_SECONDS = 0.2  # doubled after each of them
-FIRST_ATTEMPTS = 3  # while nothing has come in at all
 
 
 class DataError(ValueError):
     """The data is there, but is not what it should be."""
-
-
-class DownloadError(Exception):
-    """The data could not be fetched."""
 
 
 class DataSet:
@@ -183,9 +155,9 @@ def get_cifar10(data_dir=DEFAULT_DIR, one_hot=True, validation_size=0, seed=42):
     train_labels = np.empty(len(train_pixels), np.int64)
     for i, name in enumerate(TRAIN_FILES):
         part = slice(i * IMAGES_PER_FILE, (i + 1) * IMAGES_PER_FILE)
-        train_pixels[part], train_labels[part] = _read(folder / name)
-    _read(folder / "batches.meta", parse=len)
-    test_pixels, test_labels = _read(folder / "test_batch")
+        train_pixels[part], train_labels[part] = read_verified(folder / name)
+    read_verified(folder / "batches.meta", parse=len)
+    test_pixels, test_labels = read_verified(folder / "test_batch")
     test = test_pixels.copy(), test_labels  # those in the file's bytes cannot be written to
     return _split("cifar10", (train_pixels, train_labels), test, one_hot, validation_size, seed)
 
@@ -234,7 +206,8 @@ def _split(name, train, test, one_hot, validation_size, seed):
         chosen, rest = np.sort(order[:validation_size]), np.sort(order[validation_size:])
         held_out = pixels[chosen], labels[chosen]
         pixels, labels = pixels[rest], labels[rest]
-    mean = pixels.mean(axis=0, dtype=np.float64).astype(np.float32)
+    # Integers add up exactly, and in half the time of floats.
+    mean = (pixels.sum(axis=0, dtype=np.uint32) / len(pixels)).astype(np.float32)
     validation = DataSet(*held_out, mean, one_hot, seed) if held_out else None
     return Splits(
         DataSet(pixels, labels, mean, one_hot, seed),
@@ -249,7 +222,7 @@ def _split(name, train, test, one_hot, validation_size, seed):
 
 def find_data(data_dir=DEFAULT_DIR):
     """The folder that holds the official files: data_dir or its subfolder cifar-10-batches-py."""
-    folder = _resolve(Path(data_dir))
+    folder = resolve_folder(Path(data_dir))
     missing = [name for name in MD5 if not (folder / name).is_file()]
     if len(missing) == len(MD5):
         tried = dict.fromkeys([str(data_dir), str(folder)])
@@ -322,14 +295,14 @@ class _BatchUnpickler(pickle._Unpickler):
         return _Pickled
 
 
-def _read(path, parse=parse_batch):
+def read_verified(path, parse=parse_batch):
     """What parse makes of the bytes of an official file, once its MD5 is found right."""
     try:
         if path.stat().st_size > MAX_FILE:
             raise DataError("far larger than the official file")
         raw = path.read_bytes()
-        if _md5(raw) != MD5[path.name]:
-            raise DataError(f"truncated or altered: its MD5 is {_md5(raw)}, not {MD5[path.name]}")
+        if md5_of(raw) != MD5[path.name]:
+            raise DataError(f"truncated or altered: its MD5 is {md5_of(raw)}, not {MD5[path.name]}")
         return parse(raw)
     except DataError as error:
         raise DataError(f"{path}: {error}; to fetch it anew: {_remedy(path.parent)}") from error
@@ -340,11 +313,11 @@ def one_line(message):
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(message))
 
 
-def _md5(raw):
+def md5_of(raw):
     return hashlib.md5(raw, usedforsecurity=False).hexdigest()
 
 
-def _resolve(data_dir):
+def resolve_folder(data_dir):
     """data_dir where it is named like the folder or holds one of its files, else the subfolder."""
     if data_dir.exists() and not data_dir.is_dir():
         raise NotADirectoryError(f"{data_dir} is a file, not the folder of CIFAR-10's files")
@@ -356,244 +329,7 @@ def _remedy(data_dir):
     return f"python cifar10_utils.py {shlex.quote(str(data_dir))}"
 
 
-# Fetching -----------------------------------------------------------------------------------------
-
-
-def download(data_dir=DEFAULT_DIR):
-    """Fetch what data_dir lacks of CIFAR-10. Returns the folder of the files, all verified.
-
-    The archive comes from CIFAR10_URL where that is set. It grows in `<folder>.tar.part`, so that
-    the next call goes on where this one broke off. A file of the data set appears under its name
-    once its MD5 is right. Raises DownloadError where the archive cannot be had or is wrong.
-    """
-    folder = _resolve(Path(data_dir))
-    if _complete(folder):
-        return folder
-    url = os.environ.get("CIFAR10_URL", URL)
-    if not url.startswith(("https://", "http://")):
-        raise DownloadError(f"CIFAR10_URL is {url!r}, but must start with https:// or http://")
-    made = not folder.parent.exists()
-    with _writing(folder.parent):
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        lock = os.open(folder.parent, os.O_RDONLY)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # where another process is at it, wait for it
-        if not _complete(folder):
-            _download(url, folder)
-    finally:
-        os.close(lock)
-        if made:
-            with suppress(OSError):  # not empty: then it stays
-                folder.parent.rmdir()
-    return folder
-
-
-def _download(url, folder):
-    part = folder.parent / f"{folder.name}.tar.part"
-    continued = part.exists()
-    _fetch(url, part)
-    try:
-        files = _unpack(part)
-    except Exception as error:  # a damaged archive can raise almost anything
-        part.unlink()
-        if continued:  # the archive may have changed since the earlier call
-            return _download(url, folder)
-        raise DownloadError(f"what {url} sent is not CIFAR-10's archive: {error}") from error
-    with _writing(folder):
-        folder.mkdir(exist_ok=True)
-        for name, content in files.items():
-            with open(folder / f"{name}.part", "wb", opener=_open_no_link) as file:
-                file.write(content)
-            os.replace(folder / f"{name}.part", folder / name)
-        part.unlink()
-
-
-def _complete(folder):
-    try:
-        return all((folder / name).is_file() and _read(folder / name, parse=bool) for name in MD5)
-    except DataError:
-        return False
-
-
-def _fetch(url, part):
-    """Download url to the file part, over as many connections as it takes."""
-    print(f"downloading CIFAR-10 (170 MB) from {url}", file=sys.stderr)
-    began, longest, failures = time.monotonic(), 0, 0
-    while True:
-        try:
-            return _fetch_rest(url, part)
-        except urllib.error.HTTPError as error:
-            error.close()
-            if error.code == 416:  # nothing beyond what is already here
-                return None
-            if error.code < 500:
-                raise DownloadError(f"no CIFAR-10 from {url}: {error}") from error
-            reason = error
-        except ValueError as error:  # an address, of the mirror or a redirect, that is none
-            raise DownloadError(f"no CIFAR-10 from {url}: {error}") from error
-        except (OSError, HTTPException) as error:
-            reason = getattr(error, "reason", None) or error
-        size = _size(part)
-        failures = 1 if size >= longest + PROGRESS else failures + 1
-        longest = max(longest, size)
-        late = not size and time.monotonic() - began > CONNECT_SECONDS
-        if late or failures == (ATTEMPTS if size else FIRST_ATTEMPTS):
-            raise DownloadError(f"no CIFAR-10 from {url}: {str(reason) or type(reason).__name__}")
-        time.sleep(BACKOFF_SECONDS * 2**failures)
-
-
-def _fetch_rest(url, part):
-    """One connection: append to the file part what it lacks."""
-    start = _size(part)
-    headers = {"Range": f"bytes={start}-"} if start else {}
-    with _open(urllib.request.Request(url, headers=headers)) as response:
-        if "html" in response.headers.get("Content-Type", ""):
-            raise DownloadError(f"{url} answers with a web page, not with CIFAR-10's archive")
-        if response.status != 206:  # a server that does not know Range starts from the beginning
-            start = 0
-        elif not response.headers.get("Content-Range", "").startswith(f"bytes {start}-"):
-            raise DownloadError(f"{url} answers with another part of the archive than asked for")
-        length = response.headers.get("Content-Length", "")
-        total = start + int(length) if length.isdecimal() else None
-        with _writing(part):
-            mode = "ab" if start else "wb"
-            file = open(part, mode, 0, opener=_open_no_link)  # noqa: SIM115 (closed below)
-        bar = tqdm(desc="CIFAR-10", total=total, initial=start, unit="B", unit_scale=True,
-                   disable=None)  # fmt: skip
-        with file, bar:
-            for chunk in _chunks(response):
-                with _writing(part):
-                    file.write(chunk)
-                bar.update(len(chunk))
-                if file.tell() > MAX_ARCHIVE:
-                    raise DownloadError(f"{url} sends far more than CIFAR-10's archive")
-    if _size(part) < (total or 0):
-        raise ConnectionError(f"the connection broke off at {_size(part)} of {total} bytes")
-
-
-def _chunks(response):
-    """What response holds, as it comes in; TimeoutError where that is hardly anything."""
-    began, received = time.monotonic(), 0
-    while chunk := response.read1(2**16):
-        yield chunk
-        received += len(chunk)
-        if time.monotonic() - began > WINDOW_SECONDS:
-            if received < WINDOW_BYTES:
-                raise TimeoutError(f"only {received} bytes in {WINDOW_SECONDS} s")
-            began, received = time.monotonic(), 0
-
-
-def _open(request):
-    """The response to request. In a thread, for no time-out of sockets covers the name look-up."""
-    opener, answer = urllib.request.build_opener(_NoWeakerRedirect), []
-    too_late = threading.Event()
-
-    def connect():
-        try:
-            answer.append(opener.open(request, timeout=READ_SECONDS))
-            if too_late.is_set():
-                answer[0].close()
-        except Exception as error:
-            answer.append(error)
-
-    thread = threading.Thread(target=connect, daemon=True)
-    thread.start()
-    thread.join(CONNECT_SECONDS)
-    if not answer:
-        too_late.set()
-        raise TimeoutError(f"no answer within {CONNECT_SECONDS} s")
-    if isinstance(answer[0], Exception):
-        raise answer[0]
-    return answer[0]
-
-
-class _NoWeakerRedirect(urllib.request.HTTPRedirectHandler):
-    """Refuses a redirect to what is less safe, and closes the answer, which urllib leaves open."""
-
-    def http_error_302(self, req, fp, *details):
-        try:
-            return super().http_error_302(req, fp, *details)
-        finally:
-            fp.close()
-
-    http_error_301 = http_error_303 = http_error_307 = http_error_308 = http_error_302
-
-    def redirect_request(self, req, fp, code, msg, headers, newurl):
-        if not newurl.startswith(("https://", f"{req.type}://")):
-            raise DownloadError(f"{req.full_url} redirects to {newurl}: refused, not https")
-        return super().redirect_request(req, fp, code, msg, headers, newurl)
-
-
-def _unpack(archive):
-    """The verified content of every official file in archive, by name.
-
-    tarfile's own loop would follow extended headers to sizes and sparse files far beyond what the
-    archive holds; here they are skipped, for none of the names that count needs them.
-    """
-    files = {}
-    with _decompressed(archive) as file:
-        while (header := file.read(tarfile.BLOCKSIZE)).strip(b"\0"):
-            member = tarfile.TarInfo.frombuf(header, "utf-8", "surrogateescape")
-            if not 0 <= member.size <= MAX_FILE or file.tell() > MAX_ARCHIVE:
-                raise DataError(
-                    f"its member {member.name} has {member.size} bytes at {file.tell()}"
-                )
-            blocks = -(-member.size // tarfile.BLOCKSIZE)
-            content = file.read(blocks * tarfile.BLOCKSIZE)[: member.size]
-            parts = PurePosixPath(member.name).parts
-            if member.type in LONG_NAMES or (member.isdir() and parts in ((), (FOLDER,))):
-                continue
-            if member.type not in (tarfile.REGTYPE, tarfile.AREGTYPE) or parts[:-1] != (FOLDER,):
-                raise DataError(f"it holds {member.name}, which is no file of CIFAR-10")
-            if parts[-1] in MD5:
-                if _md5(content) != MD5[parts[-1]]:
-                    raise DataError(f"its {parts[-1]} has the wrong MD5, {_md5(content)}")
-                files[parts[-1]] = content
-    if missing := [name for name in MD5 if name not in files]:
-        raise DataError(f"it lacks {', '.join(missing)}")
-    return files
-
-
-def _decompressed(archive):
-    """The file archive, opened to read what was compressed, if it was."""
-    for opener in (gzip.open, bz2.open, lzma.open):
-        with suppress(OSError, EOFError, lzma.LZMAError), opener(archive) as file:
-            file.read(1)
-            return opener(archive)
-    return open(archive, "rb")
-
-
-def _open_no_link(path, flags):
-    """For open(): fails where path is a link, which may lead to a file of somebody else."""
-    return os.open(path, flags | os.O_NOFOLLOW, 0o666)
-
-
-def _size(path):
-    return path.stat().st_size if path.exists() else 0
-
-
-@contextmanager
-def _writing(path):
-    try:
-        yield
-    except OSError as error:
-        raise DownloadError(f"cannot write {path}: {error.strerror}") from error
-
-
-def main(argv=None):
-    parser = argparse.ArgumentParser(
-        description="Download CIFAR-10 (170 MB) and verify it. CIFAR10_URL names a mirror.",
-        allow_abbrev=False,
-    )
-    parser.add_argument("dir", nargs="?", default=DEFAULT_DIR, help="default: %(default)s")
-    try:
-        print(f"CIFAR-10 is in {download(parser.parse_args(argv).dir)}")
-    except (DownloadError, OSError) as error:
-        sys.exit(one_line(f"{parser.prog}: error: {error}"))
-    except KeyboardInterrupt:
-        print("stopped; the same command goes on from here", file=sys.stderr)
-        sys.exit(130)
-
-
 if __name__ == "__main__":
+    from fetch import main  # it needs this module in its turn
+
     main()

@@ -198,9 +198,12 @@ def _fetch_default_data():
     try:
         cifar10_utils.find_data()
     except FileNotFoundError:
+        # Here and not at the top: what it imports takes 40 ms, which only the first run needs.
+        from fetch import DownloadError, download
+
         try:
-            cifar10_utils.download()
-        except cifar10_utils.DownloadError as error:
+            download()
+        except DownloadError as error:
             print(cifar10_utils.one_line(error), file=sys.stderr)
             print("to try again: python cifar10_utils.py", file=sys.stderr)
             return False

@@ -14,7 +14,9 @@ import pytest
 from common import archive_of, listing, use_small_files, write_files
 
 import cifar10_utils
-from cifar10_utils import FOLDER, DownloadError, download
+import fetch
+from cifar10_utils import FOLDER
+from fetch import DownloadError, download
 
 
 class Server(http.server.ThreadingHTTPServer):
@@ -127,7 +129,7 @@ def server(monkeypatch):
             "PROGRESS": 1000,
             "BACKOFF_SECONDS": 0.001,
         }.items():
-            monkeypatch.setattr(cifar10_utils, name, value)
+            monkeypatch.setattr(fetch, name, value)
         yield server
 
 
@@ -270,7 +272,7 @@ def test_an_archive_that_changes_between_two_ranges(server, size, tmp_path, monk
 def test_a_mirror_of_an_impossible_address(server, url, tmp_path, monkeypatch):
     monkeypatch.setenv("CIFAR10_URL", url)
     with pytest.raises(SystemExit) as exit:
-        cifar10_utils.main([str(tmp_path / "new")])
+        fetch.main([str(tmp_path / "new")])
     assert "no CIFAR-10 from http" in exit.value.code and exit.value.code.isprintable()
     assert list(tmp_path.iterdir()) == []
 
@@ -278,19 +280,19 @@ def test_a_mirror_of_an_impossible_address(server, url, tmp_path, monkeypatch):
 def test_what_a_server_says_cannot_steer_the_terminal(server, tmp_path):
     server.plan.append("rude")
     with pytest.raises(SystemExit) as exit:
-        cifar10_utils.main([str(tmp_path)])
+        fetch.main([str(tmp_path)])
     assert "404" in exit.value.code and exit.value.code.isprintable()
 
 
 def test_an_endless_archive_is_cut_off(server, tmp_path, monkeypatch):
-    monkeypatch.setattr(cifar10_utils, "MAX_ARCHIVE", 5000)
+    monkeypatch.setattr(fetch, "MAX_ARCHIVE", 5000)
     with pytest.raises(DownloadError, match="far more"):
         download(tmp_path)
 
 
 def test_https_may_not_be_redirected_to_http():
-    handler = cifar10_utils._NoWeakerRedirect()
-    request = cifar10_utils.urllib.request.Request("https://example.org/a")
+    handler = fetch._NoWeakerRedirect()
+    request = fetch.urllib.request.Request("https://example.org/a")
     with pytest.raises(DownloadError, match="redirects to http://example.org/b: refused"):
         handler.redirect_request(request, io.BytesIO(), 302, "", {}, "http://example.org/b")
     assert handler.redirect_request(request, io.BytesIO(), 302, "", {}, "https://example.org/b")
@@ -320,7 +322,7 @@ def test_an_archive_with_files_elsewhere_is_refused(server, folder, tmp_path, mo
 
 @pytest.mark.parametrize("kind", ["SYMTYPE", "LNKTYPE", "CHRTYPE", "FIFOTYPE", "DIRTYPE"])
 def test_an_archive_with_links_and_devices_is_refused(server, kind, tmp_path, monkeypatch):
-    tarfile = cifar10_utils.tarfile
+    tarfile = fetch.tarfile
 
     def odd(member, plain=tarfile.TarFile.addfile):
         member.type, member.linkname = getattr(tarfile, kind), "/etc/passwd"
@@ -401,12 +403,12 @@ def test_a_target_that_cannot_be_written(server, tmp_path):
 
 
 def test_the_command(server, tmp_path):
-    assert cifar10_utils.main([str(tmp_path)]) is None
+    assert fetch.main([str(tmp_path)]) is None
     assert_complete(tmp_path / FOLDER)
     server.archive = b""
     (tmp_path / FOLDER / "test_batch").unlink()
     with pytest.raises(SystemExit, match="not CIFAR-10's archive"):
-        cifar10_utils.main([str(tmp_path)])
+        fetch.main([str(tmp_path)])
 
 
 def test_the_command_without_a_network(tmp_path):

@@ -29,6 +29,7 @@ from test_data import good_batch
 from test_training import TRAINERS, Killed
 
 import cifar10_utils
+import fetch
 import training
 
 
@@ -602,9 +603,9 @@ def test_an_archive_that_would_unpack_to_far_more_is_refused(bomb, tmp_path, mon
         raw = raw[:148] + b"        " + raw[156:]
         raw = raw[:148] + b"%06o\0 " % sum(raw[:512]) + raw[156:]
     (tmp_path / "archive").write_bytes(gzip.compress(raw, 1))
-    monkeypatch.setattr(cifar10_utils, "MAX_ARCHIVE", 2**26)
+    monkeypatch.setattr(fetch, "MAX_ARCHIVE", 2**26)
     with little_memory(80), pytest.raises(cifar10_utils.DataError):
-        cifar10_utils._unpack(tmp_path / "archive")
+        fetch._unpack(tmp_path / "archive")
 
 
 @times(100, 3000)
@@ -627,7 +628,7 @@ def test_altered_archives(times, tmp_path, monkeypatch, record_figure):
             path.write_bytes(raw)
             watched["folder"] = "/nowhere"
             try:
-                assert cifar10_utils._unpack(path) == files, i
+                assert fetch._unpack(path) == files, i
                 outcome["loaded"] += 1
             except Exception as error:
                 assert not isinstance(error, AssertionError | MemoryError), i

@@ -257,7 +257,7 @@ def test_bad_data_is_refused_and_nothing_is_written(trainer, how, named, data, t
 def test_a_malicious_batch_with_the_right_sum_is_refused(trainer, data, tmp_path, capsys):
     evil = b"cos\nmkdir\n(S'%s'\ntR." % str(tmp_path / "ran").encode()
     (Path(data) / "data_batch_1").write_bytes(evil)
-    cifar10_utils.MD5["data_batch_1"] = cifar10_utils._md5(evil)
+    cifar10_utils.MD5["data_batch_1"] = cifar10_utils.md5_of(evil)
     line = refused(trainer.main, ["--data_dir", data, "--run_dir", str(tmp_path / "a")], capsys)
     assert "data_batch_1" in line
     assert list(tmp_path.iterdir()) == []
