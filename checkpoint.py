@@ -61,7 +61,7 @@ def load_checkpoint(run, parts, processes):
                 part.load_state_dict({**form, "state": like(state[name]["state"], held)})
             else:
                 part.load_state_dict(like(state[name], form))
-        evaluated = parts["average"].module if "average" in parts else parts["mlp"]
+        evaluated = parts.get("average", parts["mlp"])
         return like(state["best"], get_weights(evaluated)) if state["best"] else {}
 
     state = processes.share(read)

@@ -1,5 +1,5 @@
-"""The optimizer of train_mlp_pytorch.py, and what a step begins with: its learning rate and its
-random numbers."""
+"""The optimizer of train_mlp_pytorch.py, what follows its steps, and what a step begins with: its
+learning rate and its random numbers."""
 
 import math
 
@@ -57,6 +57,16 @@ def shrink(layer, strength, optimizer):
     the proximal gradient method; Beck and Teboulle, 2009)."""
     rate = optimizer.param_groups[0]["lr"]
     layer.weight.copy_(F.softshrink(layer.weight, rate * strength))
+
+
+@torch.no_grad()
+def follow(average, mlp, decay):
+    """Moves a running average of the weights towards those of mlp (Polyak and Juditsky, 1992). The
+    statistics of a batch normalisation are averages already, and taken over."""
+    for mean, value in zip(average.parameters(), mlp.parameters(), strict=True):
+        mean.lerp_(value, 1 - decay)
+    for mean, value in zip(average.buffers(), mlp.buffers(), strict=True):
+        mean.copy_(value)
 
 
 def start_step(optimizer, args, step, processes):

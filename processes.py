@@ -26,7 +26,11 @@ class Processes:
 
     def start(self, use_gpu):
         if use_gpu:
-            torch.cuda.set_device(self.local_rank)
+            try:
+                torch.cuda.set_device(self.local_rank)
+            except RuntimeError as error:
+                reason = str(error).splitlines()[0]
+                raise training.UsageError(f"--use_gpu: CUDA does not start ({reason})") from error
         if self.size > 1:
             # Ctrl-C reaches every process at another step: leave it to torchrun, which ends all.
             signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -47,23 +51,29 @@ class Processes:
         return outcome[0]
 
     @contextmanager
-    def guarded(self):
-        """Turns running out of memory, or the death of another process, into a sentence."""
+    def explained(self):
+        """Turns running out of memory, or the death of another process, into a sentence. What fails
+        in one process alone is said by that one, whichever it is."""
         try:
             yield
-        except RuntimeError as error:
+        except (training.UsageError, training.RunError):
+            raise
+        except Exception as error:
+            if self.rank:
+                sys.stderr = sys.__stderr__
             if isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error):
                 raise MemoryError from error
             if self.size == 1 or not ("gloo" in str(error) or "NCCL" in str(error)):
                 raise
-            sys.stderr = sys.__stderr__
             raise training.RunError(
                 f"process {self.rank} of {self.size} ends, for another one has ended "
                 f"({str(error).splitlines()[0]}); --resume goes on from the last checkpoint"
             ) from error
-        finally:
-            if distributed.is_initialized():
-                distributed.destroy_process_group()
+
+    def end(self):
+        """Takes leave of the others, which none can do once one of them has failed."""
+        if self.size > 1:
+            distributed.destroy_process_group()
 
     def parallel(self, mlp):
         """mlp, with its gradients averaged over the processes in backward."""

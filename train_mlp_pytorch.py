@@ -19,14 +19,13 @@ import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 import cifar10_utils
 import training
 from augmentation import distort, mix, move, views
 from checkpoint import get_weights, load_checkpoint, save_checkpoint
 from mlp_pytorch import ACTIVATIONS, MLP, NORMALIZATIONS
-from optimization import make_optimizer, shrink, start_step
+from optimization import follow, make_optimizer, shrink, start_step
 from processes import Processes, run_and_leave
 
 EVAL_BATCH = 500  # examples
@@ -38,19 +37,19 @@ def make_parser():
     parser = training.make_parser(__doc__.splitlines()[0])
     parser.set_defaults(max_steps=None)
     fraction, number = training.number_between(0, 1), training.number_between(0, 1000)
-    below_one = training.number_between(0, 0.99)
+    below_one = training.number_between(0, 0.9999)
     for name, kind, default, text in (
-        ("momentum", fraction, 0.0, "of SGD"),
+        ("momentum", below_one, 0.0, "of SGD"),
         ("weight_decay", number, 0.0, "of the weights, not the biases; decoupled in AdamW"),
         ("l1", number, 0.0, "factor of the sum of the weights' absolute values in the loss"),
-        ("first_layer_l1", number, 0.0, "times the rate: what a step shrinks its weights by"),
+        ("first_layer_l1", number, 0.0, "L1 penalty of the first layer alone, apart from the loss"),
         ("dropout", below_one, 0.0, "probability of a hidden unit to be zero in a step"),
-        ("label_smoothing", fraction, 0.0, "share of the target spread over all classes"),
+        ("label_smoothing", below_one, 0.0, "share of the target spread over all classes"),
         ("warmup_steps", training.whole_number(0), 0, "steps of a linear rise of the rate"),
         ("shift", training.whole_number(0, 31), 0, "most pixels to move a training image by"),
         ("distortion", fraction, 0.0, "strength of random turns, zooms and shears"),
         ("mixup", fraction, 0.0, "largest share of another image blended into a training image"),
-        ("ema", fraction, 0.0, "decay of an average of the weights, evaluated in their place"),
+        ("ema", below_one, 0.0, "decay of an average of the weights, evaluated in their place"),
         ("epochs", training.whole_number(1), None, "passes over the data, in place of --max_steps"),
         ("checkpoint_freq", training.whole_number(1), None, "steps between further checkpoints"),
     ):
@@ -82,9 +81,10 @@ def check_args(args, processes):
     for wrong, message in (
         (args.momentum and args.optimizer != "sgd", "--momentum goes with --optimizer sgd only"),
         (args.epochs and args.max_steps, "--epochs and --max_steps: give one of them"),
-        ((args.dropout or args.normalization != "none" or args.local_fields)
-         and not args.dnn_hidden_units,
-         "--dropout, --normalization and --local_fields need a hidden layer"),
+        (not args.dnn_hidden_units and (args.dropout or args.normalization != "none" or
+         args.local_fields or args.first_layer_l1 or args.activation != "elu"),
+         "--activation, --dropout, --normalization, --local_fields and --first_layer_l1 need a "
+         "hidden layer"),
         (args.deterministic and not args.use_gpu, "--deterministic needs --use_gpu"),
         (args.use_gpu and torch.cuda.device_count() < processes.local_size,
          f"--use_gpu needs {processes.local_size} CUDA device(s), but there are "
@@ -287,8 +287,10 @@ def main(argv=None):
     if not args.epochs:
         args.max_steps = args.max_steps or training.MAX_STEPS
     processes.start(args.use_gpu)
-    with processes.guarded():
-        return train(args, processes)
+    with processes.explained():
+        history = train(args, processes)
+    processes.end()
+    return history
 
 
 def train(args, processes):
@@ -325,14 +327,17 @@ def train(args, processes):
     parts = {"mlp": mlp, "optimizer": optimizer}
     average = None
     if args.ema:
-        average = parts["average"] = AveragedModel(mlp, multi_avg_fn=get_ema_multi_avg_fn(args.ema))
+        average = parts["average"] = copy.deepcopy(mlp)
     best = load_checkpoint(run, parts, processes)
     network = processes.parallel(mlp)
-    evaluated = average.module if average else mlp
-    training_set, held_out, test_set = (
+    evaluated = average or mlp
+    training_set, held_out = (
         TensorData(split, device, processes, args, scale)
-        for split in (data.train, data.validation or data.test, data.test)
+        for split in (data.train, data.validation or data.test)
     )
+    test_set = held_out
+    if data.validation:
+        test_set = TensorData(data.test, device, processes, args, scale)
 
     def add_row():
         if run.add_row(*evaluate(evaluated, held_out)) and data.validation:
@@ -343,7 +348,7 @@ def train(args, processes):
         save_checkpoint(run, parts, best)
 
     processes.share(lambda: run.claim(data.name))
-    with run.open():
+    with run.open(), processes.explained():
         if not run.history["step"]:
             start_step(optimizer, args, 1, processes)
             x, y = training_set.next_batch(args.batch_size)
@@ -365,7 +370,7 @@ def train(args, processes):
                     shrink(mlp.linear_layers()[0], args.first_layer_l1, optimizer)
                 optimizer.zero_grad()
                 if average:
-                    average.update_parameters(mlp)
+                    follow(average, mlp, args.ema)
                 run.tally(loss.detach(), accuracy(logits, y))
             if run.is_due(step):
                 add_row()

@@ -89,7 +89,7 @@ def make_parser(description):
     parser.convert_arg_line_to_args = lambda line: line.partition("#")[0].split()
     for name, default, kind, text in (
         ("dnn_hidden_units", [100], hidden_units, 'units of each hidden layer; "" for none'),
-        ("learning_rate", 1e-3, positive_number, "of stochastic gradient descent"),
+        ("learning_rate", 1e-3, positive_number, "of gradient descent"),
         ("max_steps", MAX_STEPS, whole_number(1), "steps to train for"),
         ("batch_size", 200, whole_number(1), "examples in a step"),
         ("eval_freq", 100, whole_number(1), "steps from one evaluation and checkpoint to the next"),
@@ -407,7 +407,8 @@ class Run:
 
     def state(self):
         """What a checkpoint must hold of the run, as JSON."""
-        self._flush()
+        with self.timed():
+            self._flush()
         return json.dumps([self.step, self.train_seconds, self._sums, self.history])
 
     def restore(self, state):

@@ -69,6 +69,7 @@ def load_run(folder, data_dir):
     }
     args = trainer.make_parser().parse_args([])
     vars(args).update(record["flags"], synthetic=record["dataset"] == "synthetic")
+    args.bfloat16 = record["precision"] == "bfloat16"
     args.data_dir = None if args.synthetic else data_dir
     splits = training.load_data(args, one_hot=False)
     scale = 1 / trainer.pixel_std(splits.train) if args.standardize else None
@@ -85,15 +86,7 @@ def load_run(folder, data_dir):
 def evaluated_weights(state):
     """Of a checkpoint: the weights that were best on validation, else their average, else the
     last ones."""
-    if state["best"]:
-        return state["best"]
-    prefix = "module."
-    average = state.get("average", {})
-    return {
-        name.removeprefix(prefix): value
-        for name, value in average.items()
-        if name.startswith(prefix)
-    } or state["mlp"]
+    return state["best"] or state.get("average") or state["mlp"]
 
 
 @torch.inference_mode()

@@ -30,18 +30,18 @@ ODD_TEXTS = ["", "missing", "full", "file", "file/x", "\0", "a" * 300, "/proc/x"
              "\udcff", "\x1b[2J", "@", "-1", "--", "%s", "{}", "8,,5", ",", "8;5"]  # fmt: skip
 SMALL = ["--data_dir", "data", "--max_steps", "2", "--batch_size", "10"]
 OPTIONS = {
-    "--momentum": ["0", "0.9", "1"],
+    "--momentum": ["0", "0.9", "0.9999"],
     "--weight_decay": ["0", "1", "1000"],
     "--l1": ["0", "1", "1000"],
     "--first_layer_l1": ["0", "1", "1000"],
     "--dropout": ["0", "0.5", "0.99"],
-    "--label_smoothing": ["0", "0.1", "1"],
+    "--label_smoothing": ["0", "0.1", "0.9999"],
     "--warmup_steps": ["0", "1", "3"],
     "--shift": ["0", "1", "31"],
     "--distortion": ["0", "0.1", "1"],
     "--mixup": ["0", "0.4", "1"],
     "--checkpoint_freq": ["1", "3"],
-    "--ema": ["0", "0.9", "1"],
+    "--ema": ["0", "0.9", "0.9999"],
     "--epochs": ["1", "2"],
     "--activation": ["elu", "tanh", "relu", "gelu"],
     "--optimizer": ["sgd", "adam", "adamw"],

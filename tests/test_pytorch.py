@@ -15,7 +15,7 @@ import train_mlp_pytorch as trainer
 from augmentation import distort, mix, move, views
 from mlp_pytorch import MLP, Dropout
 from modules import CrossEntropyModule, ELUModule, LinearModule, SoftMaxModule
-from optimization import make_optimizer, shrink, start_step
+from optimization import follow, make_optimizer, shrink, start_step
 from processes import Processes
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
@@ -113,6 +113,29 @@ def test_gradcheck_accepts_the_modules(module, reference):
         assert_close(module.backward(dout.numpy()), expected)
 
 
+def test_gradcheck_accepts_the_cross_entropy():
+    module = CrossEntropyModule()
+    y = np.eye(4)[[0, 3, 1, 1, 2]]
+
+    class Function(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            ctx.save_for_backward(x)
+            return torch.tensor(module.forward(x.detach().numpy(), y))
+
+        @staticmethod
+        def backward(ctx, dout):
+            (x,) = ctx.saved_tensors
+            return dout * torch.from_numpy(module.backward(x.numpy(), y))
+
+    x = torch.from_numpy(np.random.default_rng(0).uniform(0.1, 1, (5, 4))).requires_grad_()
+    assert torch.autograd.gradcheck(Function.apply, x)
+    loss = nn.functional.nll_loss(x.log(), torch.from_numpy(y.argmax(axis=1)))
+    assert_close(module.forward(x.detach().numpy(), y), loss)
+    (expected,) = torch.autograd.grad(loss, x)
+    assert_close(module.backward(x.detach().numpy(), y), expected)
+
+
 def test_elu_at_zero_has_torchs_gradient():
     for alpha in (0.5, 1.0, 2.0):
         x = torch.zeros(1, dtype=torch.float64, requires_grad=True)
@@ -149,7 +172,8 @@ def test_both_trainers_agree_in_float64_over_fifty_steps(data, monkeypatch, tmp_
     assert one["train_loss"][-1] < one["train_loss"][0] - 0.1
     for column in one:
         np.testing.assert_allclose(one[column], two[column], rtol=1e-9, atol=1e-7)
-    np.testing.assert_allclose(one["train_loss"], two["train_loss"], rtol=1e-9)
+    for column in ("train_loss", "test_loss"):
+        np.testing.assert_allclose(one[column], two[column], rtol=1e-9)
 
 
 # The network
@@ -442,6 +466,7 @@ def test_running_out_of_memory_on_the_cpu_ends_in_a_sentence(data, tmp_path, mon
     assert (
         capsys.readouterr().err.splitlines()[-1].endswith("fewer hidden units or smaller batches")
     )
+    assert json.loads((tmp_path / "a" / "run.json").read_text())["status"] == "failed"
 
 
 def test_every_process_of_a_machine_needs_its_own_device(monkeypatch):
@@ -461,11 +486,21 @@ def test_a_process_without_the_data_of_the_first_is_refused(monkeypatch, data):
 
 
 def test_the_average_of_the_weights_is_what_is_evaluated(data, tmp_path):
-    still = history_of(data, tmp_path / "a", "--ema", 1, "--learning_rate", 0.01)
+    still = history_of(data, tmp_path / "a", "--ema", 0.9999, "--learning_rate", 0.01)
     moving = history_of(data, tmp_path / "b", "--learning_rate", 0.01)
     assert still["train_loss"] == moving["train_loss"]
-    assert still["test_loss"][1:] == [still["test_loss"][1]] * 3  # what step 1 left, for ever
-    assert len(set(moving["test_loss"])) == 4
+    assert np.ptp(moving["test_loss"]) > 20 * np.ptp(still["test_loss"]) > 0
+
+
+def test_an_average_follows_the_weights_and_takes_over_the_statistics():
+    average, mlp = (MLP(6, [5], 3, seed=seed, normalization="batch") for seed in (1, 2))
+    mlp(torch.randn(7, 6))
+    before = [value.clone() for value in average.parameters()]
+    follow(average, mlp, 0.75)
+    for mean, value, old in zip(average.parameters(), mlp.parameters(), before, strict=True):
+        torch.testing.assert_close(mean, 0.75 * old + 0.25 * value)
+    for mean, value in zip(average.buffers(), mlp.buffers(), strict=True):
+        assert torch.equal(mean, value)
 
 
 @pytest.mark.parametrize(
@@ -479,10 +514,15 @@ def test_the_average_of_the_weights_is_what_is_evaluated(data, tmp_path):
         (["--warmup_steps", "9", "--epochs", "1"], "--warmup_steps 9 leaves no step of 5"),
         (["--dropout", "0.1", "--dnn_hidden_units", ""], "need a hidden layer"),
         (["--local_fields", "--dnn_hidden_units", ""], "need a hidden layer"),
+        (["--first_layer_l1", "1", "--dnn_hidden_units", ""], "need a hidden layer"),
+        (["--activation", "relu", "--dnn_hidden_units", ""], "need a hidden layer"),
         (["--normalization", "batch", "--dnn_hidden_units", ""], "need a hidden layer"),
         (["--deterministic"], "--deterministic needs --use_gpu"),
         (["--dropout", "1.5"], "'1.5'"),
         (["--momentum", "-0.1"], "'-0.1'"),
+        (["--momentum", "1"], "'1'"),
+        (["--label_smoothing", "1"], "'1'"),
+        (["--ema", "1"], "'1'"),
         (["--weight_decay", "inf"], "'inf'"),
         (["--ema", "nan"], "'nan'"),
         (["--shift", "32"], "'32'"),

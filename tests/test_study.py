@@ -216,7 +216,7 @@ def test_moved_images_take_the_colour_at_the_edge(right):
 
 
 def test_the_weights_evaluated_are_the_best_else_the_average_else_the_last():
-    state = {"best": {"w": 1}, "average": {"n_averaged": 4, "module.w": 2}, "mlp": {"w": 3}}
+    state = {"best": {"w": 1}, "average": {"w": 2}, "mlp": {"w": 3}}
     assert study.evaluated_weights(state) == {"w": 1}
     assert study.evaluated_weights(state | {"best": {}}) == {"w": 2}
     assert study.evaluated_weights({"best": {}, "mlp": {"w": 3}}) == {"w": 3}
