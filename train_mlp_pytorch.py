@@ -22,11 +22,12 @@ from torch.nn import functional as F
 
 import cifar10_utils
 import training
-from augmentation import distort, mix, move, views
+from augmentation import views
 from checkpoint import get_weights, load_checkpoint, save_checkpoint
 from mlp_pytorch import ACTIVATIONS, MLP, NORMALIZATIONS
 from optimization import follow, make_optimizer, shrink, start_step
 from processes import Processes, run_and_leave
+from tensor_data import TensorData, pixel_std
 
 EVAL_BATCH = 500  # examples
 FLUSH_EVERY = 50  # steps whose losses are fetched at once where fetching makes a device wait
@@ -100,53 +101,6 @@ def check_args(args, processes):
             raise training.UsageError(message)
 
 
-class TensorData:
-    """A DataSet as tensors on a device: the pixels stay uint8 and become float there, by batch.
-
-    next_batch gives this process's share of the batch that DataSet.next_batch would give.
-    """
-
-    def __init__(self, dataset, device, processes, args, scale=None):
-        self.dataset, self.processes, self.args = dataset, processes, args
-        self.pixels = torch.from_numpy(dataset.pixels).to(device)
-        self.labels = torch.from_numpy(dataset.labels).to(device)
-        self.mean = torch.from_numpy(dataset.mean).to(device)
-        self.fill = self.mean.mean(dim=(1, 2), keepdim=True).round().to(torch.uint8)
-        self.scale = None if scale is None else torch.from_numpy(scale).to(device)
-        self._ahead = iter(())
-
-    def next_batch(self, batch_size):
-        """Returns x (S, 3, 32, 32) float32 and y (S,) int64, with --mixup (S, 10) float32."""
-        indices = next(self._ahead, None)
-        if indices is None:  # many at once, so that a device is not kept waiting for each
-            ahead = [self.dataset.next_indices(batch_size) for _ in range(FLUSH_EVERY)]
-            share = np.array_split(np.stack(ahead), self.processes.size, axis=1)
-            share = torch.from_numpy(share[self.processes.rank]).to(self.pixels.device)
-            self._ahead = iter(share)
-            indices = next(self._ahead)
-        pixels = move(self.pixels.index_select(0, indices), self.fill, self.args)
-        x = self._as_float(pixels)
-        if self.args.distortion:
-            x = distort(x, self.args.distortion)
-        y = self.labels[indices]
-        return mix(x, y, self.args.mixup) if self.args.mixup else (x, y)
-
-    def seek(self, position):
-        """Goes on after so many examples of the whole batches."""
-        self.dataset.position, self._ahead = position, iter(())
-
-    def batches(self, batch_size):
-        """This process's share of all examples."""
-        stride = self.processes.size * batch_size
-        for i in range(self.processes.rank * batch_size, len(self.labels), stride):
-            part = slice(i, i + batch_size)
-            yield self._as_float(self.pixels[part]), self.labels[part]
-
-    def _as_float(self, pixels):
-        x = pixels.float().sub_(self.mean)
-        return x if self.scale is None else x.mul_(self.scale)
-
-
 def receptive_fields(n_units, seed, smoothness=1.0, width=4.0):
     """(n_units, 3 * 32 * 32): a pattern for each unit to begin with, of norm 1: random numbers,
     smoothed by a Gaussian, under a Gaussian window at a random place (standard deviations in
@@ -160,12 +114,6 @@ def receptive_fields(n_units, seed, smoothness=1.0, width=4.0):
     noise = torch.randn(n_units, channels, size, size, generator=generator)
     fields = (blur @ noise @ blur) * down[:, None, :, None] * right[:, None, None, :]
     return F.normalize(fields.flatten(start_dim=1))
-
-
-def pixel_std(dataset):
-    """(3, 32, 32) float32: the standard deviation of every pixel, at least 1."""
-    squares = sum((x.astype(np.float64) ** 2).sum(axis=0) for x, _ in dataset.batches(EVAL_BATCH))
-    return np.maximum(np.sqrt(squares / dataset.num_examples), 1).astype(np.float32)
 
 
 def make_mlp(args):

@@ -6,7 +6,7 @@ python plots/plot_activations.py
 import matplotlib
 import numpy as np
 import plot
-from matplotlib.figure import Figure
+from matplotlib.ticker import MultipleLocator
 
 COLORS = {"tanh": "C3", "elu": "C0"}
 NAMES = {"tanh": "Tanh", "elu": "ELU"}
@@ -30,9 +30,9 @@ def setting_of(run):
     return run["standardize"], run["learning_rate"]
 
 
-def title_of(setting):
+def title_of(setting, separator="\n"):
     standardize, rate = setting
-    return f"{INPUTS[standardize]}\nrate {rate:g}"
+    return f"{INPUTS[standardize]}{separator}rate {rate:g}"
 
 
 def completed(record, runs):
@@ -41,83 +41,94 @@ def completed(record, runs):
     return [run for run in runs if run["step"][-1] == last]
 
 
+def mean_and_range(values):
+    """The mean, and the distances from it down to the least and up to the greatest."""
+    mean = np.mean(values)
+    return mean, mean - min(values), max(values) - mean
+
+
 def draw_accuracy(record):
-    """Validation accuracy at the end against the depth, for every setting."""
+    """Validation accuracy at the end against the depth, for every setting. Where some of the runs
+    diverged, the mean of the others stands alone."""
     settings = sorted({setting_of(run) for run in record["runs"]})
     depths = sorted({run["depth"] for run in record["runs"]})
     seeds = len({run["seed"] for run in record["runs"]})
     last = max(run["step"][-1] for run in record["runs"])
-    figure = Figure(figsize=(7.5, 3), layout="constrained")
-    figure.suptitle(
-        f"Tanh against ELU after {last} steps of SGD: mean and range of {seeds} seeds",
-        fontsize="medium",
+    figure = plot.new_figure(
+        f"Tanh against ELU after {last} steps of SGD: mean and range of {seeds} seeds"
     )
     axes = figure.subplots(1, len(settings), sharey=True)
     for panel, setting in zip(axes, settings, strict=True):
         for activation, color in COLORS.items():
-            points = []
+            joined = np.full((3, len(depths)), np.nan)  # not a number: a gap in the line
+            style = {"color": color, "ms": 4, "capsize": 2}
             for x, depth in enumerate(depths):
                 runs = select(record, activation, depth, setting)
                 ends = [run["val_accuracy"][-1] for run in completed(record, runs)]
+                if len(ends) == len(runs):
+                    joined[:, x] = mean_and_range(ends)
+                    continue
+                panel.plot(x, 0.02, "x", color=color, ms=5, mew=1.5)
+                panel.annotate(f"{len(runs) - len(ends)}/{len(runs)}", (x, 0.045),
+                               size=plot.SMALL, color=color, ha="center")  # fmt: skip
                 if ends:
-                    points.append((x, np.mean(ends), min(ends), max(ends)))
-                if len(ends) < len(runs):
-                    panel.plot(x, 0.02, "x", color=color, ms=6, mew=2)
-                    panel.annotate(f"{len(runs) - len(ends)}/{len(runs)}", (x, 0.035),
-                                   fontsize="small", color=color, ha="center")  # fmt: skip
-            x, mean, low, high = np.transpose(points)
-            panel.errorbar(x, mean, (mean - low, high - mean), fmt="o-", color=color, capsize=3,
-                           label=NAMES[activation])  # fmt: skip
-        panel.plot([], [], "kx", ms=6, mew=2, label="diverged")
+                    mean, *bar = mean_and_range(ends)
+                    panel.errorbar(x, mean, np.transpose([bar]), fmt="o", mfc="white", **style)
+            mean, *bar = joined
+            panel.errorbar(range(len(depths)), mean, bar, fmt="o-", label=NAMES[activation],
+                           **style)  # fmt: skip
+        panel.plot([], [], "ko", mfc="white", ms=4, label="fewer seeds")
+        panel.plot([], [], "kx", ms=5, mew=1.5, label="diverged")
         panel.set_xticks(range(len(depths)), depths)
         panel.set(xlabel="hidden layers", xlim=(-0.5, len(depths) - 0.5))
-        panel.set_title(title_of(setting), fontsize="small")
-        panel.grid(alpha=0.3)
-    axes[0].set_ylabel("validation accuracy (fraction)")
+        panel.set_title(title_of(setting))
+        panel.grid()
+    axes[0].set_ylabel("validation accuracy\n(fraction)")
     axes[0].set_ylim(bottom=0)
-    axes[0].legend(loc="lower left", fontsize="small")
+    axes[0].yaxis.set_major_locator(MultipleLocator(0.1))
+    axes[-1].legend(loc="lower center", reverse=True)
     plot.save(figure, "activations_accuracy.png")
 
 
-def draw_layers(record, quantity, label, title, name, logarithmic=False):
-    """A quantity by layer over training, in the deepest networks: a row for Tanh and one for ELU, a
-    column for each setting."""
+def draw_layers(record):
+    """Saturation and gradients by layer over training, in the deepest networks: a column for Tanh
+    and one for ELU in each setting."""
     depth = max(run["depth"] for run in record["runs"])
     colors = matplotlib.colormaps["viridis"](np.linspace(0, 0.92, depth))
-    figure = Figure(figsize=(6, 3.6), layout="constrained")
-    figure.suptitle(f"{title}, {depth} hidden layers", fontsize="medium")
-    axes = figure.subplots(2, len(SHOWN), sharex=True, sharey=True)
-    for row, activation in zip(axes, COLORS, strict=True):
-        for panel, setting in zip(row, SHOWN, strict=True):
-            runs = completed(record, select(record, activation, depth, setting))
-            panel.grid(alpha=0.3)
-            if logarithmic:
-                # The last layer starts at zero, so that the gradients below it are zero too.
-                panel.set_yscale("log", nonpositive="mask")
+    title = f"Units whose derivative is small, and gradients at their inputs, {depth} hidden layers"
+    figure = plot.new_figure(title, height=3.1)
+    axes = figure.subplots(2, 2 * len(SHOWN), sharex=True, sharey="row")
+    columns = [(setting, activation) for setting in SHOWN for activation in COLORS]
+    for column, (setting, activation) in zip(axes.T, columns, strict=True):
+        runs = completed(record, select(record, activation, depth, setting))
+        for panel, quantity in zip(column, ("saturated", "gradient"), strict=True):
             mean = np.mean([run[quantity] for run in runs], axis=0)
             for layer, color in enumerate(colors):
                 panel.plot(runs[0]["step"], mean[:, layer], color=color, label=layer + 1)
-        row[0].set_ylabel(f"{NAMES[activation]}\n{label}")
-    for panel, setting in zip(axes[0], SHOWN, strict=True):
-        panel.set_title(title_of(setting), fontsize="small")
-    for panel in axes[-1]:
-        panel.set_xlabel("step")
-    if not logarithmic:
-        axes[0, 0].set_ylim(0, 1)
-    lines = axes[0, 0].get_legend_handles_labels()
-    figure.legend(*lines, title="layer", loc="outside right center")
-    plot.save(figure, name)
+            panel.grid()
+        column[0].set_title("\n" + NAMES[activation])
+        column[1].set_xlabel("step")
+    for panel, setting in zip(axes[0, ::2], SHOWN, strict=True):
+        # Over the middle of two panels, a line above their names, which keep the place free.
+        heading = panel.annotate(title_of(setting, ", "), (1.09, 1), (0, 16), ha="center",
+                                 xycoords="axes fraction", textcoords="offset points")  # fmt: skip
+        heading.set_in_layout(False)
+    saturated, gradient = axes[:, 0]
+    label = f"share of units with\nderivative < {record['threshold']}"
+    saturated.set(ylim=(0, 1), ylabel=label)
+    # The last layer starts at zero, so that the gradients below it are zero too.
+    gradient.set_yscale("log", nonpositive="mask")
+    gradient.yaxis.set_major_formatter("{x:g}")
+    gradient.set(xticks=(0, 300, 600), ylabel="norm of $dL/dz$")
+    lines, labels = saturated.get_legend_handles_labels()
+    figure.legend(lines, labels, title="layer", loc="outside right center", handlelength=1)
+    plot.save(figure, "activations_layers.png")
 
 
 def main():
     record = read()
     draw_accuracy(record)
-    draw_layers(record, "saturated", "saturated (share)", "Units with a derivative below "
-                f"{record['threshold']} (share of units and images)",
-                "activations_saturation.png")  # fmt: skip
-    draw_layers(record, "gradient", "norm of $dL/dz$", "Gradient at the inputs of the units "
-                "(root mean square over images)",
-                "activations_gradient.png", logarithmic=True)  # fmt: skip
+    draw_layers(record)
 
 
 if __name__ == "__main__":

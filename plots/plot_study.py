@@ -8,7 +8,6 @@ import json
 import numpy as np
 import plot
 from matplotlib.colors import PowerNorm
-from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 RESULTS = plot.ROOT / "report" / "results"
@@ -18,7 +17,8 @@ ORDER = (
     *("horse", "deer", "bird", "frog", "cat", "dog"),
 )
 VEHICLES = 4
-SPLITS = {"train": "training", "val": "validation"}
+TRAINING_IMAGES = 50_000
+KINDS = {"vehicles": "C0", "animals": "C2"}
 TRAIN, VALIDATION, TEST = "C0", "C1", "C3"
 WITHOUT, WITH = "C7", "C2"  # augmentation
 
@@ -30,17 +30,26 @@ def name_of(run):
 def draw_curves(record):
     """Loss and accuracy over training: train and validation as lines, the test set as a point."""
     run, validated = record["run"], record["validated"] or record["run"]
-    figure, axes = plot.new_figure(f"{name_of(run)}: test accuracy {run['test_accuracy']:.4f}")
+    title = f"{name_of(run)}: test accuracy {run['test_accuracy']:.4f}"
+    figure, axes = plot.loss_and_accuracy(title, xlabel="epoch")
+    tested = "test" if run["flags"]["validation_size"] else "test (run on all images)"
     for panel, (quantity, _) in zip(axes, plot.PANELS, strict=True):
         history = validated["history"]
         for color, split, label in (
-            (TRAIN, "train", "training batches"),
+            (TRAIN, "train", "training batches (augmented)"),
             (VALIDATION, "val", "validation"),
         ):
-            panel.plot(history["step"][1:], history[f"{split}_{quantity}"][1:], color, label=label)
-        panel.plot(tested_at(run), run[f"test_{quantity}"], "*", color=TEST, ms=12, label="test")
-        panel.legend(fontsize="small")
+            panel.plot(epochs(validated, history["step"][1:]),
+                       history[f"{split}_{quantity}"][1:], color, label=label)  # fmt: skip
+        panel.plot(epochs(run, tested_at(run)), run[f"test_{quantity}"], "*", color=TEST, ms=9,
+                   mec="white", mew=0.5, zorder=3, label=tested)  # fmt: skip
+        panel.legend()
     plot.save(figure, "study_curves.png")
+
+
+def epochs(run, step):
+    flags = run["flags"]
+    return np.array(step) * flags["batch_size"] / (TRAINING_IMAGES - flags["validation_size"])
 
 
 def tested_at(run):
@@ -55,25 +64,27 @@ def draw_confusion(record):
     order = [record["classes"].index(name) for name in ORDER]
     matrix = np.array(record["confusion"])[np.ix_(order, order)]
     shares = matrix / matrix.sum(axis=1, keepdims=True)
-    figure = Figure(figsize=(6.2, 5), layout="constrained")
-    figure.suptitle(
-        f"Confusion matrix on the test set: {record['test_accuracy']:.1%} of the images are on the "
-        "diagonal",
-        fontsize="medium",
-    )
+    figure = plot.new_figure(
+        "Confusion matrix on the test set:\n"
+        f"{record['test_accuracy']:.1%} of the images are on the diagonal",
+        0.55 * plot.TEXT_WIDTH, 2.83,
+    )  # fmt: skip
     axes = figure.subplots()
     image = axes.imshow(shares, cmap="Blues", norm=PowerNorm(0.5, 0, 1))
     for (row, column), count in np.ndenumerate(matrix):
         dark = image.norm(shares[row, column]) > 0.55
         axes.text(column, row, count, color="white" if dark else "black", ha="center", va="center",
-                  weight="bold" if row == column else "normal")  # fmt: skip
+                  size=plot.SMALL)  # fmt: skip
     for start, size in ((0, VEHICLES), (VEHICLES, len(ORDER) - VEHICLES)):
         corner = start - 0.5, start - 0.5
-        axes.add_patch(Rectangle(corner, size, size, fill=False, color="C1", lw=1.5))
-    axes.set_xticks(range(len(ORDER)), ORDER, rotation=35, ha="right")
+        axes.add_patch(Rectangle(corner, size, size, fill=False, color="C1", lw=1.2, zorder=3,
+                                 clip_on=False))  # fmt: skip
+    axes.set_xticks(range(len(ORDER)), ORDER, rotation=35, ha="right", rotation_mode="anchor")
     axes.set_yticks(range(len(ORDER)), ORDER)
+    axes.tick_params(length=0)
     axes.set(xlabel="prediction", ylabel="class")
-    figure.colorbar(image, label="share of the images of the class", ticks=[0, 0.05, 0.2, 0.5, 1])
+    figure.colorbar(image, label="share of the images of the class", ticks=[0, 0.05, 0.2, 0.5, 1],
+                    format="{x:g}", aspect=30, pad=0.03)  # fmt: skip
     plot.save(figure, "study_confusion.png")
 
 
@@ -82,32 +93,35 @@ def draw_class_accuracy(record):
     names, matrix = record["classes"], np.array(record["confusion"])
     mistakes = matrix - np.diag(matrix.diagonal())
     order = np.argsort(record["class_accuracy"])
-    figure = Figure(figsize=(7.5, 3.6), layout="constrained")
-    figure.suptitle("Accuracy by class on the test set", fontsize="medium")
+    figure = plot.new_figure(
+        "Accuracy by class on the test set, and what its images are most often taken for",
+        height=2.6,
+    )
     axes = figure.subplots()
     for row, i in enumerate(order):
         value, other = record["class_accuracy"][i], mistakes[i].argmax()
-        axes.barh(row, value, color="C0" if names[i] in ORDER[:VEHICLES] else "C2", height=0.7)
-        axes.text(value - 0.01, row, f"{value:.3f}", ha="right", va="center", color="white")
-        axes.text(value + 0.01, row,
+        kind = "vehicles" if names[i] in ORDER[:VEHICLES] else "animals"
+        axes.barh(row, value, color=KINDS[kind], height=0.75)
+        axes.text(value + 0.01, row, f"{value:.3f}", va="center")
+        axes.text(0.01, row,
                   f"taken for {names[other]}: {mistakes[i, other]} of {matrix[i].sum()}",
-                  va="center", fontsize="small", bbox={"color": "white", "pad": 0})  # fmt: skip
-    axes.axvline(record["test_accuracy"], color="black", ls="--", lw=1, zorder=0)
-    axes.text(record["test_accuracy"], len(names) - 0.4, f"all {record['test_accuracy']:.3f}",
-              ha="center", va="bottom", fontsize="small",
-              bbox={"color": "white", "pad": 0})  # fmt: skip
+                  va="center", color="white")  # fmt: skip
+    axes.axvline(record["test_accuracy"], color="black", ls="--", lw=1,
+                 label=f"all: {record['test_accuracy']:.3f}")  # fmt: skip
+    for kind, color in KINDS.items():
+        axes.bar(0, 0, color=color, label=kind)
     axes.set_yticks(range(len(names)), [names[i] for i in order])
-    axes.set(xlim=(0, 1.15), ylim=(-0.6, len(names) + 0.3), xlabel="accuracy (fraction)")
+    axes.set(xlim=(0, 1), ylim=(-0.6, len(names) - 0.4), xlabel="accuracy (fraction)")
     axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(loc="lower right")
     plot.save(figure, "study_classes.png")
 
 
 def draw_calibration(record):
     """Accuracy against confidence, and how many images have it, before and after."""
-    figure = Figure(figsize=(7.5, 4.6), layout="constrained")
-    figure.suptitle(
+    figure = plot.new_figure(
         "Calibration on the test set before and after temperature scaling (fitted on validation)",
-        fontsize="medium",
+        height=3.8,
     )
     axes = figure.subplots(2, 2, height_ratios=(3, 1), sharex=True, sharey="row")
     after = f"at temperature {record['temperature']:.2f}"
@@ -123,13 +137,12 @@ def draw_calibration(record):
                 hatch="//", label="distance to the confidence")  # fmt: skip
         top.plot([0, 1], [0, 1], color="black", ls="--", lw=1)
         top.set_title(
-            f"{title}: calibration error {result['error']:.3f}, loss {result['loss']:.3f}",
-            fontsize="small",
+            f"{title}: calibration error {result['error']:.3f}, loss {result['loss']:.3f}"
         )
-        top.grid(alpha=0.3)
+        top.grid()
         bottom.bar(centres, bins["count"] / bins["count"].sum(), 0.94 * width, color="C7")
         bottom.set(xlim=(0, 1), xlabel="confidence (probability of the predicted class)")
-    axes[0, 0].legend(fontsize="small", loc="upper left")
+    axes[0, 0].legend(loc="upper left")
     axes[0, 0].set(ylabel="accuracy (fraction)", ylim=(0, 1))
     axes[1, 0].set(ylabel="share of images")
     plot.save(figure, "study_calibration.png")
@@ -151,11 +164,10 @@ def show_units(axes, pictures, columns):
 
 def draw_first_layer(record, pictures):
     shown, units = len(pictures["run"]), record["run"]["flags"]["dnn_hidden_units"][0]
-    figure = Figure(figsize=(7.5, 4.9), layout="constrained")
-    figure.suptitle(
-        f"First layer: {shown} of {units} units, from large weights to small ones; grey is 0",
-        fontsize="medium",
-    )
+    figure = plot.new_figure(
+        f"First layer: {shown} of {units} units,\nfrom large weights to small ones; grey is 0",
+        0.43 * plot.TEXT_WIDTH, 1.78,
+    )  # fmt: skip
     show_units(figure.subplots(), pictures["run"], 8)
     plot.save(figure, "study_first_layer.png")
 
@@ -164,40 +176,37 @@ def draw_augmentation(record, pictures):
     """Two runs, without and with augmentation: the first layers, the gap between training and
     validation, and the accuracy on moved images."""
     runs = record["augmentation"]
-    figure = Figure(figsize=(7.5, 6.4), layout="constrained")
-    figure.suptitle("What the network learns without and with augmentation", fontsize="medium")
-    axes = figure.subplots(2, 2, height_ratios=(4, 3))
-    gap, shift = axes[1]
-    for column, (name, color) in enumerate((("without", WITHOUT), ("with", WITH))):
+    title = f"{name_of(runs['with']['run'])}, one seed, without and with augmentation"
+    figure = plot.new_figure(title)
+    *layers, gap, shift = figure.subplots(1, 4, width_ratios=(4, 4, 4.2, 3.6))
+    for i, (panel, name, color) in enumerate(
+        zip(layers, ("without", "with"), (WITHOUT, WITH), strict=True)
+    ):
         run = runs[name]
-        show_units(axes[0, column], pictures[name], 5)
+        show_units(panel, pictures[name], 5)
         structure, start = run["first_layer"], run["first_layer_at_start"]
-        axes[0, column].set_title(
-            f"{name}: correlation of neighbouring weights\n"
-            f"{start['neighbour_correlation']:z.2f} at the start, then "
-            f"{structure['neighbour_correlation']:.2f}",
-            fontsize="small",
-        )
-        for x, split, alpha in ((0, "train", 1), (1, "val", 0.6)):
-            value = run[f"{split}_accuracy"]
-            gap.bar(3 * column + x, value, 0.9, color=color, alpha=alpha)
-            gap.text(3 * column + x, value, f"{SPLITS[split]}\n{value:.3f}", fontsize="small",
-                     ha="center", va="bottom")  # fmt: skip
-        shift.plot(run["moved_by"], run["moved"], "o-", color=color, ms=3, label=name)
-        shift.plot([], [], " ", label=f"  mirrored: {run['mirrored']:.3f}")
-    gap.set_xticks((0.5, 3.5), ("without", "with"))
-    gap.set(ylabel="accuracy (fraction)", ylim=(0, 1.18))
-    shift.set(xlabel="validation images moved to the right (pixels)", ylabel="accuracy (fraction)",
-              ylim=(0, None))  # fmt: skip
-    shift.grid(alpha=0.3)
-    shift.legend(fontsize="small", ncols=2, loc="lower center")
+        panel.set_title(f"{name} augmentation", color=color)
+        panel.text(
+            0.5, -0.04, "first layer: neighbouring\n"
+            f"weights correlate {start['neighbour_correlation']:z.2f} at\n"
+            f"the start, {structure['neighbour_correlation']:.2f} at the end",
+            transform=panel.transAxes, ha="center", va="top", size=plot.SMALL,
+        )  # fmt: skip
+        values = run["train_accuracy"], run["val_accuracy"]
+        bars = gap.bar(np.arange(2) + 0.42 * (i - 0.5), values, 0.4, color=color)
+        gap.bar_label(bars, fmt="%.3f", size=plot.SMALL)
+        shift.plot(run["moved_by"], run["moved"], "o-", color=color, ms=2, label=name)
+    gap.set_xticks((0, 1), ("training\nimages as\nthey are", "validation\nimages"))
+    gap.set(ylabel="accuracy (fraction)", ylim=(0, 1), title="training and validation")
+    shift.set(xlabel="moved to the right\n(pixels)", title="validation images")
+    shift.sharey(gap)
+    shift.tick_params(labelleft=False)
+    shift.grid()
+    shift.legend(loc="upper center")
     plot.save(figure, "study_augmentation.png")
 
 
 def main():
-    if not (RESULTS / "study.json").exists():
-        print("nothing to draw: report/study.py has not been run yet")
-        return
     record = json.loads((RESULTS / "study.json").read_text())
     pictures = np.load(RESULTS / "study.npz")
     draw_curves(record)

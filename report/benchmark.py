@@ -71,6 +71,7 @@ def numpy_step(data, hidden, batch):
         _, y = data.next_batch(batch, out=x)
         probabilities = mlp.forward(x)
         cross_entropy.forward(probabilities, y)
+        train_mlp_numpy.accuracy(probabilities, y)
         mlp.backward(RATE * cross_entropy.backward(probabilities, y))
         for module in mlp.modules:
             for name, gradient in module.grads.items():
@@ -98,6 +99,22 @@ def products(hidden, batch, order="C"):
             np.matmul(dout.T, x, out=gradient)
             if i:
                 dout @ weight
+
+    return step
+
+
+def products_and_passes(data):
+    """The two large products, and the passes over memory without which nothing is learned: a batch
+    is gathered, converted and centred, and the large weights are updated."""
+    multiply = products([100], 200, order="F")
+    x = np.empty((200, *cifar10_utils.SHAPE), np.float32)
+    weight, gradient = (np.zeros((100, N_INPUTS), np.float32, order="F") for _ in range(2))
+
+    def step():
+        nonlocal weight
+        data.next_batch(200, out=x)
+        multiply()
+        weight -= gradient
 
     return step
 
@@ -146,10 +163,12 @@ def pytorch_step(data, hidden, batch):
     def step():
         train_mlp_pytorch.start_step(optimizer, args, 1, processes)
         x, y = tensors.next_batch(batch)
-        loss = cross_entropy(train_mlp_pytorch.predict(mlp, x, args), y)
+        logits = train_mlp_pytorch.predict(mlp, x, args)
+        loss = cross_entropy(logits, y)
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
+        float(loss.detach()), float(train_mlp_pytorch.accuracy(logits, y))
 
     return step
 
@@ -279,6 +298,7 @@ def default_step():
     candidates = {
         "products": products([100], 200),
         "products, weights by columns": products([100], 200, order="F"),
+        "products and passes": products_and_passes(train),
         "numpy": numpy_step(train, [100], 200),
         "numpy straightforward": straightforward_step(train),
     }
@@ -287,6 +307,7 @@ def default_step():
     times = measure_with_pytorch(candidates, 40, [100], 200, everything=True)
     pairs = [("numpy", other) for other in times if other != "numpy"]
     pairs += [("pytorch", other) for other in times if other.startswith("pytorch bare")]
+    pairs += [("products", other) for other in ("pytorch bare", "numpy straightforward")]
     return comparison(times, pairs)
 
 
@@ -490,19 +511,43 @@ def processes():
     return result
 
 
+def gpu():
+    """Whole jobs on CUDA, where there is a device: the default one, a wide one, and the widest
+    layers in bfloat16 with their rate of arithmetic."""
+    if not torch.cuda.is_available():
+        return None
+    batch, width, steps = "4096", 4096, "500"
+    jobs = {
+        "default": [],
+        "wide": ["--dnn_hidden_units", "2048,1024,512", "--batch_size", "1024"],
+        "widest": ["--dnn_hidden_units", f"{width},{width},{width}", "--batch_size", batch,
+                   "--bfloat16", "--max_steps", steps, "--eval_freq", steps],
+    }  # fmt: skip
+    runs = {name: trainer_run("train_mlp_pytorch.py", "--use_gpu", *flags)
+            for name, flags in jobs.items()}  # fmt: skip
+    for run in runs.values():
+        run["steps_per_second"] = round(run["steps"] / run["train_seconds"], 1)
+    # Forward, gradient of the weights and, behind the first layer, of the inputs.
+    products = 2 * int(batch) * (2 * N_INPUTS * width + 3 * (2 * width**2 + width * N_CLASSES))
+    rate = products * runs["widest"]["steps_per_second"]
+    return {"device": torch.cuda.get_device_name(), **runs, "tflops": round(rate / 1e12, 1)}
+
+
 def machine():
     variables = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS")
     threads = next((os.environ[name] for name in variables if name in os.environ), os.cpu_count())
     versions = {"python": platform.python_version(), "numpy": np.__version__,
                 "torch": torch.__version__}  # fmt: skip
-    return {"cores": os.cpu_count(), "versions": versions,
+    return {"cores": os.cpu_count(), "vectors": torch.backends.cpu.get_cpu_capability(),
+            "bfloat16": train_mlp_pytorch.multiplies_bfloat16(torch.device("cpu")),
+            "versions": versions,
             "threads": {"numpy": int(threads), "torch": torch.get_num_threads()}}  # fmt: skip
 
 
 SECTIONS = {
     section.__name__: section
     for section in (machine, default_step, shapes, evaluation, growth, start_up, default_run,
-                    memory, processes)
+                    memory, processes, gpu)
 }  # fmt: skip
 
 

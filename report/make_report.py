@@ -23,6 +23,7 @@ import tables  # noqa: E402
 
 import cifar10_utils  # noqa: E402
 
+TEXT = ROOT / "report" / "report.tex"
 GENERATED = ROOT / "report" / "generated.tex"
 BUILD = ROOT / "report" / "build"
 
@@ -43,6 +44,11 @@ MODIFICATIONS = {
     "Regularisation by the targets": ("label-smoothing",),
     "Averaging": ("ema", "test-time"),
 }
+# The recipe of the best network for few epochs, and what its parts are worth there.
+WIDE = (
+    *("wide", "wide-l1-none", "wide-l1-weak", "wide-l1-strong", "wide-without-fields"),
+    *("wide-without-dropout", "wide-without-distortion"),
+)
 MOVED = 4  # pixels by which images are moved, for the effect of augmentation
 # Question 2.2: the settings of the table, as inputs, --standardize, learning rate.
 COMPARED = (("less their mean", False, 1e-3), ("standardised", True, 1e-1))
@@ -80,6 +86,7 @@ def values():
     """Every number in the text, by the name under which report.tex calls for it."""
     numbers = numpy_values() | agreement_values() | benchmark_values()
     numbers |= numeric_values() | activation_values()
+    numbers |= modification_values()
     numbers |= best_values(tables.read("best-cpu")) | study_values(tables.read("study"))
     return numbers | tanh_and_elu_values(tables.read("activations"))
 
@@ -173,9 +180,7 @@ def activation_values():
     def expected(values):
         return float(np.trapezoid(values * density, z))
 
-    # abs, because the odd tanh gives a zero with the sign of its rounding error
     numbers = {
-        "tanh mean": fixed(abs(expected(np.tanh(z))), 2),
         "elu mean": fixed(expected(np.where(z > 0, z, np.expm1(z))), 2),
         "relu mean": fixed(expected(np.maximum(z, 0)), 2),
     }
@@ -188,9 +193,30 @@ def activation_values():
     return numbers
 
 
+def modification_values():
+    """Question 2.1: what the modifications that the text names are worth."""
+    named = re.findall(r"\\val\{points ([\w-]+)\}", TEXT.read_text())
+    numbers = {f"points {name}": points(name, BASELINE) for name in named}
+    numbers["views after schedule"] = points("combined-5-views", "combined-4-smoothing")
+    (wide,) = runs_of("wide")
+    numbers["wide epochs"] = str(wide["flags"]["epochs"])
+    return numbers
+
+
+def muon_factor(rows, columns, batch):
+    """Multiplications that orthogonalise the gradient of a layer, over those of its step: five
+    iterations of three products each, X X^T, its square, and that times X."""
+    iteration = 2 * rows**2 * columns + rows**3
+    return 5 * iteration / (2 * batch * rows * columns)
+
+
 def best_values(record):
     """Question 2.1: the best model, trained on all training images."""
     flags = record["runs"][0]["flags"]
+    (first,), baseline = runs_of("best-cpu-first"), runs_of(BASELINE)[0]["flags"]
+    slowest, step = (
+        f"{1000 * run['train_seconds'] / run['steps']:.0f}" for run in (first, record["runs"][0])
+    )
     sizes = [cifar10_utils.N_INPUTS, *flags["dnn_hidden_units"], cifar10_utils.N_CLASSES]
     weights = sum(n * m for n, m in itertools.pairwise(sizes))
     return {
@@ -201,7 +227,12 @@ def best_values(record):
         "best minutes": f"{record['train_seconds'] / 60:.0f}",
         "best strength": f"${flags['first_layer_l1']:g}$",
         "best epochs": str(flags["epochs"]),
-        "times longer": f"{flags['epochs'] / runs_of(BASELINE)[0]['flags']['epochs']:.0f}",
+        "times longer": f"{flags['epochs'] / baseline['epochs']:.0f}",
+        "times wider": f"{flags['dnn_hidden_units'][0] / baseline['dnn_hidden_units'][0]:.0f}",
+        "first accuracy": fixed(first["test_accuracy"]),
+        "slowest step": slowest,
+        "best step": step,
+        "muon factor": f"{muon_factor(sizes[1], sizes[0], flags['batch_size']):.0f}",
         "best flags": typewriter(changed_flags(flags, runs_of("pytorch-100")[0]["flags"])),
         "best command": typewriter([record["command"]]).replace("~", " "),
         **long_run_values("validated", "best-cpu-validated"),
@@ -270,11 +301,40 @@ def tanh_and_elu_values(record):
         "threshold": fixed(record["threshold"], 2),
         "deep": str(max(run["depth"] for run in record["runs"])),
     }
+    gaps = np.array([tanh_and_elu_gaps(record, *setting) for setting in COMPARED])
+    taken_away = 100 * (1 - gaps[1] / gaps[0])
+    numbers["least taken away"] = f"${taken_away.min():.0f}\\,\\%$"
+    numbers["most taken away"] = f"${taken_away.max():.0f}\\,\\%$"
     for activation in ("tanh", "elu"):
         runs, started = completed(record, activation)
         numbers[f"{activation} runs"] = str(len(started))
         numbers[f"{activation} diverged"] = str(len(started) - len(runs))
     return numbers
+
+
+def tanh_and_elu_runs(record, standardize, rate, depth):
+    """The completed runs of a setting with Tanh, and those with the ELU."""
+    return [
+        [
+            run
+            for run in completed(record, activation)[0]
+            if (run["standardize"], run["learning_rate"], run["depth"])
+            == (standardize, rate, depth)
+        ]
+        for activation in ("tanh", "elu")
+    ]
+
+
+def tanh_and_elu_gaps(record, inputs, standardize, rate):
+    """By how much the ELU is ahead at the end, for every depth."""
+    gaps = []
+    for depth in sorted({run["depth"] for run in record["runs"]}):
+        tanh, elu = (
+            np.mean([run["val_accuracy"][-1] for run in runs])
+            for runs in tanh_and_elu_runs(record, standardize, rate, depth)
+        )
+        gaps.append(elu - tanh)
+    return gaps
 
 
 def tanh_and_elu_table():
@@ -284,15 +344,7 @@ def tanh_and_elu_table():
     rows = []
     for inputs, standardize, rate in COMPARED:
         for depth in (depths[0], depths[-1]):
-            chosen = [
-                [
-                    run
-                    for run in completed(record, activation)[0]
-                    if (run["standardize"], run["learning_rate"], run["depth"])
-                    == (standardize, rate, depth)
-                ]
-                for activation in ("tanh", "elu")
-            ]
+            chosen = tanh_and_elu_runs(record, standardize, rate, depth)
             cells = [inputs, f"${rate:g}$", str(depth)]
             cells += [mean_and_spread([run["val_accuracy"][-1] for run in c], 3) for c in chosen]
             cells += [fixed(np.mean([run["saturated"][-1][0] for run in c]), 2) for c in chosen]
@@ -330,7 +382,9 @@ def changed_flags(flags, before):
                 value = ",".join(map(str, value))
             elif isinstance(value, float):
                 value = f"{value:g}"
-            changes.append(name if value is True else f"{name} {value}")
+            changes.append(
+                name if value is True else f"no {name}" if value is False else f"{name} {value}"
+            )
     return changes
 
 
@@ -371,21 +425,33 @@ def baseline_flags():
     return typewriter(changed_flags(flags, defaults))
 
 
-def modification_row(name, label):
+def points(name, before):
+    """The difference in validation accuracy, in percentage points."""
+    means = [np.mean([validation_accuracy(run) for run in runs_of(n)]) for n in (name, before)]
+    return f"{100 * (means[0] - means[1]):+.1f}"
+
+
+def modification_row(name, label, before=BASELINE):
     runs = runs_of(name)
-    accuracies, before = (
-        [validation_accuracy(run) for run in r] for r in (runs, runs_of(BASELINE))
-    )
-    points = f"${100 * (np.mean(accuracies) - np.mean(before)):+.1f}$"
     cells = (
         label,
         fixed(column(runs, "train_accuracy")[:, -1].mean(), 3),
-        mean_and_spread(accuracies, 3),
-        "" if name == BASELINE else points,
+        mean_and_spread([validation_accuracy(run) for run in runs], 3),
+        "" if name == before else f"${points(name, before)}$",
         mean_and_spread([run["test_accuracy"] for run in runs], 3),
         str(len(runs)),
     )
     return " & ".join(cells) + r" \\"
+
+
+def wide_table():
+    """Question 2.1: the rows of the table over the parts of the best recipe."""
+    flags = runs_of(WIDE[0])[0]["flags"]
+    rows = [modification_row(WIDE[0], "the recipe", WIDE[0])]
+    for name in WIDE[1:]:
+        changes = changed_flags(runs_of(name)[0]["flags"], flags)
+        rows.append(modification_row(name, typewriter(changes), WIDE[0]))
+    return "\n".join(row.rpartition(" & ")[0] + r" \\" for row in rows)  # all of one seed
 
 
 def generated():
@@ -395,6 +461,7 @@ def generated():
     for name, rows in (
         ("NumpyTable", numpy_table()),
         ("ModificationsTable", modifications_table()),
+        ("WideTable", wide_table()),
         ("BaselineFlags", baseline_flags()),
         ("TanhAndEluTable", tanh_and_elu_table()),
     ):
@@ -404,7 +471,7 @@ def generated():
 
 def digest():
     """SHA-256 of all that the PDF is made from: its text, the records, and what draws them."""
-    paths = [ROOT / "report" / "report.tex", *sorted(ROOT.glob("plots/plot*.py"))]
+    paths = [TEXT, *sorted(ROOT.glob("plots/plot*.py"))]
     paths += sorted(path for path in tables.RESULTS.iterdir() if path.suffix in (".json", ".npz"))
     contents = [generated().encode(), *(path.read_bytes() for path in paths)]
     return hashlib.sha256(b"".join(hashlib.sha256(c).digest() for c in contents)).hexdigest()

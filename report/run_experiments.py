@@ -69,6 +69,7 @@ def main():
     names = parser.parse_args().names
     if missing := [name for name in names if not (EXPERIMENTS / f"{name}.txt").exists()]:
         parser.error(f"no experiment {', '.join(missing)} in report/experiments")
+    failed = []
     for path in sorted(EXPERIMENTS.glob("*.txt")):
         if names and path.stem not in names:
             continue
@@ -79,10 +80,16 @@ def main():
             if seed in [run["seed"] for run in runs]:
                 continue
             print(f"{path.stem}, seed {seed}", flush=True)
-            runs.append(train(trainer, path, seed, ROOT / "runs" / path.stem / str(seed)))
+            try:
+                runs.append(train(trainer, path, seed, ROOT / "runs" / path.stem / str(seed)))
+            except subprocess.CalledProcessError:  # it has said why
+                failed.append(f"{path.stem}, seed {seed}")
+                continue
             temporary = target.with_suffix(".tmp")
             temporary.write_text(json.dumps(summary(path.stem, runs), indent=1) + "\n")
             os.replace(temporary, target)
+    if failed:
+        sys.exit(f"failed: {'; '.join(failed)}")
 
 
 if __name__ == "__main__":

@@ -35,6 +35,15 @@ def accuracy_table():
     return "\n".join(lines)
 
 
+def last_line():
+    """What the first command of the README ends with."""
+    run = next(run for run in read("numpy-100")["runs"] if run["seed"] == 42)
+    return (
+        f"```\ntest accuracy {run['test_accuracy']:.4f} ({run['dataset']}, {run['steps']} steps, "
+        f"{run['train_seconds']:.1f} s)\n```"
+    )
+
+
 def step_table():
     """The default step beside all that does the same, and how near larger steps are to theirs."""
     record = read("benchmark")
@@ -45,6 +54,7 @@ def step_table():
         ("numpy", "`train_mlp_numpy.py`"),
         ("products", "its two large matrix products alone"),
         ("products, weights by columns", "the same, weights in the order of the trainer's"),
+        ("products and passes", "these and the passes over the data and the weights"),
         ("pytorch", "`train_mlp_pytorch.py`"),
         ("pytorch bare", "bare PyTorch loop, batches ready as float"),
         ("pytorch bare, compiled", "the same with `torch.compile`"),
@@ -56,7 +66,17 @@ def step_table():
             ratio = f"{ratio['best']:.2f}, {ratio['median']:.2f} times that" if ratio else ""
             lines.append(f"| {label} | {times['best']:.2f} | {times['median']:.2f} | {ratio} |")
     bare = step["ratios"]["pytorch to pytorch bare"]["median"]
-    lines.append(f"\nThe PyTorch trainer's step takes {bare:.2f} times the bare loop's.\n")
+    shares = [
+        f"{step['ratios'][f'products to {name}']['median']:.2f} of {label}"
+        for name, label in (
+            ("pytorch bare", "the bare PyTorch loop's whole step"),
+            ("numpy straightforward", "the straightforward one"),
+        )
+    ]
+    lines.append(
+        f"\nThe PyTorch trainer's step takes {bare:.2f} times the bare loop's. The two products "
+        f"alone take {' and '.join(shares)}, so that no step gets below that.\n"
+    )
     lines.append("| hidden units | batch | NumPy, ms | to its products | to bare PyTorch |")
     lines.append("|---|---|---|---|---|")
     for row in record["shapes"]:
@@ -90,11 +110,12 @@ def job_table():
         f"{run['efficiency']:.0%} ({name} network)" for name, run in record["processes"].items()
     )
     return "\n".join(lines) + (
-        f"\n\nOn {machine['cores']} cores, with {threads['numpy']} threads in NumPy and "
-        f"{threads['torch']} in PyTorch. `train_mlp_numpy.py` begins its first step "
-        f"{start['first step']['median']:.1f} s after its start, of which reading and hashing the "
-        f"files takes {start['read and hash']['median']:.1f} s. Evaluation takes {evaluation:.2f} "
-        f"times its products. A pixel more takes {record['memory']['bytes_per_pixel']:.2f} bytes "
+        f"\n\nOn {machine['cores']} cores with {machine['vectors']} instructions, with "
+        f"{threads['numpy']} threads in NumPy and {threads['torch']} in PyTorch. "
+        f"`train_mlp_numpy.py` begins its first step {start['first step']['median']:.1f} s after "
+        f"its start, of which reading and hashing the files takes "
+        f"{start['read and hash']['median']:.1f} s. Evaluation takes {evaluation:.2f} times its "
+        f"products. A pixel more takes {record['memory']['bytes_per_pixel']:.2f} bytes "
         f"of memory. Two processes of one thread each reach {two} of twice the speed of one."
     )
 
@@ -105,15 +126,24 @@ def best_text():
     flags = record["runs"][0]["flags"]
     layers = ", ".join(map(str, flags["dnn_hidden_units"]))
     accuracies = ", ".join(f"{run['test_accuracy']:.4f}" for run in record["runs"])
+    in_float32 = min(
+        run["train_seconds"] / run["steps"]
+        for path in RESULTS.glob("wide*.json")
+        for run in read(path.stem)["runs"]
+        if run["precision"] == "float32"
+    )
     return (
         f"A network with hidden layers of {layers} units reaches a test accuracy of {accuracies} "
-        f"(the test set was read once, at the end) after {record['train_seconds'] / 60:.0f} "
-        f"minutes of training steps ({flags['epochs']} epochs) on the CPU:\n\n"
-        f"```\n{record['command']}\n```"
+        f"({flags['epochs']} epochs of all training images; the test set had no part in it until "
+        f"the end). This took {record['train_seconds'] / 60:.0f} minutes of training steps on two "
+        f"cores with instructions for bfloat16, and would take "
+        f"{in_float32 * record['runs'][0]['steps'] / 60:.0f} on two without, where it falls back "
+        f"to float32:\n\n```\n{record['command']}\n```"
     )
 
 
 TABLES = {
+    "last line": last_line,
     "accuracy": accuracy_table,
     "step": step_table,
     "job": job_table,

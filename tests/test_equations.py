@@ -237,7 +237,7 @@ def composed_gradient(rng):
     )
 
 
-@closed_form("eq:shift", r"\softmax(\mat{X}), \qquad \mat{m} \in \R^{S}")
+@closed_form("eq:shift", r"\softmax(\mat{X}), \qquad \mat{m} \in \R^{S},\ \ones \in \R^{C}")
 def shifted_softmax(rng):
     # The right side is the left one at m = 0, and does not depend on m.
     m, X = rng.standard_normal(5), rng.standard_normal((5, 4))
@@ -245,7 +245,7 @@ def shifted_softmax(rng):
     return Case(lambda xp, m, X: softmax(xp, X - m[:, None]), {"m": m, "X": X}, np.zeros((5, 4, 5)))
 
 
-@closed_form("eq:floored", r"\frac{1}{S} \left( \max(\mat{Y}, \varepsilon) - \mat{T} \right)")
+@closed_form("eq:floored", r"\frac{1}{S} \left( \floored{\mat{Y}} - \mat{T} \right)")
 def floored_gradient(rng):
     # Logits so far apart that the probability of most targets underflows to 0.
     X, T = 1000 * rng.standard_normal((20, 4)), one_hot(rng, 20, 4)
@@ -261,6 +261,17 @@ def floored_gradient(rng):
 
 
 # The tests
+
+
+def test_the_two_modules_hand_down_the_floored_difference(rng):
+    """To the last digit, where it differs from the gradient: on floored elements."""
+    X, T = 1000 * rng.standard_normal((20, 4)), one_hot(rng, 20, 4)
+    softmax, cross_entropy = modules.SoftMaxModule(), modules.CrossEntropyModule()
+    Y = softmax.forward(X)
+    D = softmax.backward(cross_entropy.backward(Y, T))
+    np.testing.assert_allclose(D, (Y - T) / 20, rtol=1e-12, atol=0)
+    floored = (np.finfo(np.float64).tiny == Y) & (T == 0)
+    assert floored.sum() > 20 and (D[floored] > 0).all()
 
 
 @pytest.mark.parametrize("derivative", [by_complex_steps, by_autograd])

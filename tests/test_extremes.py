@@ -179,7 +179,7 @@ def replace_data(data, monkeypatch, pixels=None, labels=None, n=10):
             numbers = rng.integers(0, 10, n) if labels is None else [labels] * n
             raw = batch_bytes(np.array(images, np.uint8), numbers)
             (Path(data) / name).write_bytes(raw)
-            monkeypatch.setitem(cifar10_utils.MD5, name, cifar10_utils._md5(raw))
+            monkeypatch.setitem(cifar10_utils.MD5, name, cifar10_utils.md5_of(raw))
 
 
 def test_any_learning_rate(finite):
@@ -242,7 +242,7 @@ def test_options_at_their_ends(finite):
     if finite.options:
         assert finite("--dropout", 0.99)
         assert finite("--distortion", 1, "--shift", 31, "--flip")
-        finite("--weight_decay", 1000, "--l1", 1000, "--momentum", 1)
+        finite("--weight_decay", 1000, "--l1", 1000, "--momentum", 0.9999)
         assert finite("--first_layer_l1", 1000)
 
 

@@ -3,11 +3,15 @@
 import importlib.util
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 import cifar10_utils
+import train_mlp_pytorch
+import training
 
 ROOT = Path(cifar10_utils.__file__).parent
 RESULTS = ROOT / "report" / "results"
@@ -38,6 +42,47 @@ def test_every_experiment_is_recorded_for_every_seed():
         assert json.loads(target.read_text()) == runner.summary(path.stem, runs)
         for run in runs:
             assert (run["status"], run["dataset"]) == ("completed", "cifar10")
+
+
+def test_a_record_has_the_flags_of_its_experiment(monkeypatch):
+    monkeypatch.chdir(ROOT)  # argument files name each other from there
+    runner = load(ROOT / "report" / "run_experiments.py")
+    parsers = {"numpy": training.make_parser("x"), "pytorch": train_mlp_pytorch.make_parser()}
+    for path in runner.EXPERIMENTS.glob("*.txt"):
+        for run in runner.read_runs(runner.RESULTS / f"{path.stem}.json"):
+            args = parsers[run["framework"]].parse_args([f"@{path}", "--seed", str(run["seed"])])
+            flags = {k: v for k, v in vars(args).items() if k not in training.NOT_IN_RECORD}
+            assert set(run["flags"]) <= set(flags), path.name
+            for name, value in flags.items():  # a record from before a flag lacks it: it was off
+                assert (run["flags"].get(name) or None) == (value or None), (path.name, name)
+
+
+def test_experiments_go_on_where_they_stopped_and_after_one_that_fails(tmp_path, monkeypatch):
+    runner = load(ROOT / "report" / "run_experiments.py")
+    for name in ("EXPERIMENTS", "RESULTS"):
+        monkeypatch.setattr(runner, name, tmp_path)
+    monkeypatch.setattr(sys, "argv", ["run_experiments.py"])
+    for name in "ab":
+        (tmp_path / f"{name}.txt").write_text("# trainer: train_mlp_numpy.py\n# seeds: 1 2\n")
+    ends = {("a", 2): KeyboardInterrupt, ("b", 1): subprocess.CalledProcessError(1, "x")}
+    asked = []
+
+    def train(trainer, arguments, seed, folder):
+        asked.append((arguments.stem, seed))
+        if asked[-1] in ends:
+            raise ends.pop(asked[-1])
+        return {"framework": "numpy", "dataset": "cifar10", "seed": seed, "flags": {},
+                "test_accuracy": seed / 10, "train_seconds": 1.0}  # fmt: skip
+
+    monkeypatch.setattr(runner, "train", train)
+    with pytest.raises(KeyboardInterrupt):
+        runner.main()
+    with pytest.raises(SystemExit, match="failed: b, seed 1"):
+        runner.main()
+    runner.main()
+    assert asked == [("a", 1), ("a", 2), ("a", 2), ("b", 1), ("b", 2), ("b", 1)]
+    assert json.loads((tmp_path / "a.json").read_text())["test_accuracy"] == pytest.approx(0.15)
+    assert json.loads((tmp_path / "b.json").read_text())["seeds"] == [2, 1]
 
 
 def test_the_two_halves_follow_the_same_curve():
