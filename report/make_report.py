@@ -195,8 +195,10 @@ def activation_values():
 
 def modification_values():
     """Question 2.1: what the modifications that the text names are worth."""
-    named = re.findall(r"\\val\{points ([\w-]+)\}", TEXT.read_text())
-    numbers = {f"points {name}": points(name, BASELINE) for name in named}
+    numbers = {}
+    for kind, before in (("points", BASELINE), ("wide points", WIDE[0])):
+        for name in re.findall(rf"\\val\{{{kind} ([\w-]+)\}}", TEXT.read_text()):
+            numbers[f"{kind} {name}"] = points(name, before)
     numbers["views after schedule"] = points("combined-5-views", "combined-4-smoothing")
     (wide,) = runs_of("wide")
     numbers["wide epochs"] = str(wide["flags"]["epochs"])
@@ -404,7 +406,7 @@ def modifications_table():
     """Question 2.1: the rows of the table, under a heading for each kind of modification."""
     rows = [modification_row(BASELINE, "the baseline")]
     for heading, names in modifications().items():
-        rows += [r"\addlinespace", rf"\multicolumn{{6}}{{@{{}}l}}{{\emph{{{heading}}}}} \\"]
+        rows += [r"\addlinespace[2pt]", rf"\multicolumn{{6}}{{@{{}}l}}{{\emph{{{heading}}}}} \\"]
         rows += [modification_row(name, change(name)) for name in names]
     return "\n".join(rows)
 
