@@ -32,7 +32,7 @@ def read(name):
     return json.loads((ROOT / "report" / "results" / f"{name}.json").read_text())
 
 
-def new_figure(title, width=TEXT_WIDTH, height=1.9):
+def new_figure(title, width=TEXT_WIDTH, height=1.75):
     figure = Figure(figsize=(width, height), layout="constrained")
     figure.suptitle(title)
     return figure

@@ -55,7 +55,7 @@ def draw_accuracy(record):
     seeds = len({run["seed"] for run in record["runs"]})
     last = max(run["step"][-1] for run in record["runs"])
     figure = plot.new_figure(
-        f"Tanh against ELU after {last} steps of SGD: mean and range of {seeds} seeds"
+        f"Tanh against ELU after {last} steps of SGD: mean and range of {seeds} seeds", height=1.95
     )
     axes = figure.subplots(1, len(settings), sharey=True)
     for panel, setting in zip(axes, settings, strict=True):
@@ -96,7 +96,7 @@ def draw_layers(record):
     depth = max(run["depth"] for run in record["runs"])
     colors = matplotlib.colormaps["viridis"](np.linspace(0, 0.92, depth))
     title = f"Units whose derivative is small, and gradients at their inputs, {depth} hidden layers"
-    figure = plot.new_figure(title, height=3.1)
+    figure = plot.new_figure(title, height=2.8)
     axes = figure.subplots(2, 2 * len(SHOWN), sharex=True, sharey="row")
     columns = [(setting, activation) for setting in SHOWN for activation in COLORS]
     for column, (setting, activation) in zip(axes.T, columns, strict=True):

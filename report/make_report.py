@@ -157,9 +157,20 @@ def benchmark_values():
         numbers[f"{framework} wall"] = fixed(run["wall_seconds"], 1)
         numbers[f"{framework} training"] = fixed(run["train_seconds"], 1)
         numbers[f"{framework} memory"] = f"{run['peak_rss_mb']:.0f}"
-    numbers["step to products"] = fixed(ratios["numpy to products"]["median"], 2)
-    numbers["step to pytorch"] = fixed(ratios["numpy to pytorch"]["median"], 2)
+    numbers["products to bare"] = fixed(ratios["products to pytorch bare"]["median"], 2)
+    numbers["vectors"] = record["machine"]["vectors"]
     return numbers
+
+
+def speed_table():
+    """Question 2.1: a default step beside all that does the same, and what NumPy takes of it."""
+    step = tables.read("benchmark")["default_step"]
+    others = ("products", "products and passes", "pytorch", "pytorch bare", "scikit-learn")
+    others = (*others, "numpy straightforward")
+    times = [fixed(step["milliseconds"][name]["median"], 2) for name in ("numpy", *others)]
+    ratios = [fixed(step["ratios"][f"numpy to {name}"]["median"], 2) for name in others]
+    rows = ["milliseconds", *times], ["NumPy to that", "", *ratios]
+    return "\n".join(" & ".join(row) + r" \\" for row in rows)
 
 
 def numeric_values():
@@ -463,6 +474,7 @@ def generated():
     for name, rows in (
         ("NumpyTable", numpy_table()),
         ("ModificationsTable", modifications_table()),
+        ("SpeedTable", speed_table()),
         ("WideTable", wide_table()),
         ("BaselineFlags", baseline_flags()),
         ("TanhAndEluTable", tanh_and_elu_table()),
