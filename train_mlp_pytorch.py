@@ -38,19 +38,19 @@ def make_parser():
     parser = training.make_parser(__doc__.splitlines()[0])
     parser.set_defaults(max_steps=None)
     fraction, number = training.number_between(0, 1), training.number_between(0, 1000)
-    below_one = training.number_between(0, 0.9999)
+    decay, share = training.number_between(0, 0.9999), training.number_between(0, 0.99)
     for name, kind, default, text in (
-        ("momentum", below_one, 0.0, "of SGD"),
+        ("momentum", decay, 0.0, "of SGD"),
         ("weight_decay", number, 0.0, "of the weights, not the biases; decoupled in AdamW"),
         ("l1", number, 0.0, "factor of the sum of the weights' absolute values in the loss"),
         ("first_layer_l1", number, 0.0, "L1 penalty of the first layer alone, apart from the loss"),
-        ("dropout", below_one, 0.0, "probability of a hidden unit to be zero in a step"),
-        ("label_smoothing", below_one, 0.0, "share of the target spread over all classes"),
+        ("dropout", share, 0.0, "probability of a hidden unit to be zero in a step"),
+        ("label_smoothing", share, 0.0, "share of the target spread over all classes"),
         ("warmup_steps", training.whole_number(0), 0, "steps of a linear rise of the rate"),
         ("shift", training.whole_number(0, 31), 0, "most pixels to move a training image by"),
         ("distortion", fraction, 0.0, "strength of random turns, zooms and shears"),
         ("mixup", fraction, 0.0, "largest share of another image blended into a training image"),
-        ("ema", below_one, 0.0, "decay of an average of the weights, evaluated in their place"),
+        ("ema", decay, 0.0, "decay of an average of the weights, evaluated in their place"),
         ("epochs", training.whole_number(1), None, "passes over the data, in place of --max_steps"),
         ("checkpoint_freq", training.whole_number(1), None, "steps between further checkpoints"),
     ):

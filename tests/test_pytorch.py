@@ -518,7 +518,7 @@ def test_an_average_follows_the_weights_and_takes_over_the_statistics():
         (["--activation", "relu", "--dnn_hidden_units", ""], "need a hidden layer"),
         (["--normalization", "batch", "--dnn_hidden_units", ""], "need a hidden layer"),
         (["--deterministic"], "--deterministic needs --use_gpu"),
-        (["--dropout", "1.5"], "'1.5'"),
+        (["--dropout", "0.999"], "'0.999'"),  # a multiple of 1/256: this would drop all units
         (["--momentum", "-0.1"], "'-0.1'"),
         (["--momentum", "1"], "'1'"),
         (["--label_smoothing", "1"], "'1'"),
