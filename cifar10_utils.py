@@ -288,7 +288,7 @@ class _BatchUnpickler(pickle._Unpickler):
         *(pickle.GLOBAL, pickle.REDUCE, pickle.BUILD),
     )
     dispatch = {opcode[0]: pickle._Unpickler.dispatch[opcode[0]] for opcode in OPCODES}
-    # No opcode of these reads the memo: what goes into it is passed over, a quarter of the time.
+    # No opcode of these reads the memo: leaving it empty saves a quarter of the time.
     dispatch[pickle.BINPUT[0]] = lambda self: self.read(1)
     dispatch[pickle.LONG_BINPUT[0]] = lambda self: self.read(4)
 

@@ -29,6 +29,7 @@ class Processes:
             try:
                 torch.cuda.set_device(self.local_rank)
             except RuntimeError as error:
+                sys.stderr = sys.__stderr__  # it may be so in this process alone
                 reason = str(error).splitlines()[0]
                 raise training.UsageError(f"--use_gpu: CUDA does not start ({reason})") from error
         if self.size > 1:

@@ -307,7 +307,6 @@ def default_step():
     times = measure_with_pytorch(candidates, 40, [100], 200, everything=True)
     pairs = [("numpy", other) for other in times if other != "numpy"]
     pairs += [("pytorch", other) for other in times if other.startswith("pytorch bare")]
-    pairs += [("products", other) for other in ("pytorch bare", "numpy straightforward")]
     return comparison(times, pairs)
 
 

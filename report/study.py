@@ -69,7 +69,7 @@ def load_run(folder, data_dir):
     }
     args = trainer.make_parser().parse_args([])
     vars(args).update(record["flags"], synthetic=record["dataset"] == "synthetic")
-    args.bfloat16 = record["precision"] == "bfloat16"
+    args.bfloat16 = record.get("precision", "bfloat16") == "bfloat16" and args.bfloat16
     args.data_dir = None if args.synthetic else data_dir
     splits = training.load_data(args, one_hot=False)
     scale = 1 / trainer.pixel_std(splits.train) if args.standardize else None

@@ -66,8 +66,9 @@ def step_table():
             ratio = f"{ratio['best']:.2f}, {ratio['median']:.2f} times that" if ratio else ""
             lines.append(f"| {label} | {times['best']:.2f} | {times['median']:.2f} | {ratio} |")
     bare = step["ratios"]["pytorch to pytorch bare"]["median"]
+    fastest = step["milliseconds"]["products, weights by columns"]["median"]
     shares = [
-        f"{step['ratios'][f'products to {name}']['median']:.2f} of {label}"
+        f"{fastest / step['milliseconds'][name]['median']:.2f} of {label}"
         for name, label in (
             ("pytorch bare", "the bare PyTorch loop's whole step"),
             ("numpy straightforward", "the straightforward one"),
@@ -75,7 +76,7 @@ def step_table():
     ]
     lines.append(
         f"\nThe PyTorch trainer's step takes {bare:.2f} times the bare loop's. The two products "
-        f"alone take {' and '.join(shares)}, so that no step gets below that.\n"
+        f"alone, at their fastest, take {' and '.join(shares)}: no step with them gets below that.\n"
     )
     lines.append("| hidden units | batch | NumPy, ms | to its products | to bare PyTorch |")
     lines.append("|---|---|---|---|---|")
@@ -130,15 +131,15 @@ def best_text():
         run["train_seconds"] / run["steps"]
         for path in RESULTS.glob("wide*.json")
         for run in read(path.stem)["runs"]
-        if run["precision"] == "float32"
+        if all(run["flags"][name] == flags[name] for name in ("dropout", "distortion"))
     )
     return (
         f"A network with hidden layers of {layers} units reaches a test accuracy of {accuracies} "
         f"({flags['epochs']} epochs of all training images; the test set had no part in it until "
         f"the end). This took {record['train_seconds'] / 60:.0f} minutes of training steps on two "
         f"cores with instructions for bfloat16, and would take "
-        f"{in_float32 * record['runs'][0]['steps'] / 60:.0f} on two without, where it falls back "
-        f"to float32:\n\n```\n{record['command']}\n```"
+        f"{in_float32 * record['runs'][0]['steps'] / 60:.0f} on two without, in float32 (by the "
+        f"time of a step in `wide*.json`):\n\n```\n{record['command']}\n```"
     )
 
 
