@@ -76,7 +76,7 @@ def step_table():
     ]
     lines.append(
         f"\nThe PyTorch trainer's step takes {bare:.2f} times the bare loop's. The two products "
-        f"alone, at their fastest, take {' and '.join(shares)}: no step with them gets below that.\n"
+        f"alone, at their fastest, take {' and '.join(shares)}: no step is faster than that.\n"
     )
     lines.append("| hidden units | batch | NumPy, ms | to its products | to bare PyTorch |")
     lines.append("|---|---|---|---|---|")
