@@ -515,19 +515,19 @@ def gpu():
     layers in bfloat16 with their rate of arithmetic."""
     if not torch.cuda.is_available():
         return None
-    batch, width, steps = "4096", 4096, "500"
+    batch, width = 4096, 4096
     jobs = {
         "default": [],
         "wide": ["--dnn_hidden_units", "2048,1024,512", "--batch_size", "1024"],
-        "widest": ["--dnn_hidden_units", f"{width},{width},{width}", "--batch_size", batch,
-                   "--bfloat16", "--max_steps", steps, "--eval_freq", steps],
+        "widest": ["--dnn_hidden_units", f"{width},{width},{width}", "--batch_size", f"{batch}",
+                   "--bfloat16", "--max_steps", "500", "--eval_freq", "500"],
     }  # fmt: skip
     runs = {name: trainer_run("train_mlp_pytorch.py", "--use_gpu", *flags)
             for name, flags in jobs.items()}  # fmt: skip
     for run in runs.values():
         run["steps_per_second"] = round(run["steps"] / run["train_seconds"], 1)
     # Forward, gradient of the weights and, behind the first layer, of the inputs.
-    products = 2 * int(batch) * (2 * N_INPUTS * width + 3 * (2 * width**2 + width * N_CLASSES))
+    products = 2 * batch * (2 * N_INPUTS * width + 3 * (2 * width**2 + width * N_CLASSES))
     rate = products * runs["widest"]["steps_per_second"]
     return {"device": torch.cuda.get_device_name(), **runs, "tflops": round(rate / 1e12, 1)}
 

@@ -317,7 +317,7 @@ def tanh_and_elu_values(record):
         "threshold": fixed(record["threshold"], 2),
         "deep": str(max(run["depth"] for run in record["runs"])),
     }
-    gaps = np.array([tanh_and_elu_gaps(record, *setting) for setting in COMPARED])
+    gaps = np.array([tanh_and_elu_gaps(record, *setting) for _, *setting in COMPARED])
     taken_away = 100 * (1 - gaps[1] / gaps[0])
     numbers["least taken away"] = f"${taken_away.min():.0f}\\,\\%$"
     numbers["most taken away"] = f"${taken_away.max():.0f}\\,\\%$"
@@ -341,7 +341,7 @@ def tanh_and_elu_runs(record, standardize, rate, depth):
     ]
 
 
-def tanh_and_elu_gaps(record, inputs, standardize, rate):
+def tanh_and_elu_gaps(record, standardize, rate):
     """By how much the ELU is ahead at the end, for every depth."""
     gaps = []
     for depth in sorted({run["depth"] for run in record["runs"]}):

@@ -325,7 +325,7 @@ def test_altered_checkpoints_and_records(runs, kind, times, request, tmp_path, r
             shutil.rmtree(folder)
     (tmp_path / "in").rmdir()
     record_figure(f"{times} altered {path.name}: {dict(outcome)}")
-    assert outcome["refused"] > times // 50
+    assert min(outcome["refused"], outcome["loaded"]) > times // 50
     assert sorted(tmp_path.iterdir()) == outside
 
 
