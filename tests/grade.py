@@ -5,69 +5,216 @@ python tests/grade.py SUBMISSIONS grades.csv
 Every sub-folder of SUBMISSIONS is a submission; modules.py and mlp_numpy.py may stand in it or
 deeper, as archives unpack. The line has the verdict on each row of the table: passed, remark or
 failed. With --reports FOLDER the table of each submission is written there too, as text and JSON.
+Started again, it goes on with the submissions that have no line yet.
 
 It runs the code of strangers: read the warning in tests/README.md.
 """
 
 import argparse
 import csv
+import hashlib
+import io
+import json
+import multiprocessing
+import os
+import secrets
+import signal
 import sys
+import time
+from multiprocessing import connection
 from pathlib import Path
 
-from grading import runner
+from grading import folder, runner
 from grading.checks import ROWS
+from grading.launch import die_with_parent
+from grading.worker import describe
+from tqdm import tqdm
 
-
-def find_modules(folder):
-    """The folder with modules.py, the least deep one; the given folder if there is none."""
-    found = [path for path in folder.rglob("modules.py") if "__MACOSX" not in path.parts]
-    return min(found, key=lambda path: (len(path.parts), path)).parent if found else folder
-
-
-def line(name, report):
-    """One line of the CSV, a dict."""
-    failed = [row["row"] for row in report["rows"] if not row["passed"]]
-    return {
-        "submission": name,
-        "passed": "yes" if report["passed"] else "no",
-        "failed rows": len(failed),
-        **{row["row"]: runner.verdict(row) for row in report["rows"]},
-        "seconds": report["seconds"],
-    }
+COLUMNS = ["submission", "passed", *(row.name for row in ROWS), "seconds", "failed rows", "folder"]
+PATIENCE = 90.0  # seconds for one submission, whose own limits end it long before
 
 
 def main(argv=None):
     """Returns the exit status: 0 when every submission was graded, whatever the grades; 2 when
-    there are none."""
+    there are none or a file cannot be used; 130 after Ctrl-C."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
-    parser.add_argument("submissions", type=Path, help="folder with one sub-folder for each")
-    parser.add_argument("csv", type=Path, help="file to write")
+    parser.add_argument("submissions", help="folder with one sub-folder for each")
+    parser.add_argument("csv", type=Path, help="file to write, or to go on with")
     parser.add_argument("--reports", type=Path, metavar="FOLDER", help="write each table there")
+    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="so many at a time")
+    parser.add_argument("--seed", type=int, help="of the numbers that are drawn (default: any)")
     args = parser.parse_args(argv)
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="backslashreplace")
     try:
-        folders = sorted(path for path in args.submissions.iterdir() if path.is_dir())
+        if os.name != "posix":
+            raise OSError("grading needs Linux or macOS")
+        # Links too: they are refused, and the line says so.
+        names = sorted(entry.name for entry in os.scandir(args.submissions) if entry.is_dir())
+        if not names:
+            raise OSError(f"{args.submissions} has no sub-folders")
         if args.reports:
             args.reports.mkdir(parents=True, exist_ok=True)
-        # Line buffered, so that an interrupted run keeps what it has.
-        file = open(args.csv, "w", newline="", encoding="utf-8", buffering=1)  # noqa: SIM115
-    except OSError as error:
-        parser.error(str(error))
-    if not folders:
-        parser.error(f"{args.submissions} has no sub-folders")
-    with file:
-        names = ["submission", "passed", "failed rows", *(row.name for row in ROWS), "seconds"]
-        writer = csv.DictWriter(file, names)
-        writer.writeheader()
-        for folder in folders:
-            report = runner.grade(find_modules(folder))
-            writer.writerow(line(folder.name, report))
-            table = runner.table(report)
-            print(f"{folder.name}: {table[-1].strip()}", flush=True)
-            if args.reports:
-                text = "\n".join(table) + "\n"
-                (args.reports / f"{folder.name}.txt").write_text(text, encoding="utf-8")
-                runner.save_json(report, args.reports / f"{folder.name}.json")
+        lines = read_lines(args.csv)
+        write_lines(args.csv, lines)
+    except (OSError, ValueError) as error:
+        parser.error(folder.printable(str(error)))
+    done = {line["submission"] for line in lines}
+    todo = [name for name in names if in_cell(folder.printable(name)) not in done]
+    args.seed = secrets.randbelow(1 << 32) if args.seed is None else args.seed
+    runner.sandbox_starts()  # found out once, before there are several processes
+    try:
+        grade_all(args, todo)
+    except KeyboardInterrupt:
+        print("interrupted: the same command goes on from here", file=sys.stderr)
+        return 130
+    write_lines(args.csv, sorted(read_lines(args.csv), key=lambda line: line["submission"]))
     return 0
+
+
+def grade_all(args, names):
+    """Grades the submissions, several at a time, and adds the line of each to the CSV."""
+    names, running = names[::-1], {}
+    tqdm.monitor_interval = 0  # no thread, so that processes can be forked
+    # Line buffered, so that an interrupted run keeps what it has.
+    file = open(args.csv, "a", newline="", encoding="utf-8", buffering=1)  # noqa: SIM115
+    with file, tqdm(total=len(names), unit="submission") as bar:
+        try:
+            while names or running:
+                while names and len(running) < max(args.jobs, 1):
+                    reader, *rest = start(args, names.pop())
+                    running[reader] = rest
+                ready = connection.wait(list(running), timeout=1)
+                ready += [r for r, (*_, until) in running.items() if time.monotonic() > until]
+                for reader in set(ready):
+                    name, process, _ = running.pop(reader)
+                    place, report = result(args, name, reader, process)
+                    write_reports(args, name, report)
+                    file.write(as_text([line(name, place, report)]))
+                    bar.update()
+                    bar.write(f"{folder.printable(name)}: {runner.summary(report)}")
+        finally:
+            for _, process, _ in running.values():
+                process.terminate()
+            for _, process, _ in running.values():
+                process.join()
+
+
+def start(args, name):
+    """A process that grades one submission, so that no submission can end all of this.
+
+    Returns the end of a pipe where its answer comes, the name, the process, and its last moment.
+    """
+    reader, writer = multiprocessing.Pipe(duplex=False)
+    process = multiprocessing.get_context("fork").Process(target=work, args=(args, name, writer))
+    process.start()
+    writer.close()
+    return reader, name, process, time.monotonic() + PATIENCE
+
+
+def work(args, name, writer):
+    die_with_parent()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        answer = grade_one(args, name)
+    except KeyboardInterrupt:
+        return  # the first process says so
+    except Exception as error:  # a full disk, too many processes
+        sentence = f"it could not be graded: the grader {describe(error)}"
+        answer = "", runner.not_graded(name, sentence, args.seed)
+    writer.send_bytes(json.dumps(answer).encode())
+
+
+def grade_one(args, name):
+    """The folder that was taken, relative to the submission's, and the report."""
+    path = os.path.join(args.submissions, name)
+    if os.path.islink(path):
+        return "", runner.not_graded(path, "the folder is a link, which is not followed", args.seed)
+    if not os.access(path, os.R_OK | os.X_OK):
+        return "", runner.not_graded(path, "the folder cannot be read", args.seed)
+    place = next(iter(folder.places(path)), path)
+    return os.path.relpath(place, path), runner.grade(place, args.seed)
+
+
+def result(args, name, reader, process):
+    """The answer of `work`, whatever became of it."""
+    try:
+        if not reader.poll():
+            raise EOFError
+        answer = json.loads(reader.recv_bytes())
+    except (EOFError, OSError):
+        sentence = "the submission ended the process that graded it"
+        answer = "", runner.not_graded(name, sentence, args.seed)
+    reader.close()
+    process.kill()
+    process.join()
+    return answer
+
+
+def write_reports(args, name, report):
+    if args.reports:
+        path = os.path.join(args.reports, file_name(name))
+        Path(f"{path}.txt").write_text("\n".join(runner.table(report)) + "\n", encoding="utf-8")
+        runner.save_json(report, f"{path}.json")
+
+
+def line(name, place, report):
+    """The line of the CSV, a dict."""
+    return {
+        "submission": folder.printable(name),
+        "passed": "yes" if report["passed"] else "no",
+        **{row["row"]: runner.verdict(row) for row in report["rows"]},
+        "seconds": report["seconds"],
+        "failed rows": sum(not row["passed"] for row in report["rows"]),
+        "folder": folder.printable(place),
+    }
+
+
+def file_name(name):
+    """A submission's name where it can be one of a file; else a part of it, and a digest."""
+    text = folder.printable(name)
+    if text == name and len(name.encode()) < 200:
+        return name
+    digest = hashlib.sha256(os.fsencode(name)).hexdigest()[:12]
+    return f"{text.replace(os.sep, '_').encode()[:150].decode(errors='ignore')}-{digest}"
+
+
+def in_cell(value):
+    """Text that no spreadsheet takes for a formula."""
+    return f"'{value}" if str(value).startswith(("=", "+", "-", "@", "\t", "\r")) else str(value)
+
+
+def as_text(lines, header=False):
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, COLUMNS)
+    if header:
+        writer.writeheader()
+    writer.writerows({key: in_cell(value) for key, value in line.items()} for line in lines)
+    return text.getvalue()
+
+
+def read_lines(path):
+    """The lines of an earlier run. Raises a ValueError where the file is of another kind."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return []
+    except UnicodeDecodeError:
+        raise ValueError(f"{path} is not a file of grades: name another") from None
+    rows = list(csv.reader(text.splitlines()))
+    if rows and rows[0] != COLUMNS:
+        raise ValueError(f"{path} has other columns: name another file")
+    # A line that was cut off is graded again.
+    whole = rows[1:] if text.endswith("\n") else rows[1:-1]
+    return [dict(zip(COLUMNS, row, strict=True)) for row in whole if len(row) == len(COLUMNS)]
+
+
+def write_lines(path, lines):
+    """Replaces the file at once, or not at all."""
+    temporary = path.with_name(path.name + ".part")
+    with open(temporary, "w", newline="", encoding="utf-8") as file:
+        file.write(as_text(lines, header=True))
+    os.replace(temporary, path)
 
 
 if __name__ == "__main__":

@@ -1,14 +1,27 @@
-"""The grader's half: checks of somebody's modules.py and mlp_numpy.py, row by row of a table.
+"""The grader: checks of somebody's modules.py and mlp_numpy.py, row by row of a table.
 
-    reference.py   the assignment's formulas, and their derivatives by complex steps
-    submission.py  loads the two modules and hides the differences in style that are allowed
+The checks and what is right:
+
+    reference.py   the assignment's formulas, and their derivatives
     diagnosis.py   compares numbers, and says in one sentence what is probably wrong
     values.py      checks of each module by itself, against the formulas
     network.py     checks of the whole network
-    behaviour.py   checks of caches, shapes, stability, side effects, precision, loops
+    behaviour.py   checks of caches, shapes, stability, side effects, precision, NumPy only, loops
     checks.py      the rows of the table
-    worker.py      runs the checks in a process of its own
-    runner.py      starts the worker, enforces the time limits, makes the report
+
+The submission, in a process of its own:
+
+    submission.py  the modules as a check sees them: it sends arrays and gets arrays back
+    process.py     starts that process, in a sandbox if possible, asks it, and ends it
+    launch.py      the first code that runs there: it gives up all rights that are not needed
+    worker.py      runs there beside the submission: loads the modules, calls them, and answers
+
+Around them:
+
+    folder.py      finds and reads the files of a submission
+    runner.py      grades one submission, and writes the report as a table or as JSON
+
+`../grade.py` grades a folder of submissions.
 
 None of it imports this package's own modules.py: the expected values are independent of it.
 """

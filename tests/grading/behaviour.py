@@ -1,53 +1,55 @@
-"""Checks of behaviour: caches, shapes, numerical stability, side effects, precision, loops.
+"""Checks of behaviour: caches, shapes, stability, side effects, precision, NumPy only, loops.
 
 Where it can be, a submission is compared with itself here, and not with the formulas: one mistake
 should fail one row, and not all of them.
 """
 
-import sys
 from collections import Counter
 
 import numpy as np
 
 from . import reference
 from .diagnosis import Failure, close, expect, largest_difference
-from .network import SIZES, draw_layers, draw_network
-from .values import C, M, N, S, draw_linear, draw_logits, draw_probabilities, probe
+from .network import draw_layers, draw_network
+from .values import draw, draw_logits, draw_probabilities, draw_sizes, probe
+
+LINEAR = ("LinearModule", "MLP")  # the kinds that have parameters
 
 
 def _kinds(submission, rng):
     """Every kind of module that runs at all, and a remark about those that do not.
 
     By name: a function that makes one, always with the same parameters, and one that draws the
-    arguments of forward and of backward for S samples. A module that does not run fails in rows
-    of its own, and must not hide here what the others do.
+    arguments of forward and of backward for a number of samples. A module that does not run fails
+    in rows of its own, and must not hide here what the others do.
     """
-    weight, bias = rng.normal(size=(N, M)), rng.normal(size=N)
-    layers = draw_layers(rng, SIZES)
+    m, n, classes, *sizes = draw_sizes(rng, 3) + draw_sizes(rng, 4)
+    weight, bias = draw(rng, n, m), draw(rng, n)
+    layers = draw_layers(rng, sizes)
 
     def mlp():
-        network = submission.mlp(SIZES)
+        network = submission.mlp(sizes)
         network.set(layers)
         return network
 
     def plain(n_in, n_out):
-        return lambda s: ((rng.normal(size=(s, n_in)),), (rng.normal(size=(s, n_out)),))
+        return lambda s: ((draw(rng, s, n_in),), (draw(rng, s, n_out),))
 
     def loss_arguments(s):
-        pair = draw_probabilities(rng, s)
+        pair = draw_probabilities(rng, s, classes)
         return pair, tuple(array.copy() for array in pair)
 
     kinds = {
-        "LinearModule": (lambda: submission.linear(weight, bias), plain(M, N)),
-        "ELUModule": (submission.elu, plain(M, M)),
-        "SoftMaxModule": (submission.softmax, plain(C, C)),
+        "LinearModule": (lambda: submission.linear(weight, bias), plain(m, n)),
+        "ELUModule": (submission.elu, plain(m, m)),
+        "SoftMaxModule": (submission.softmax, plain(classes, classes)),
         "CrossEntropyModule": (submission.cross_entropy, loss_arguments),
-        "MLP": (mlp, plain(SIZES[0], SIZES[-1])),
+        "MLP": (mlp, plain(sizes[0], sizes[-1])),
     }
     failures = {}
-    for name, (make, draw) in kinds.items():
+    for name, (make, draw_arguments) in kinds.items():
         try:
-            _run(make(), *draw(S))
+            _run(make(), *draw_arguments(5))
         except Failure as failure:
             failures[name] = failure
     if len(failures) == len(kinds):
@@ -72,11 +74,10 @@ def _backward(module, args):
 
 def _grads(module):
     """The gradients of all linear layers, by name."""
-    results, layers = {}, _linear_layers(module)
-    for i, layer in enumerate(layers):
-        suffix = f" of layer {i + 1}" if len(layers) > 1 else ""
-        results[f"weight gradient{suffix}"] = layer.weight_grad()
-        results[f"bias gradient{suffix}"] = layer.bias_grad()
+    results, grads = {}, module.grads() if module.name in LINEAR else []
+    for i, (weight, bias) in enumerate(grads):
+        suffix = f" of layer {i + 1}" if len(grads) > 1 else ""
+        results |= {f"weight gradient{suffix}": weight, f"bias gradient{suffix}": bias}
     return results
 
 
@@ -91,27 +92,32 @@ def stale_caches(submission, rng):
     """Nothing of an earlier step, or of another instance, in a result."""
     kinds, remarks = _kinds(submission, rng)
     lacking = []
-    for name, (make, draw) in kinds.items():
-        first, other, last = draw(S), draw(2), draw(S)
+    for name, (make, arguments) in kinds.items():
+        samples, fewer = sorted(draw_sizes(rng, 2), reverse=True)
+        last = arguments(samples)
+        earlier = [arguments(samples) for _ in range(rng.integers(1, 4))]
         expected = _run(make(), *last)
-        _check_second_step(name, make(), first, other, last, expected)
+        _check_last_step(name, make(), earlier, None, last, expected)
+        _check_last_step(name, make(), earlier, arguments(fewer), last, expected)
         if name == "LinearModule":
             _check_own_params(submission, rng)
-        _check_two_in_use(name, make, first, last)
+        _check_two_in_use(name, make, earlier[0], last)
         used = make()
-        _run(used, *first)
-        if hasattr(used.module, "clear_cache"):
-            used.call("clear_cache")
+        _run(used, *earlier[0])
+        if used.clears_cache:
+            used.clear_cache()
             _same(_run(used, *last), expected, f"{name}: the {{}} is wrong after clear_cache()")
         else:
             lacking.append(name)
     return remarks + ([f"no clear_cache: {', '.join(lacking)}"] if lacking else [])
 
 
-def _check_second_step(name, module, first, other, last, expected):
-    """A step, an evaluation of another batch, and a step that must know nothing of them."""
-    before = _run(module, *first)
-    _forward(module, other[0])
+def _check_last_step(name, module, earlier, evaluated, last, expected):
+    """Steps, perhaps an evaluation of another batch, and a step that must know nothing of them."""
+    for arguments in earlier:
+        before = _run(module, *arguments)
+    if evaluated is not None:
+        _forward(module, evaluated[0])
     got = _run(module, *last)
     for part, value in expected.items():
         added = value + before[part]
@@ -146,11 +152,11 @@ def _check_two_in_use(name, make, first, last):
 
 def _check_own_params(submission, rng):
     """Two linear modules must not share their parameters."""
-    weight, bias = rng.normal(size=(N, M)), rng.normal(size=N)
-    layer = submission.linear(weight, bias)
-    before = layer.param("weight"), layer.param("bias")
-    submission.linear(rng.normal(size=(N, M)), rng.normal(size=N))
-    if not (close(layer.param("weight"), before[0]) and close(layer.param("bias"), before[1])):
+    m, n = draw_sizes(rng, 2)
+    layer = submission.linear(draw(rng, n, m), draw(rng, n))
+    before = layer.params()[0]
+    submission.linear(draw(rng, n, m), draw(rng, n))
+    if not all(map(close, layer.params()[0], before)):
         raise Failure(
             "LinearModule: a second one overwrites the parameters of the first: they "
             "are shared by the class"
@@ -160,53 +166,54 @@ def _check_own_params(submission, rng):
 def shapes(submission, rng):
     """Shapes of all results, at the edges too, and independence of the memory order."""
     kinds, remarks = _kinds(submission, rng)
+    samples, *sizes = draw_sizes(rng, 5)
+    features = sizes[0]
     if "LinearModule" in kinds:
-        remarks += _linear_shapes(submission, rng)
+        remarks += _linear_shapes(submission, rng, samples, *sizes[:2])
     for name in ("ELUModule", "SoftMaxModule"):
-        for shape in ((S, M), (1, M), (S, 1), (S, S)) if name in kinds else ():
+        edges = ((samples, features), (1, features), (samples, 1), (samples, samples))
+        for shape in edges if name in kinds else ():
             module, what = kinds[name][0](), f"{name} on {shape}"
-            _expect_shape(f"{what}: the output", module.forward(rng.normal(size=shape)), shape)
+            _expect_shape(f"{what}: the output", module.forward(draw(rng, *shape)), shape)
             _expect_shape(f"{what}: the gradient", module.backward(np.ones(shape)), shape)
-    for samples in (S, 1) if "CrossEntropyModule" in kinds else ():
-        module, (x, y) = submission.cross_entropy(), draw_probabilities(rng, samples)
+    for count in (samples, 1) if "CrossEntropyModule" in kinds else ():
+        module, (x, y) = submission.cross_entropy(), draw_probabilities(rng, count, features)
         loss = module.forward(x, y)
         if loss.size != 1:
-            raise Failure(
-                f"the loss of {samples} sample(s) has the shape {loss.shape}: not a number"
-            )
+            raise Failure(f"the loss of {count} sample(s) has the shape {loss.shape}: not a number")
         _expect_shape("the gradient of the loss", module.backward(x, y), x.shape)
     if "MLP" in kinds:
-        mlp, x, dout, _ = draw_network(submission, rng, SIZES, samples=1)
+        mlp, x, dout, _ = draw_network(submission, rng, sizes, samples=1)
         _expect_shape("MLP with 1 sample: the output", mlp.forward(x), dout.shape)
         mlp.backward(dout)
-    for name, (make, draw) in kinds.items():
-        _check_strided(name, make, *draw(S))
+    for name, (make, arguments) in kinds.items():
+        _check_strided(name, make, *arguments(samples))
     return remarks
 
 
-def _linear_shapes(submission, rng):
-    layer, x, dout, _, _ = draw_linear(submission, rng)
-    layer.forward(x)
-    layer.backward(dout)
+def _linear_shapes(submission, rng, samples, m, n):
+    layer = submission.linear(draw(rng, n, m), draw(rng, n))
+    layer.forward(draw(rng, samples, m))
+    layer.backward(draw(rng, samples, n))
     for name in ("weight", "bias"):
-        grad, param = layer.raw_grad(name), layer.param(name)
-        if grad.shape != param.shape:
+        grad, param = layer.stored("grads", name), layer.stored("params", name)
+        if grad.shape != param.shape and not (name in layer.scalars and grad.size == param.size):
             raise Failure(
                 f"grads['{name}'] has the shape {grad.shape}, and params['{name}'] {param.shape}: "
                 "a gradient has the shape of what it differentiates"
             )
     if layer.faults:
-        raise Failure("; ".join(sorted(set(layer.faults))))
-    remarks = layer.remarks
-    for s, m, n in ((1, M, N), (S, M, 1), (S, 1, N), (1, 1, 1)):
-        layer = submission.linear(rng.normal(size=(n, m)), rng.normal(size=n))
-        what = f"LinearModule({m}, {n}) with {s} sample(s): the"
-        _expect_shape(f"{what} output", layer.forward(rng.normal(size=(s, m))), (s, n))
-        dx = layer.backward(rng.normal(size=(s, n)))
+        raise Failure("; ".join(sorted(layer.faults)))
+    remarks = sorted(layer.remarks)
+    for s, fan_in, fan_out in ((1, m, n), (samples, m, 1), (samples, 1, n), (1, 1, 1)):
+        layer = submission.linear(draw(rng, fan_out, fan_in), draw(rng, fan_out))
+        what = f"LinearModule({fan_in}, {fan_out}) with {s} sample(s): the"
+        _expect_shape(f"{what} output", layer.forward(draw(rng, s, fan_in)), (s, fan_out))
+        dx = layer.backward(draw(rng, s, fan_out))
         if dx is not None:
-            _expect_shape(f"{what} input gradient", dx, (s, m))
-        _expect_shape(f"{what} weight gradient", layer.weight_grad(), (n, m))
-        _expect_shape(f"{what} bias gradient", layer.bias_grad(), (n,))
+            _expect_shape(f"{what} input gradient", dx, (s, fan_in))
+        _expect_shape(f"{what} weight gradient", layer.grad("weight"), (fan_out, fan_in))
+        _expect_shape(f"{what} bias gradient", layer.grad("bias"), (fan_out,))
     return remarks
 
 
@@ -214,22 +221,14 @@ def _check_strided(name, make, forward_args, backward_args):
     """The memory order of the inputs must not matter."""
     expected = _run(make(), forward_args, backward_args)
     module = make()
-    # Not _run: a copy would be contiguous again.
-    got = {"output": module.forward(*map(_strided, forward_args))}
-    dx = module.backward(*map(_strided, backward_args))
+    got = {"output": module.forward(*forward_args, strided=True)}
+    dx = module.backward(*backward_args, strided=True)
     got |= {} if dx is None else {"input gradient": dx}
     _same(
         got,
         {part: expected[part] for part in got},
         f"{name}: the {{}} is wrong for arrays that are not contiguous in memory",
     )
-
-
-def _strided(array):
-    """The same values as a view of every second column of a Fortran-ordered array."""
-    wide = np.zeros((array.shape[0], 2 * array.shape[1]), order="F")
-    wide[:, ::2] = array
-    return wide[:, ::2]
 
 
 def _expect_shape(what, got, shape):
@@ -272,9 +271,9 @@ EXTREME_LOGITS = np.array(
 def _stable_softmax(submission, rng):
     module, x = submission.softmax(), EXTREME_LOGITS
     _expect_finite("the softmax", module.forward(x.copy()), x, SUBTRACT)
-    dx = module.backward(rng.normal(size=x.shape))
+    dx = module.backward(draw(rng, *x.shape))
     _expect_finite("the gradient of the softmax", dx, x, SUBTRACT)
-    x = draw_logits(rng)
+    x = draw_logits(rng, *draw_sizes(rng, 2))
     plain = submission.softmax().forward(x.copy())
     for shift in (1000.0, -1000.0) if close(plain, reference.softmax(x)) else ():
         got = submission.softmax().forward(x + shift)
@@ -297,16 +296,18 @@ def _stable_elu(submission):
     module, ordinary = submission.elu(), x[1:, 2:]
     value_right = close(module.forward(ordinary.copy()), reference.elu(ordinary))
     slope = np.where(x > 0, 1, np.exp(np.minimum(x, 0)))
-    if value_right:
-        expect("the ELU at +-1000", out, reference.elu(x))
-    if close(module.backward(ones[1:, 2:].copy()), slope[1:, 2:]):
-        expect("the gradient of the ELU at +-1000", dx, slope)
+    slope_right = close(module.backward(ones[1:, 2:].copy()), slope[1:, 2:])
+    for side in (x > 0, x < 0):  # each by its own scale
+        if value_right:
+            expect("the ELU at +-1000", out[side], reference.elu(x)[side])
+        if slope_right:
+            expect("the gradient of the ELU at +-1000", dx[side], slope[side])
 
     remarks = []
     module = submission.elu()
     try:
-        module.call("forward", x.copy(), over="raise", invalid="raise")
-        module.call("backward", ones.copy(), over="raise", invalid="raise")
+        module.forward(x.copy(), over="raise", invalid="raise")
+        module.backward(ones.copy(), over="raise", invalid="raise")
     except Failure:
         remarks.append("the ELU overflows on the way to a right result: exp of large x")
     small = np.array([[-1e-10]])
@@ -328,13 +329,14 @@ def _floor(submission):
 
 
 def _stable_network(submission, rng):
-    *layers, (weight, bias) = draw_layers(rng, SIZES)
+    samples, *sizes = draw_sizes(rng, 5)
+    *layers, (weight, bias) = draw_layers(rng, sizes)
     for scale in (1000.0, -1000.0):
-        mlp, x = submission.mlp(SIZES), rng.normal(size=(S, SIZES[0]))
+        mlp, x = submission.mlp(sizes), draw(rng, samples, sizes[0])
         mlp.set([*layers, (weight, bias + scale)])
         what = f"the network with logits about {scale:.0f}: the"
         _expect_finite(f"{what} output", mlp.forward(x.copy()), x, SUBTRACT)
-        mlp.backward(rng.normal(size=(S, SIZES[-1])))
+        mlp.backward(draw(rng, samples, sizes[-1]))
         for grads in mlp.grads():
             for grad in grads:
                 _expect_finite(f"{what} gradient", grad, x, SUBTRACT)
@@ -356,14 +358,15 @@ def _expect_finite(what, got, x, reason="a division by 0?"):
 def inputs_left_alone(submission, rng):
     """Neither arguments nor parameters are written to."""
     kinds, remarks = _kinds(submission, rng)
-    for name, (make, draw) in kinds.items():
-        module, (forward_args, backward_args) = make(), draw(S)
+    for name, (make, arguments) in kinds.items():
+        module, (forward_args, backward_args) = make(), arguments(int(rng.integers(30, 60)))
         if name == "CrossEntropyModule":
             # A probability of 0 too, which a submission may wish to replace.
-            wrong_class = np.flatnonzero(forward_args[1][0] == 0)[0]
-            forward_args[0][0, wrong_class] = backward_args[0][0, wrong_class] = 0.0
-        layers = _linear_layers(module)
-        params = [layer.param(part) for layer in layers for part in ("weight", "bias")]
+            for x, y in (forward_args, backward_args):
+                wrong_class = np.flatnonzero(y[0] == 0)[0]
+                x[0, wrong_class] = 0.0
+                x[0] /= x[0].sum()
+        before_all = _params(module)
         for method, args in (("forward", forward_args), ("backward", backward_args)):
             before = [a.copy() for a in args]
             getattr(module, method)(*args)
@@ -374,37 +377,41 @@ def inputs_left_alone(submission, rng):
                         f"{name}.{method} writes into {argument}, which belongs to its caller",
                         *largest_difference(now, was),
                     )
-        after = [layer.param(part) for layer in layers for part in ("weight", "bias")]
-        if not all(map(np.array_equal, params, after)):
+        if not all(map(np.array_equal, before_all, _params(module))):
             raise Failure(f"{name}: forward or backward changes the parameters")
     return remarks
 
 
-def _linear_layers(module):
-    """The linear layers of a network, of a linear module, or of a module without any."""
-    return getattr(module, "layers", [module] if hasattr(module, "weight_grad") else [])
+def _params(module):
+    """All parameters of a module, a list of arrays."""
+    return [part for layer in module.params() for part in layer] if module.name in LINEAR else []
 
 
 def float64_kept(submission, rng):
     """No result is rounded to float32, openly or on the way."""
     kinds, remarks = _kinds(submission, rng)
+    samples, *sizes = draw_sizes(rng, 5)
     fresh = {
-        "LinearModule": lambda: [submission.fresh_linear(M, N)],
-        "MLP": lambda: submission.mlp(SIZES).layers,
+        "LinearModule": lambda: submission.fresh_linear(*sizes[:2]),
+        "MLP": lambda: submission.mlp(sizes),
     }
-    for name, (make, draw) in kinds.items():
-        for layer in fresh[name]() if name in fresh else ():
-            for part in ("weight", "bias"):
-                if layer.param(part).dtype != np.float64:
-                    dtype = layer.param(part).dtype
-                    raise Failure(f"{name}: params['{part}'] starts as {dtype}, not float64")
-        for part, value in _run(make(), *draw(S)).items():
+    for name, (make, arguments) in kinds.items():
+        if name in LINEAR:
+            new = fresh[name]()
+            for layer in new.params():
+                for part, value in zip(("weight", "bias"), layer, strict=True):
+                    if value.dtype != np.float64 and part not in new.scalars:
+                        raise Failure(
+                            f"{name}: params['{part}'] starts as {value.dtype}, not float64"
+                        )
+        for part, value in _run(make(), *arguments(samples)).items():
             if value.dtype.kind != "f" or value.dtype.itemsize < 8:
                 raise Failure(f"{name}: the {part} is {value.dtype} for float64 inputs")
+        if make().differences(*arguments(samples)):
+            continue  # that costs digits, and fails the row 'NumPy only'
         # A loss is a single number, which may change by chance: the majority of five decides.
-        _check_precision(
-            name, make, [draw(S) for _ in range(5 if name == "CrossEntropyModule" else 1)]
-        )
+        batches = 5 if name == "CrossEntropyModule" else 1
+        _check_precision(name, make, [arguments(samples) for _ in range(batches)])
     return remarks
 
 
@@ -413,24 +420,27 @@ def _check_precision(name, make, batches):
 
     Each result is asked for by itself, with x, dout and the weight changed in turn.
     """
+    loss = name == "CrossEntropyModule"
 
-    def run(which, factor, forward_args, backward_args):
+    def nudged(array, by):
+        # Times 1 + by, so that no sign changes; but a row of probabilities must remain one.
+        return array + by * (np.roll(array, 1, axis=1) - array if loss else array)
+
+    def run(which, by, forward_args, backward_args):
         module = make()
-        if which == "weight":
-            for layer in _linear_layers(module):
-                weight = layer.param("weight")
-                layer.set(factor * (weight.T if layer.transposed else weight), layer.param("bias"))
+        if which == "weight" and name in LINEAR:
+            module.set([(nudged(weight, by), bias) for weight, bias in module.params()])
         x, dout = forward_args[0], backward_args[0]
         if which == "x":
-            x = factor * x
-        if which == "dout" or which == "x" and len(backward_args) == 2:
-            dout = factor * dout
+            x = nudged(x, by)
+        if which == "dout" or which == "x" and loss:
+            dout = nudged(dout, by)
         return _run(module, (x, *forward_args[1:]), (dout, *backward_args[1:]))
 
     for which in ("x", "dout", "weight"):
         lost, total = Counter(), Counter()
         for batch in batches:
-            plain, near, far = (run(which, factor, *batch) for factor in (1, 1 + 1e-11, 1.01))
+            plain, near, far = (run(which, by, *batch) for by in (0, 1e-11, 0.01))
             for part, value in plain.items():
                 depends = np.abs(value - far[part]) > 1e-6  # more than rounding
                 lost[part] += np.count_nonzero(depends & (value == near[part]))
@@ -443,15 +453,32 @@ def _check_precision(name, make, batches):
                 )
 
 
+def numpy_only(submission, rng):
+    """No other package computes, and no derivative is a difference of function values."""
+    kinds, remarks = _kinds(submission, rng)
+    for name, (make, arguments) in kinds.items():
+        function = make().differences(*arguments(3))
+        if function:
+            raise Failure(
+                f"{name}.backward calls {function} a little beside what forward was given: a "
+                "derivative by finite differences or a complex step, and not by its formula"
+            )
+    facts = submission.facts()
+    if facts["called"]:
+        raise Failure(f"calls {', '.join(facts['called'])}: NumPy alone should compute")
+    if facts["imported"]:
+        remarks.append(f"imports {', '.join(facts['imported'])}, and does not use it")
+    return remarks
+
+
 def no_loops(submission, rng):
     """Only remarks: instructions must not grow with the number of samples or features."""
     kinds, remarks = _kinds(submission, rng)
     loops = []
-    for name, (make, draw) in kinds.items():
+    for name, (make, arguments) in kinds.items():
         if name == "MLP" and loops:
             continue  # it would repeat what its modules do
-        sizes = (make, draw(4)), (make, draw(64))
-        loops += _growing(name, "samples", *sizes)
+        loops += _growing(name, "samples", (make, arguments(4)), (make, arguments(64)))
         if name == "LinearModule":
             loops += _growing(
                 name, "features", *(_wide_linear(submission, rng, n) for n in (4, 64))
@@ -460,8 +487,8 @@ def no_loops(submission, rng):
 
 
 def _wide_linear(submission, rng, n):
-    weight, bias = rng.normal(size=(n + 1, n)), rng.normal(size=n + 1)
-    arguments = (rng.normal(size=(S, n)),), (rng.normal(size=(S, n + 1)),)
+    weight, bias = draw(rng, n + 1, n), draw(rng, n + 1)
+    arguments = (draw(rng, 5, n),), (draw(rng, 5, n + 1),)
     return lambda: submission.linear(weight, bias), arguments
 
 
@@ -470,31 +497,11 @@ def _growing(name, what, small, large):
     counts = []
     for make, (forward_args, backward_args) in (small, large):
         module = make()
-        forward = _instructions(module.forward, *forward_args)
-        counts.append((forward, _instructions(module.backward, *backward_args)))
+        forward = module.counted("forward", *forward_args)
+        counts.append((forward, module.counted("backward", *backward_args)))
     # At least two instructions for each of the 60 more samples or features.
     return [
         f"{what} in {name}.{method}"
         for method, few, many in zip(("forward", "backward"), *counts, strict=True)
         if many - few > 2 * 60
     ]
-
-
-def _instructions(function, *args):
-    """How many Python instructions a call executes: a measure of loops that no clock disturbs."""
-    count = 0
-
-    def trace(frame, event, _):
-        nonlocal count
-        frame.f_trace_opcodes = True
-        frame.f_trace_lines = False
-        count += event == "opcode"
-        return trace
-
-    before = sys.gettrace()
-    sys.settrace(trace)
-    try:
-        function(*args)
-    finally:
-        sys.settrace(before)
-    return count

@@ -4,6 +4,8 @@ A diagnosis is not read off the code: each common mistake is a hypothesis about 
 the first whose numbers are those of the submission is named.
 """
 
+import contextlib
+
 import numpy as np
 
 # Between the errors of single precision (a row of its own, 'float64 kept') and real mistakes.
@@ -22,6 +24,15 @@ class Failure(Exception):
     def __init__(self, sentence, got=None, expected=None, index=None):
         super().__init__(sentence)
         self.sentence, self.got, self.expected, self.index = sentence, got, expected, index
+
+
+@contextlib.contextmanager
+def case(phrase):
+    """Adds to what went wrong in the block when that was, in words like ' of a square layer'."""
+    try:
+        yield
+    except Failure as failure:
+        raise Failure(f"{failure.sentence},{phrase}" if phrase else failure.sentence) from None
 
 
 def close(got, expected, tolerance=TOLERANCE):

@@ -4,173 +4,247 @@ import contextlib
 
 import numpy as np
 
-from . import reference
-from .diagnosis import Failure, expect
-from .values import S, batch_factors
+from . import reference, values
+from .diagnosis import Failure, close, expect
+from .values import COPIED, batch_factors, draw, draw_sizes
 
-SIZES = (7, 6, 5, 4)  # n_inputs, two hidden layers, n_classes: all different
 TOLERANCE = 1e-5  # the errors of several layers add up
 LOSS_TOLERANCE = 1e-4  # and an epsilon of 1e-8 is only a remark
+# The rows from which a wrong network may follow. The loss is not a part of it.
+MODULE_ROWS = ("linear", "weight", "bias", "input", "ELU", "softmax")  # how their names begin
 
 
 def draw_layers(rng, sizes):
     """Parameters of a network: a list of (weight, bias)."""
     return [
-        (rng.normal(size=(fan_out, fan_in)) / np.sqrt(fan_in), rng.normal(size=fan_out))
+        (draw(rng, fan_out, fan_in) / np.sqrt(fan_in), draw(rng, fan_out) / 3)
         for fan_in, fan_out in zip(sizes[:-1], sizes[1:], strict=True)
     ]
 
 
-def draw_network(submission, rng, sizes, samples=S):
+def draw_network(submission, rng, sizes, samples):
     """An MLP with all parameters set, and x, dout and those parameters."""
     mlp, layers = submission.mlp(sizes), draw_layers(rng, sizes)
     mlp.set(layers)
-    dout = rng.normal(size=(samples, sizes[-1]))
-    return mlp, rng.normal(size=(samples, sizes[0])), dout, layers
+    return mlp, draw(rng, samples, sizes[0]), draw(rng, samples, sizes[-1]), layers
 
 
 def _networks(submission, rng):
-    """Networks with two, one, three and no hidden layers, each with a phrase for it."""
-    for sizes in (SIZES, (7, 5, 3), (6, 5, 4, 3, 2), (6, 4)):
-        hidden = list(sizes[1:-1])
+    """Networks of all depths, each with a phrase for it."""
+    few, *sizes = draw_sizes(rng, 6)
+    equal, many = sizes[1], int(rng.integers(129, 161))
+    for layer_sizes, samples in (
+        (sizes[:4], few),
+        (sizes[:3], few),
+        ([*sizes[:4], int(rng.integers(3, 9))], few),
+        (sizes[:2], few),
+        ([*sizes, int(rng.integers(3, 9))], few),
+        ([sizes[0], equal, equal, equal, sizes[2]], few),
+        ([sizes[0], equal, sizes[2], equal, sizes[3]], many),
+        ([values.PIXELS, int(rng.integers(65, 80)), values.CLASSES], few),
+    ):
+        phrase = f" (layers of {layer_sizes}, {samples} samples)"
         try:
-            yield f" (hidden layers {hidden})", draw_network(submission, rng, sizes)
+            network = draw_network(submission, rng, layer_sizes, samples)
         except Failure as failure:
-            if hidden:
+            if layer_sizes[1:-1]:
                 raise
             raise Failure(f"without hidden layers: {failure.sentence}") from None
+        yield phrase, network
 
 
-def _composed(submission, x, layers, dout):
-    """What the submission's own modules give when they are put together as they should be."""
-    chain = []
-    for i, (weight, bias) in enumerate(layers):
-        chain += [submission.linear(weight, bias)]
-        chain += [submission.elu() if i < len(layers) - 1 else submission.softmax()]
-    out = x.copy()
-    for module in chain:
-        out = module.forward(out)
-    dout = dout.copy()
-    for module in reversed(chain):
-        dout = module.backward(dout)
-    return out, [(layer.weight_grad(), layer.bias_grad()) for layer in chain[::2]]
+def _composed(submission, x, layers, dout=None, before=None):
+    """What the submission's own modules give when they are put together as they should be.
 
-
-AS_COMPOSED = "follows from a row above: the modules are put together rightly, but one is wrong"
+    Yields the output, or with dout the gradients, and a sentence; nothing if they do not run.
+    before: parameters for an earlier step with the same modules.
+    """
+    with contextlib.suppress(Failure):
+        linear = [submission.linear(weight, bias) for weight, bias in before or layers]
+        chain = [part for layer in linear for part in (layer, submission.elu())]
+        chain[-1] = submission.softmax()
+        for parameters in [layers] if before is None else [before, layers]:
+            for layer, (weight, bias) in zip(linear, parameters, strict=True):
+                layer.set([(weight, bias)])
+            result, back = x, dout
+            for module in chain:
+                result = module.forward(result.copy())
+            for module in reversed(chain) if dout is not None else ():
+                back = module.backward(back.copy())
+        if dout is not None:
+            result = [layer.grads()[0] for layer in linear]
+        wrong = [name for name in submission.failed if name.startswith(MODULE_ROWS)]
+        sentence = "are wrong only when they are used twice or several are in use"
+        if wrong:
+            sentence = f"it follows from '{wrong[0]}'"
+        yield result, f"the modules are put together rightly, and {sentence}"
 
 
 def _alternatives(layers):
-    """Networks with a common mistake: pairs of a function of (x, layers) and a sentence."""
-
-    def build(hidden, last=reference.softmax, skip=None):
-        def output(x, layers):
-            for i, (weight, bias) in enumerate(layers):
-                x = reference.linear(x, weight, bias)
-                if i < len(layers) - 1 and i != skip:
-                    x = hidden(x)
-            return last(x)
-
-        return output
-
-    elu = reference.elu
+    """Networks with a common mistake: arguments of reference.network, and a sentence."""
+    elu, softmax = reference.elu, reference.softmax
     pairs = [
-        (build(elu, last=lambda x: x), "the softmax at the end is missing"),
-        (build(elu, last=lambda x: reference.softmax(elu(x))), "an ELU stands before the softmax"),
-        (build(elu, last=lambda x: reference.softmax(reference.softmax(x))), "softmax twice"),
-        (build(elu, last=elu), "an ELU stands at the end instead of the softmax"),
-        (build(lambda x: x), "no ELU after the hidden layers"),
-        (build(lambda x: np.where(x.real > 0, x, 0)), "ReLU for ELU"),
-        (build(np.tanh), "tanh for ELU"),
-        (build(lambda x: elu(elu(x))), "the ELU is applied twice"),
+        ({"last": lambda x: x}, "the softmax at the end is missing"),
+        ({"last": lambda x: softmax(elu(x))}, "an ELU stands before the softmax"),
+        ({"last": lambda x: softmax(softmax(x))}, "softmax twice"),
+        ({"last": elu}, "an ELU stands at the end instead of the softmax"),
+        ({"hidden": lambda x: x}, "no ELU after the hidden layers"),
+        ({"hidden": lambda x: np.where(x.real > 0, x, 0)}, "ReLU for ELU"),
+        ({"hidden": np.tanh}, "tanh for ELU"),
+        ({"hidden": lambda x: elu(elu(x))}, "the ELU is applied twice"),
     ]
     pairs += [
-        (build(elu, skip=i), f"no ELU after hidden layer {i + 1}") for i in range(len(layers) - 1)
+        ({"hidden": lambda x, a=a: elu(x, a)}, f"its ELU has an alpha of {a:.4g}, and not 1")
+        for a in (0.01, 0.1, 0.2, 0.25, 0.3, 0.5, 0.7, 1.5, 1.67, 1.6732632423543772, 1.7, 2.0)
     ]
+    pairs += [({"skip": i}, f"no ELU after hidden layer {i + 1}") for i in range(len(layers) - 1)]
     return pairs
 
 
+def _shared(layers):
+    """The layers, if those of equal size were one and the same object."""
+    by_size = {weight.shape: (weight, bias) for weight, bias in layers}
+    return [by_size[weight.shape] for weight, _ in layers]
+
+
+SHARED = "layers of equal size are one and the same object"
+
+
 def network_output(submission, rng):
-    """The probabilities of networks of several depths."""
-    for phrase, (mlp, x, dout, layers) in _networks(submission, rng):
-        got = mlp.forward(x.copy())
+    """The probabilities of networks of several depths, and again after a change of parameters."""
+    for phrase, (mlp, x, _, layers) in _networks(submission, rng):
 
-        def hypotheses(x=x, dout=dout, layers=layers):
-            with contextlib.suppress(Failure):
-                yield _composed(submission, x, layers, dout)[0], AS_COMPOSED
-            for output, text in _alternatives(layers):
-                yield output(x, layers), text
+        def hypotheses(x=x, layers=layers):
+            yield from _composed(submission, x, layers)
+            for change, sentence in _alternatives(layers):
+                yield reference.network(x, layers, **change), sentence
+            yield reference.network(x, _shared(layers)), SHARED
 
-        expect(
-            "the output" + phrase,
-            got,
-            reference.network(x, layers),
-            hypotheses(),
-            tolerance=TOLERANCE,
-        )
+        what, before = "the output" + phrase, reference.network(x, layers)
+        expect(what, mlp.forward(x.copy()), before, hypotheses(), tolerance=TOLERANCE)
+        if x.shape[1] == values.PIXELS:
+            continue  # the small ones have shown the rest
+        layers = draw_layers(rng, [x.shape[1], *(len(bias) for _, bias in layers)])
+        mlp.set(layers)
+        copied = [(before, f"computed {COPIED}")]
+        after = reference.network(x, layers)
+        expect(what, mlp.forward(x.copy()), after, copied, tolerance=TOLERANCE)
     return []
 
 
 def network_gradient(submission, rng):
-    """Every gradient, for any dout and through the loss of the submission."""
+    """Every gradient, for any dout, through the loss of the submission, with other parameters."""
     for phrase, (mlp, x, dout, layers) in _networks(submission, rng):
         mlp.forward(x.copy())
         mlp.backward(dout.copy())
-        _expect_gradients(submission, phrase, mlp, x, layers, dout)
+        first = mlp.grads()
 
-        if len(layers) == len(SIZES) - 1:
-            _expect_loss_gradients(submission, phrase, mlp, x, layers)
+        def hypotheses(layer, part, x=x, dout=dout, layers=layers):
+            for composed, sentence in _composed(submission, x, layers, dout):
+                yield composed[layer][part], sentence
+            yield reference.network_gradients(x, _shared(layers), dout)[layer][part], SHARED
+            for change, sentence in _alternatives(layers):
+                mistaken = reference.network_gradients(x, layers, dout, **change)
+                yield mistaken[layer][part], f"as if {sentence}"
+
+        before = reference.network_gradients(x, layers, dout)
+        _expect_gradients(f"the gradient{phrase}", first, before, hypotheses, batch_factors(len(x)))
+        _expect_loss_gradients(submission, phrase, mlp, first, x, layers)
+
+        if x.shape[1] == values.PIXELS:
+            continue  # the small ones have shown the rest
+        changed = draw_layers(rng, [x.shape[1], *(len(bias) for _, bias in layers)])
+        mlp.set(changed)
+        mlp.forward(x.copy())
+        mlp.backward(dout.copy())
+
+        def again(layer, part, x=x, dout=dout, before=before, layers=layers, changed=changed):
+            yield before[layer][part], f"computed {COPIED}"
+            for composed, sentence in _composed(submission, x, changed, dout, layers):
+                yield composed[layer][part], sentence
+
+        what = f"the gradient{phrase}, in a step after a change of the parameters,"
+        _expect_gradients(what, mlp.grads(), reference.network_gradients(x, changed, dout), again)
     return []
 
 
-def _expect_loss_gradients(submission, phrase, mlp, x, layers):
-    """Through the submission's own loss, where a wrong factor or sign may add to or cancel out."""
-    # The likeliest class of each sample, far from where an epsilon shows: other rows judge that.
+def _expect_loss_gradients(submission, phrase, mlp, first, x, layers):
+    """Through the submission's own loss, where a wrong factor or sign may add to or cancel out.
+
+    It is a second step. first: the gradients of the first.
+    """
+    # A likely class of each sample: other rows judge an epsilon. Never the last class: who counts
+    # the classes in the targets is wrong without it.
     right = reference.network(x, layers)
-    y = np.eye(right.shape[1])[right.argmax(axis=1)]
+    y = np.eye(right.shape[1])[right[:, :-1].argmax(axis=1)]
     loss = submission.cross_entropy()
     probabilities = mlp.forward(x.copy())
     loss.forward(probabilities.copy(), y.copy())
     mlp.backward(loss.backward(probabilities.copy(), y.copy()))
+    expected = reference.network_gradients(x, layers, y=y)
 
     def hypotheses(layer, part):
+        yield (
+            expected[layer][part] + first[layer][part],
+            "what a second step gives is added to the gradient of the first: assign it, with =",
+        )
         with contextlib.suppress(Failure):
             dout = submission.cross_entropy().backward(right.copy(), y.copy())
-            through_loss = reference.network_gradients(x, layers, dout)
-            yield through_loss[layer][part], "follows from the cross-entropy gradient above"
+            if not close(dout, reference.cross_entropy_gradient(right, y)):
+                through_loss = reference.network_gradients(x, layers, dout)
+                yield through_loss[layer][part], "follows from 'cross-entropy gradient'"
 
-    expected = reference.network_gradients(x, layers, y=y)
-    for i, (got, want) in enumerate(zip(mlp.grads(), expected, strict=True)):
+    what = f"the gradient of the loss{phrase}"
+    _expect_gradients(what, mlp.grads(), expected, hypotheses, (), LOSS_TOLERANCE)
+
+
+def _expect_gradients(what, got, expected, hypotheses, factors=(), tolerance=TOLERANCE):
+    """Compares all gradients. hypotheses: a function of the layer's number and 0 or 1."""
+    for i, layer in enumerate(expected):
         for j, name in enumerate(("weight", "bias")):
-            what = f"the gradient of the loss by the {name} of layer {i + 1}{phrase}"
-            expect(what, got[j], want[j], hypotheses(i, j), tolerance=LOSS_TOLERANCE)
+            text = f"{what} by the {name} of layer {i + 1} of {len(expected)}"
+            expect(text, got[i][j], layer[j], hypotheses(i, j), factors, tolerance)
 
 
-def _expect_gradients(submission, phrase, mlp, x, layers, dout):
-    def hypotheses(layer, part):
-        with contextlib.suppress(Failure):
-            yield _composed(submission, x, layers, dout)[1][layer][part], AS_COMPOSED
-        for output, text in _alternatives(layers):
-            mistaken = reference.network_gradients(x, layers, dout, output=output)
-            yield mistaken[layer][part], f"as if {text}"
-
-    expected = reference.network_gradients(x, layers, dout)
-    for i, (got, want) in enumerate(zip(mlp.grads(), expected, strict=True)):
-        for j, name in enumerate(("weight", "bias")):
-            what = f"the gradient by the {name} of layer {i + 1} of {len(layers)}{phrase}"
-            expect(what, got[j], want[j], hypotheses(i, j), batch_factors(), TOLERANCE)
+RATES, STEPS = (1.0, 0.1, 0.01), 150
 
 
 def initialisation(submission, rng):
-    """Fails only what cannot train; any scale of the weights is accepted."""
-    mlp = submission.mlp(SIZES)
-    for i, layer in enumerate(mlp.layers):
-        weight, bias = layer.param("weight"), layer.param("bias")
+    """Fails only what cannot train: values of any usual size are accepted."""
+    layers = submission.mlp(draw_sizes(rng, 4)).params()
+    for i, (weight, bias) in enumerate(layers):
         if not (np.all(np.isfinite(weight)) and np.all(np.isfinite(bias))):
-            raise Failure(f"layer {i + 1} of {len(mlp.layers)} starts with a value not finite")
-        hidden = i < len(mlp.layers) - 1
-        if hidden and np.ptp(weight) <= 1e-9 * np.max(np.abs(weight)):
+            raise Failure(f"layer {i + 1} of {len(layers)} starts with a value not finite")
+        if i < len(layers) - 1 and np.ptp(weight, axis=0).max() <= 1e-9 * np.abs(weight).max():
+            start = f"at {weight.flat[0]:.3g}" if np.ptp(weight) == 0 else "with the same weights"
             raise Failure(
-                f"all weights of hidden layer {i + 1} start at {weight.flat[0]:.3g}: its units "
-                "stay alike, and the layer cannot learn",
+                f"all units of hidden layer {i + 1} start {start}: they stay alike, and the layer "
+                "cannot learn",
             )
+    _check_it_trains(submission, rng)
     return []
+
+
+def _check_it_trains(submission, rng):
+    """Gradient descent on a few samples of classes that are far apart.
+
+    The formulas do it, with the submission's initial values: a wrong gradient has its own row.
+    """
+    classes, units, more = (int(rng.integers(*ends)) for ends in ((3, 6), (7, 12), (1, 4)))
+    y = np.eye(classes)[np.arange(4 * classes) % classes]
+    x = np.hstack([1.5 * y, np.zeros((len(y), more))]) + draw(rng, len(y), classes + more) / 5
+    layers = [
+        (weight, np.resize(bias, len(weight)))  # a bias may start as a single number
+        for weight, bias in submission.mlp([x.shape[1], units, classes]).params()
+    ]
+    losses = []
+    for rate in RATES:
+        losses.append(reference.lowest_loss(x, y, layers, rate, STEPS, np.log(classes) / 2))
+        if losses[-1] < np.log(classes) / 2:
+            return
+    sizes = [f"{np.abs(part).max():.1g}" for layer in layers for part in layer]
+    raise Failure(
+        f"{STEPS} steps of gradient descent bring the loss of {classes} well separated classes to "
+        f"{min(losses):.3g} at best, where guessing gives {np.log(classes):.3g}: the largest "
+        f"initial weight and bias of each layer are {', '.join(sizes)}",
+    )

@@ -1,9 +1,10 @@
 """What the right values are: the formulas of the assignment, written once more in float64.
 
-Only the forward formulas stand here. A derivative is taken from them by a complex step,
+The derivatives of ELU, softmax and cross entropy are taken by a complex step,
 f'(x) = Im f(x + ih) / h, which has no cancellation and is therefore exact to the last digits
-(Squire and Trapp, 1998): so no gradient formula stands here that could share a mistake with the
-submission's.
+(Squire and Trapp, 1998). So no formula of a gradient stands here that could share a mistake with
+the submission's, but for the linear module's three products; a test compares those with complex
+steps too.
 
 S is the number of samples, M and N are numbers of features, C is the number of classes.
 """
@@ -11,11 +12,17 @@ S is the number of samples, M and N are numbers of features, C is the number of 
 import numpy as np
 
 STEP = 1e-30  # nothing is subtracted, so it can be so small that its square vanishes
+FLOOR = np.finfo(float).tiny  # of a probability that underflows to 0
 
 
 def linear(x, weight, bias):
     """x: (S, M), weight: (N, M), bias: (N,). Returns (S, N)."""
     return x @ weight.T + bias
+
+
+def linear_gradients(x, weight, dout):
+    """Returns dL/dW (N, M), dL/db (N,), dL/dX (S, M)."""
+    return dout.T @ x, dout.sum(axis=0), dout @ weight
 
 
 def elu(x, alpha=1.0):
@@ -35,45 +42,78 @@ def cross_entropy(x, y):
     return -(y * np.log(x)).sum() / len(x)
 
 
-def logits(x, layers):
-    """x: (S, n_inputs), layers: a list of (weight, bias). Returns (S, C)."""
-    for weight, bias in layers[:-1]:
-        x = elu(linear(x, weight, bias))
-    return linear(x, *layers[-1])
+def cross_entropy_gradient(x, y):
+    """Returns dL/dX (S, C)."""
+    step = STEP * x  # far smaller than any probability
+    return -(y * np.log(x + 1j * step)).imag / step / len(x)
 
 
-def network(x, layers):
-    """The whole network's probabilities (S, C)."""
-    return softmax(logits(x, layers))
+def gradient(function, x, dout=1.0):
+    """The gradient of (dout * function(x)).sum() by x, where rows do not depend on each other.
 
-
-def gradient(function, value, dout=1.0):
-    """The gradient of (dout * function(value)).sum() with respect to `value`, of its shape."""
-    point = value.astype(complex)
-    result = np.empty(value.shape)
-    for index in np.ndindex(value.shape):
-        original = point[index]
-        point[index] += 1j * STEP
-        result[index] = np.sum(dout * function(point)).imag / STEP
-        point[index] = original
+    x: (S, M). function: its row i depends on row i of x alone. Returns (S, M).
+    """
+    result = np.empty(x.shape)
+    for j in range(x.shape[1]):
+        point = x.astype(complex)
+        point[:, j] += 1j * STEP
+        result[:, j] = np.sum(dout * function(point), axis=1).imag / STEP
     return result
 
 
-def network_gradients(x, layers, dout=None, y=None, output=network):
+def elementwise_gradient(function, x, dout=1.0):
+    """The same where each entry depends on one entry alone."""
+    return dout * function(x + 1j * STEP).imag / STEP
+
+
+def network(x, layers, hidden=elu, last=softmax, skip=None):
+    """The output of a network (S, C).
+
+    x: (S, n_inputs), layers: a list of (weight, bias). hidden, last: what follows the hidden
+    layers and the last one; nothing follows the hidden layer number `skip`.
+    """
+    return _forward(x, layers, hidden, last, skip)[-1]
+
+
+def _forward(x, layers, hidden, last, skip):
+    """The inputs of all layers, the results of all layers, and the output."""
+    inputs, results = [], []
+    for i, layer in enumerate(layers):
+        inputs.append(x)
+        results.append(linear(x, *layer))
+        x = last(results[i]) if i == len(layers) - 1 else results[i]
+        if i not in (skip, len(layers) - 1):
+            x = hidden(x)
+    return inputs, results, x
+
+
+def network_gradients(x, layers, dout=None, y=None, hidden=elu, last=softmax, skip=None):
     """The gradients (weight, bias) of every layer.
 
     They are those of (dout * output).sum() or, where targets y are given, those of the loss.
     """
+    inputs, results, out = _forward(x, layers, hidden, last, skip)
+    grads, dout = [], dout if y is None else cross_entropy_gradient(np.maximum(out, FLOOR), y)
+    for i in reversed(range(len(layers))):
+        if i == len(layers) - 1:
+            dout = gradient(last, results[i], dout)
+        elif i != skip:
+            dout = elementwise_gradient(hidden, results[i], dout)
+        *grad, dout = linear_gradients(inputs[i], layers[i][0], dout)
+        grads.insert(0, tuple(grad))
+    return grads
 
-    def scalar(layers):
-        return cross_entropy(output(x, layers), y) if y is not None else dout * output(x, layers)
 
-    def by_part(i, part):
-        def function(value):
-            changed = [list(layer) for layer in layers]
-            changed[i][part] = value
-            return scalar(changed)
-
-        return gradient(function, layers[i][part])
-
-    return [(by_part(i, 0), by_part(i, 1)) for i in range(len(layers))]
+def lowest_loss(x, y, layers, rate, steps, enough):
+    """The lowest loss that gradient descent reaches; it stops below `enough`."""
+    losses = []
+    for _ in range(steps):
+        losses.append(cross_entropy(np.maximum(network(x, layers), FLOOR), y))
+        if losses[-1] < enough:
+            break
+        grads = network_gradients(x, layers, y=y)
+        layers = [
+            (weight - rate * dw, bias - rate * db)
+            for (weight, bias), (dw, db) in zip(layers, grads, strict=True)
+        ]
+    return np.nanmin([np.inf, *losses])

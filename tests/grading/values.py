@@ -1,114 +1,154 @@
 """Checks of values and gradients: each module by itself, against the formulas.
 
-S is the number of samples, M and N are numbers of features, C is the number of classes; in one
-check they differ, so that a transpose cannot pass unseen.
+S is the number of samples, M and N are numbers of features, C is the number of classes. They are
+drawn at random, and differ from each other in all cases but one, so that a transpose cannot pass
+unseen. The one is a square layer, where an orientation that is guessed from shapes goes wrong. In
+other cases an array is as large as in a real training.
 """
 
 import numpy as np
 
 from . import reference
-from .diagnosis import TOLERANCE, Failure, close, expect
+from .diagnosis import Failure, case, close, expect, largest_difference
 
-S, M, N, C = 5, 4, 3, 4
 EPSILON = 1.5e-8  # the largest deviation of a probability that is only a remark
 NEARLY = 1e-2  # what differs by less may be due to an epsilon, and is first asked for that
+PIXELS, CLASSES = 3072, 10  # of CIFAR-10
+
+
+def draw_sizes(rng, count):
+    """Small numbers of samples, features or classes, all different."""
+    return [int(size) for size in rng.choice(np.arange(3, 9), count, replace=False)]
+
+
+def draw_many(rng):
+    """A number of samples as in a real batch."""
+    return int(rng.integers(257, 320))
+
+
+def draw(rng, *shape):
+    """Values without outliers, so that no verdict depends on one."""
+    return rng.uniform(-1.7, 1.7, shape)
 
 
 # The linear module
 
 
-def draw_linear(submission, rng, samples=S):
-    """A layer with all parameters set, and x, dout, weight, bias."""
-    weight, bias = rng.normal(size=(N, M)), rng.normal(size=N)
-    layer = submission.linear(weight, bias)
-    return layer, rng.normal(size=(samples, M)), rng.normal(size=(samples, N)), weight, bias
+def _linear_cases(submission, rng):
+    """Layers with all parameters set. Yields a phrase, the layer, x, dout, weight and bias."""
+    s, m, n = draw_sizes(rng, 3)
+    for phrase, samples, fan_in, fan_out in (
+        ("", s, m, n),
+        (f" of a square layer ({m}, {m})", s, m, m),
+        (f" of {(many := draw_many(rng))} samples", many, m, n),
+        (f" of a layer ({PIXELS}, {CLASSES})", s, PIXELS, CLASSES),
+    ):
+        weight, bias = draw(rng, fan_out, fan_in), draw(rng, fan_out)
+        layer = submission.linear(weight, bias)
+        yield phrase, layer, draw(rng, samples, fan_in), draw(rng, samples, fan_out), weight, bias
+
+
+COPIED = (
+    "with the parameters of its first use, although they were changed since: it keeps a copy of "
+    "them, so that a network never learns"
+)
 
 
 def linear_forward(submission, rng):
     """Y = X W^T + b."""
-    layer, x, _, weight, bias = draw_linear(submission, rng)
-    product = x @ weight.T
-    expect(
-        "the output",
-        layer.forward(x.copy()),
-        product + bias,
-        [
+    for phrase, layer, x, _, weight, bias in _linear_cases(submission, rng):
+        product = x @ weight.T
+        hypotheses = [
             (product, "the bias is stored but never added"),
             (product - bias, "the bias is subtracted"),
             (product + 2 * bias, "the bias is added twice"),
             (-product + bias, "the product has the wrong sign"),
-        ],
-    )
+        ]
+        if weight.shape[0] == weight.shape[1]:
+            hypotheses += [(x @ weight + bias, TRANSPOSED)]
+        what = "the output" + phrase
+        expect(what, layer.forward(x.copy()), product + bias, hypotheses)
+        changed, shifted = draw(rng, *weight.shape), draw(rng, *bias.shape)
+        layer.set([(changed, shifted)])
+        copied = [
+            (w, f"computed {COPIED}")
+            for w in (product + bias, product + shifted, x @ changed.T + bias)
+        ]
+        expect(what, layer.forward(x.copy()), reference.linear(x, changed, shifted), copied)
     return []
 
 
-def _linear_backward(submission, rng):
-    layer, x, dout, weight, bias = draw_linear(submission, rng)
-    layer.forward(x.copy())
-    return layer, x, dout, weight, bias, layer.backward(dout.copy())
+TRANSPOSED = (
+    "the weight is transposed: an orientation guessed from shapes is wrong for a square layer"
+)
 
 
 def weight_gradient(submission, rng):
     """dL/dW, of shape (N, M)."""
-    layer, x, dout, weight, bias, _ = _linear_backward(submission, rng)
-    expected = reference.gradient(lambda w: reference.linear(x, w, bias), weight, dout)
-    expect(
-        "the weight gradient",
-        layer.weight_grad(),
-        expected,
-        [
+    for phrase, layer, x, dout, weight, _ in _linear_cases(submission, rng):
+        layer.forward(x.copy())
+        layer.backward(dout.copy())
+        expected, _, _ = reference.linear_gradients(x, weight, dout)
+        hypotheses = [
             (expected + weight, "the weight itself is added: weight decay belongs elsewhere"),
             (np.ones_like(dout).T @ x, "dout is left out"),
-        ],
-        batch_factors(),
-    )
+        ]
+        if phrase:
+            hypotheses += [(expected.T, "transposed: is its orientation guessed from its shape?")]
+        what = "the weight gradient" + phrase
+        expect(what, layer.grad("weight"), expected, hypotheses, batch_factors(len(x)))
     return []
 
 
 def bias_gradient(submission, rng):
     """dL/db, N values in the arrangement of the bias."""
-    layer, _, dout, weight, bias, _ = _linear_backward(submission, rng)
-    expect(
-        "the bias gradient",
-        layer.bias_grad(),
-        dout.sum(axis=0),
-        [
-            (dout.sum(axis=1), "summed over the features (axis 1) instead of the samples (axis 0)"),
-            (dout.mean(axis=1), "averaged over the features instead of summed over the samples"),
-            (np.full(N, dout.sum()), "summed over samples and features: axis=0 missing"),
+    for phrase, layer, x, dout, _, bias in _linear_cases(submission, rng):
+        layer.forward(x.copy())
+        layer.backward(dout.copy())
+        over_features = "over the features (axis 1) instead of the samples (axis 0)"
+        hypotheses = [
+            (dout.sum(axis=1), f"summed {over_features}"),
+            (dout.mean(axis=1), f"averaged {over_features}"),
+            (np.full(len(bias), dout.sum()), "summed over samples and features: axis=0 missing"),
             (np.array(dout.sum()), "summed over samples and features: axis=0 missing"),
             (dout, "not summed over the samples"),
             (dout[0], "dout of the first sample only"),
             (dout[-1], "dout of the last sample only"),
-            (np.full(N, float(S)), "dout is left out"),
-            (np.ones(N), "set to one: dout is left out"),
+            (np.full(len(bias), float(len(x))), "dout is left out"),
+            (np.ones(len(bias)), "set to one: dout is left out"),
             (dout.sum(axis=0) * bias, "multiplied by the bias, which its derivative is not"),
-        ],
-        batch_factors(),
-    )
+        ]
+        what = "the bias gradient" + phrase
+        expect(what, layer.grad("bias"), dout.sum(axis=0), hypotheses, batch_factors(len(x)))
     return []
 
 
 def input_gradient(submission, rng):
     """dL/dX, (S, M)."""
-    layer, x, dout, weight, bias, dx = _linear_backward(submission, rng)
-    if dx is None:
-        raise Failure("backward returns None: the input gradient is not returned")
-    expect(
-        "the input gradient",
-        dx,
-        reference.gradient(lambda x: reference.linear(x, weight, bias), x, dout),
-        [
-            (dout @ weight + x, "the input itself is added"),
+    for phrase, layer, x, dout, weight, bias in _linear_cases(submission, rng):
+        layer.forward(x.copy())
+        dx = layer.backward(dout.copy())
+        if dx is None:
+            raise Failure("backward returns None: the input gradient is not returned")
+        expected = dout @ weight
+        hypotheses = [
+            (expected + x, "the input itself is added"),
             (np.ones_like(dout) @ weight, "dout is left out"),
             (dout, "dout is handed on: the weight is left out"),
-        ],
-        batch_factors(),
-    )
+        ]
+        if weight.shape[0] == weight.shape[1]:
+            hypotheses += [(dout @ weight.T, TRANSPOSED)]
+        what = "the input gradient" + phrase
+        expect(what, dx, expected, hypotheses, batch_factors(len(x)))
+        changed = draw(rng, *weight.shape)
+        layer.set([(changed, bias)])
+        layer.forward(x.copy())
+        copied = [(expected, f"computed {COPIED}")]
+        expect(what, layer.backward(dout.copy()), dout @ changed, copied)
     return []
 
 
-def batch_factors(samples=S):
+def batch_factors(samples):
     return [
         (1 / samples, "is 1/S of the right one: averaged over the batch instead of summed?"),
         (-1 / samples, "is -1/S of the right one: averaged instead of summed, and a wrong sign?"),
@@ -119,71 +159,87 @@ def batch_factors(samples=S):
 
 # The ELU module
 
-ELU_INPUT = np.array([[-2.0, -0.5, 0.0, 0.7], [1.5, -1e-3, 3.0, -4.0], [1e-3, 0.0, -1.0, 0.2]])
+# Both sides of 0, 0 itself, and far below, where a clipped input shows.
+ELU_INPUT = [-2.0, -0.5, 0.0, 0.7, 1.5, -1e-3, 3.0, -4.0, 1e-3, 0.0, -1.0, 0.2, -9.0, -14.0, -25.0]
 
 
-def _alphas(submission):
-    """What to construct the ELU with, and the alpha that it then has."""
-    return [(None, 1.0)] + ([(0.5, 0.5), (1.7, 1.7)] if submission.takes_alpha() else [])
+def _elu_cases(submission, rng):
+    """Yields a phrase, what to construct the ELU with, the alpha that it then has, and x.
+
+    The first entry is positive once and negative once: np.vectorize takes the dtype of all from it.
+    """
+    alphas = [(None, 1.0)] + ([(0.5, 0.5), (1.7, 1.7)] if _has_alpha(submission) else [])
+    for argument, alpha in alphas:
+        phrase = f" (alpha {alpha})" if len(alphas) > 1 else ""
+        for first in (-0.5, 0.7):
+            rest = rng.permutation([value for value in ELU_INPUT if value != first])
+            shape = [(3, 5), (5, 3)][rng.integers(2)]
+            yield phrase, argument, alpha, np.append(first, rest).reshape(shape)
+    many, few = draw_many(rng), draw_sizes(rng, 1)[0]
+    for shape in ((many, few), (few, many)):
+        yield f" of an array {shape}", None, 1.0, 2 * draw(rng, *shape)
 
 
-def _ignores_alpha(submission):
-    """Whether alpha is an argument without any effect, in the value or in the gradient."""
+def _has_alpha(submission):
+    """Whether the ELU takes an alpha that has an effect, on the value or on the gradient."""
+    if not submission.elu().takes_alpha:
+        return False
+    x = np.array([ELU_INPUT])
     modules = submission.elu(0.5), submission.elu(1.7)
-    values = [module.forward(ELU_INPUT.copy()) for module in modules]
-    slopes = [module.backward(np.ones_like(ELU_INPUT)) for module in modules]
-    return close(*values) and close(*slopes)
+    values = [module.forward(x.copy()) for module in modules]
+    slopes = [module.backward(np.ones_like(x)) for module in modules]
+    return not (close(*values) and close(*slopes))
 
 
 def elu_value(submission, rng):
     """Both sides of 0, 0 itself, and every alpha that can be chosen."""
-    remarks = []
-    alphas = _alphas(submission)
-    if len(alphas) > 1 and _ignores_alpha(submission):
-        alphas, remarks = alphas[:1], ["alpha is an argument of ELUModule, but has no effect"]
-    x = ELU_INPUT + 0.0
-    for argument, alpha in alphas:
-        what = f"the output (alpha {alpha})" if len(alphas) > 1 else "the output"
-        expect(
-            what,
-            submission.elu(argument).forward(x.copy()),
-            reference.elu(x, alpha),
-            _elu_mistakes(x, alpha),
-        )
-    return remarks
+    for phrase, argument, alpha, x in _elu_cases(submission, rng):
+        got, what = submission.elu(argument).forward(x.copy()), "the output" + phrase
+        expect(what, got, reference.elu(x, alpha), _elu_mistakes(x, alpha, got))
+    if submission.elu().takes_alpha and not _has_alpha(submission):
+        return ["alpha is an argument of ELUModule, but has no effect"]
+    return []
 
 
 def elu_gradient(submission, rng):
     """The same for dL/dX."""
-    x = ELU_INPUT + 0.0
-    dout = rng.normal(size=x.shape) + 3.0  # no entry near 0 that would hide a difference
-    alphas = _alphas(submission)
-    if len(alphas) > 1 and _ignores_alpha(submission):
-        alphas = alphas[:1]
-    for argument, alpha in alphas:
-        what = f"the gradient (alpha {alpha})" if len(alphas) > 1 else "the gradient"
-        module = submission.elu(argument)
+    for phrase, argument, alpha, x in _elu_cases(submission, rng):
+        dout = draw(rng, *x.shape) + 3.0  # no entry near 0 that would hide a difference
+        module, what = submission.elu(argument), "the gradient" + phrase
         out = module.forward(x.copy())
         got = module.backward(dout.copy())
-        expected = reference.gradient(lambda x, a=alpha: reference.elu(x, a), x, dout)
+        expected = reference.elementwise_gradient(lambda x, a=alpha: reference.elu(x, a), x, dout)
         at_zero = x == 0
-        if got.shape == x.shape and close(got[at_zero], dout[at_zero]):
-            expected[at_zero] = dout[at_zero]  # the slope at 0 is 1 or alpha: both are right
-        mistakes = list(_slope_mistakes(x, alpha, out))
+        if got.shape == x.shape and np.any(at_zero):
+            if close(got[at_zero], dout[at_zero]):
+                expected[at_zero] = dout[at_zero]  # the slope at 0 is 1 or alpha: both are right
+            elif close(got[~at_zero], expected[~at_zero]) and not close(got, expected):
+                slope = (got / dout)[at_zero][0]
+                raise Failure(
+                    f"{what} is wrong at x = 0 only, where the slope is {slope:.3g} and not 1",
+                    *largest_difference(got, expected),
+                )
+        mistakes = list(_slope_mistakes(x, alpha, out, got / dout if got.shape == x.shape else x))
         hypotheses = [(expected / dout, "dout is left out")]
         hypotheses += [(dout * slope, sentence) for slope, sentence in mistakes]
         hypotheses += [(slope, f"dout is left out, and {text}") for slope, text in mistakes]
-        wrong_at_zero = np.abs(got - expected) > TOLERANCE if got.shape == x.shape else ~at_zero
-        if np.any(wrong_at_zero) and not np.any(wrong_at_zero & ~at_zero):
-            slope = (got / dout)[at_zero][0]
-            sentence = f"{what} is wrong at x = 0 only, where the slope is {slope:.3g} and not 1"
-            raise Failure(sentence, float(got[0, 2]), float(expected[0, 2]), [0, 2])
         expect(what, got, expected, hypotheses)
     return []
 
 
-def _elu_mistakes(x, alpha):
+def _own_alpha(x, got, factor):
+    """The alpha that makes `got` alpha times `factor` at one entry below 0."""
+    index = np.unravel_index(np.argmin(np.abs(x + 1)), x.shape)
+    return got[index] / factor[index]
+
+
+CAST = "cast to int below 0: np.vectorize takes the dtype of all entries from the first"
+
+
+def _elu_mistakes(x, alpha, got):
     exp = np.exp(np.minimum(x, 0))
+    if x.flat[0] > 0:  # and a case before it began below 0
+        yield np.where(x > 0, x, np.trunc(alpha * (exp - 1))), CAST
     for positive in (x > 0, x >= 0):
         yield np.where(positive, x, exp - 1), "alpha is left out"
         yield np.where(positive, x, 0), "that is a ReLU"
@@ -195,10 +251,19 @@ def _elu_mistakes(x, alpha):
     yield np.where(x > 0, x, 0.01 * x), "that is a leaky ReLU"
     yield np.tanh(x), "that is tanh"
     yield x, "the input is handed on"
+    if got.shape == x.shape:
+        own = _own_alpha(x, got, exp - 1)
+        yield reference.elu(x, own), f"that is the ELU with an alpha of {own:.3g}"
+        low = np.log1p(got.flat[np.argmin(x)] / alpha)
+        clipped = np.where(x > 0, x, alpha * np.expm1(np.maximum(x, low)))
+        yield clipped, f"its input is clipped at {low:.3g}"
 
 
-def _slope_mistakes(x, alpha, out):
+def _slope_mistakes(x, alpha, out, got):
     exp = np.exp(np.minimum(x, 0))
+    if x.flat[0] > 0:
+        yield np.where(x > 0, 1, np.trunc(alpha * exp)), CAST
+        yield np.where(x >= 0, 1, np.trunc(alpha * exp)), CAST
     for positive in (x > 0, x >= 0):
         yield np.where(positive, 1, exp), "alpha is left out"
         yield np.where(positive, 1, 0), "0 below 0: that is the derivative of a ReLU"
@@ -214,73 +279,79 @@ def _slope_mistakes(x, alpha, out):
     yield np.exp(x), "exp(x) above 0 too, where the slope is 1"
     yield alpha * np.exp(x), "exp(x) above 0 too, where the slope is 1"
     yield np.ones_like(x), "1 everywhere: dout is handed on"
+    own = _own_alpha(x, got, exp)
+    yield np.where(x > 0, 1, own * exp), f"that of the ELU with an alpha of {own:.3g}"
+    yield np.where(x >= 0, 1, own * exp), f"that of the ELU with an alpha of {own:.3g}"
+    low = np.log(got.flat[np.argmin(x)] / alpha)
+    clipped = alpha * np.exp(np.clip(x, low, 0))
+    yield np.where(x > 0, 1, clipped), f"the input is clipped at {low:.3g}"
 
 
 # The softmax module
 
 
-def draw_logits(rng, samples=S):
-    return 2 * rng.normal(size=(samples, C)) - 1
+def draw_logits(rng, samples, classes):
+    return 2 * draw(rng, samples, classes) - 1
+
+
+def _logit_cases(rng):
+    """Yields a phrase and logits."""
+    yield "", draw_logits(rng, *draw_sizes(rng, 2))
+    many = draw_many(rng)
+    yield f" of {many} samples and {CLASSES} classes", draw_logits(rng, many, CLASSES)
 
 
 def softmax_value(submission, rng):
     """Probabilities (S, C), and how close to 0 and 1 they can come."""
-    x = draw_logits(rng)
+    remarks = []
+    for phrase, x in _logit_cases(rng):
+        got, expected = submission.softmax().forward(x.copy()), reference.softmax(x)
+        mistakes = _softmax_mistakes(x, expected)
+        if not phrase and _nearly(got, expected, mistakes):
+            remarks = _check_epsilon(
+                lambda p: submission.softmax().forward(np.log(probe(p)[0]))[0, -1]
+            )
+        expect("the output" + phrase, got, expected, mistakes)
+    return remarks
+
+
+def _softmax_mistakes(x, expected):
     exp, by_column = np.exp(x), np.exp(x - x.max(axis=0))
     shifted = np.exp(x - x.max(axis=1, keepdims=True))
-    got = submission.softmax().forward(x.copy())
-    expected = reference.softmax(x)
-
-    def effective(probability):
-        return submission.softmax().forward(np.log(probe(probability)[0]))[0, 1]
-
-    remarks = _check_epsilon(effective) if close(got, expected, NEARLY) else []
-    expect(
-        "the output",
-        got,
-        expected,
-        [
-            (exp / exp.sum(axis=0), "normalised over the samples (axis 0), not the classes"),
-            (
-                shifted / shifted.sum(axis=0),
-                "normalised over the samples (axis 0), not the classes",
-            ),
-            (
-                by_column / by_column.sum(axis=1, keepdims=True),
-                "the maximum of each column is subtracted, not that of each row",
-            ),
-            (exp / exp.sum(), "normalised over the whole batch: axis=1 missing"),
-            (exp, "not normalised"),
-            (shifted, "not normalised"),
-            (np.log(expected), "that is the logarithm of the softmax"),
-            (1 / (1 + np.exp(-x)), "that is a sigmoid"),
-            (x, "the input is handed on: softmax inside the cross entropy?"),
-            (1 - expected, "that is 1 - softmax"),
-            (np.eye(x.shape[1])[x.argmax(axis=1)], "that is the arg max"),
-            (x / x.sum(axis=1, keepdims=True), "the exp is left out"),
-            (np.exp(-x) / np.exp(-x).sum(axis=1, keepdims=True), "exp(-x) for exp(x)"),
-            (2**x / (2**x).sum(axis=1, keepdims=True), "2^x for exp(x)"),
-            (reference.softmax(expected), "softmax is applied twice"),
-        ],
-    )
-    return remarks
+    return [
+        (exp / exp.sum(axis=0), "normalised over the samples (axis 0), not the classes"),
+        (
+            shifted / shifted.sum(axis=0),
+            "normalised over the samples (axis 0), not the classes",
+        ),
+        (
+            by_column / by_column.sum(axis=1, keepdims=True),
+            "the maximum of each column is subtracted, not that of each row",
+        ),
+        (exp / exp.sum(), "normalised over the whole batch: axis=1 missing"),
+        (exp, "not normalised"),
+        (shifted, "not normalised"),
+        (np.log(expected), "that is the logarithm of the softmax"),
+        (1 / (1 + np.exp(-x)), "that is a sigmoid"),
+        (x, "the input is handed on: softmax inside the cross entropy?"),
+        (1 - expected, "that is 1 - softmax"),
+        (np.eye(x.shape[1])[x.argmax(axis=1)], "that is the arg max"),
+        (x / x.sum(axis=1, keepdims=True), "the exp is left out"),
+        (np.exp(-x) / np.exp(-x).sum(axis=1, keepdims=True), "exp(-x) for exp(x)"),
+        (2**x / (2**x).sum(axis=1, keepdims=True), "2^x for exp(x)"),
+        (reference.softmax(expected), "softmax is applied twice"),
+    ]
 
 
 def softmax_gradient(submission, rng):
     """dL/dX for any dout, (S, C)."""
-    x = draw_logits(rng)
-    dout = rng.normal(size=x.shape)
-    module = submission.softmax()
-    own = module.forward(x.copy())
-    y = reference.softmax(x)
-    own_gradient = own * (dout - (dout * own).sum(axis=1, keepdims=True))
-    row_sum = (dout * y).sum(axis=1, keepdims=True)
-    expect(
-        "the gradient",
-        module.backward(dout.copy()),
-        reference.gradient(reference.softmax, x, dout),
-        [
-            (own_gradient, "follows from a row above: right for the wrong output there"),
+    for phrase, x in _logit_cases(rng):
+        dout = draw(rng, *x.shape)
+        module = submission.softmax()
+        own = module.forward(x.copy())
+        y = reference.softmax(x)
+        row_sum = (dout * y).sum(axis=1, keepdims=True)
+        hypotheses = [
             (y * dout, "the sum over the classes is missing"),
             (y * (1 - y) * dout, "only the diagonal of the Jacobian, y (1 - y)"),
             (dout - row_sum, "the factor y in front is missing"),
@@ -293,20 +364,37 @@ def softmax_gradient(submission, rng):
             (y, "the output instead of a gradient"),
             (y * (1 - y), "only the diagonal of the Jacobian, and dout is left out"),
             (y * (dout - (dout * y).mean(axis=1, keepdims=True)), "mean for sum over the classes"),
-        ],
-        batch_factors(),
-    )
+        ]
+        if own.shape == y.shape and not close(own, y):
+            of_own = own * (dout - (dout * own).sum(axis=1, keepdims=True))
+            hypotheses.insert(0, (of_own, "follows from 'softmax value': right for its output"))
+        expect(
+            "the gradient" + phrase,
+            module.backward(dout.copy()),
+            reference.gradient(reference.softmax, x, dout),
+            hypotheses,
+            batch_factors(len(x)),
+        )
     return []
 
 
 # The cross-entropy module
 
 
-def draw_probabilities(rng, samples=S, classes=C):
-    """Probabilities away from 0, and one-hot targets with every class among them."""
+def draw_probabilities(rng, samples, classes, last=True):
+    """Probabilities away from 0, and one-hot targets: the last class first, or not at all."""
     x = rng.uniform(0.1, 1.0, size=(samples, classes))
-    y = np.eye(classes)[(np.arange(samples) * 3 + 1) % classes]
-    return x / x.sum(axis=1, keepdims=True), y
+    numbers = -1 - np.arange(samples) if last else np.arange(samples) % (classes - 1)
+    return x / x.sum(axis=1, keepdims=True), np.eye(classes)[numbers % classes]
+
+
+def _target_cases(rng):
+    """Yields a phrase, probabilities and targets."""
+    samples, classes = draw_sizes(rng, 2)
+    yield "", *draw_probabilities(rng, samples, classes)
+    yield " of a batch without the last class", *draw_probabilities(rng, samples, classes, False)
+    many = draw_many(rng)
+    yield f" of {many} samples and {CLASSES} classes", *draw_probabilities(rng, many, CLASSES)
 
 
 # Of the right class: far below and just above any epsilon that is only a remark, and up to 1.
@@ -314,10 +402,16 @@ PROBES = np.array([3e-8, 1e-7, 1e-6, 1e-4, 1e-2, 0.3, 0.9, 1 - 1e-7])
 
 
 def probe(probability):
-    """One sample of four classes whose right class, the second, has that probability."""
+    """One sample of four classes whose right class, the last, has that probability."""
     x = np.full((1, 4), (1 - probability) / 3)
-    x[0, 1] = probability
-    return x, np.eye(4)[[1]]
+    x[0, -1] = probability
+    return x, np.eye(4)[[-1]]
+
+
+def _nearly(got, expected, mistakes):
+    """Whether an epsilon may be why values differ, and no mistake that is known."""
+    known = any(close(got, np.asarray(values)) for values, _ in mistakes)
+    return close(got, expected, NEARLY) and not known
 
 
 def _check_epsilon(effective):
@@ -345,59 +439,110 @@ def _check_epsilon(effective):
 
 def cross_entropy_value(submission, rng):
     """The mean loss, and whether an epsilon falsifies it."""
-    module = submission.cross_entropy()
-    x, y = draw_probabilities(rng)
-    log = np.log(x)
-    expected = reference.cross_entropy(x, y)
-    got = module.forward(x.copy(), y.copy())
-    hypotheses = [
-        (-(y * log + (1 - y) * np.log(1 - x)).sum() / S, "that is the binary cross entropy"),
-        (-(y * log).sum(axis=1), "one loss for each sample: the mean over the batch is missing"),
-        (-(y * np.log(reference.softmax(x))).sum() / S, "softmax is applied inside once more"),
-        (-log.sum() / S, "the targets are left out"),
-        (-(y * x).sum() / S, "the logarithm is left out"),
-        (np.mean((x - y) ** 2), "that is the squared error"),
-        (-np.log((y * x).sum() / S), "the logarithm of the mean, not the mean of the logarithms"),
-    ]
-    factors = [
-        (S, "is S times the right one: summed over the batch instead of averaged?"),
-        (-S, "is -S times the right one: summed, and the minus is missing"),
-        (1 / S, "is 1/S of the right one: averaged twice?"),
-        (1 / x.shape[1], "is 1/C of the right one: averaged over the classes too?"),
-        (S / x.shape[1], "is S/C of the right one: averaged over the classes, not the samples?"),
-        (1 / np.log(2), "is in bits: log2 for log"),
-        (1 / np.log(10), "is the one with log10 for log"),
-        (-1, "has the wrong sign: the minus is missing"),
-    ]
-    if got.size == 1:
-        got = got.reshape(())
-
-    def effective(probability):
-        return np.exp(-np.sum(submission.cross_entropy().forward(*probe(probability))))
-
-    remarks = _check_epsilon(effective) if close(got, expected, NEARLY) else []
-    expect("the loss", got, np.array(expected), hypotheses, factors)
+    remarks = []
+    for phrase, x, y in _target_cases(rng):
+        module, expected = submission.cross_entropy(), reference.cross_entropy(x, y)
+        with case(phrase):
+            got = module.forward(x.copy(), y.copy())
+        if got.size == 1:
+            got = got.reshape(())
+        mistakes, factors = _loss_mistakes(x, y)
+        if not phrase and _nearly(got, expected, mistakes):
+            remarks = _check_epsilon(
+                lambda p: np.exp(-np.sum(submission.cross_entropy().forward(*probe(p))))
+            )
+        expect("the loss" + phrase, got, np.array(expected), mistakes, factors)
     if module.integer:
         remarks.append("takes class numbers only: this assignment's targets are one-hot")
     return remarks
 
 
+def _loss_mistakes(x, y):
+    """Hypotheses and factors."""
+    samples, log = len(x), np.log(x)
+    hypotheses = [
+        (-(y * log + (1 - y) * np.log(1 - x)).sum() / samples, "that is the binary cross entropy"),
+        (-(y * log).sum(axis=1), "one loss for each sample: the mean over the batch is missing"),
+        (
+            -(y * np.log(reference.softmax(x))).sum() / samples,
+            "softmax is applied inside once more",
+        ),
+        (-log.sum() / samples, "the targets are left out"),
+        (-(y * x).sum() / samples, "the logarithm is left out"),
+        (np.mean((x - y) ** 2), "that is the squared error"),
+        (
+            -np.log((y * x).sum() / samples),
+            "the logarithm of the mean, not the mean of the logarithms",
+        ),
+    ]
+    factors = [
+        (samples, "is S times the right one: summed over the batch instead of averaged?"),
+        (-samples, "is -S times the right one: summed, and the minus is missing"),
+        (1 / samples, "is 1/S of the right one: averaged twice?"),
+        (1 / x.shape[1], "is 1/C of the right one: averaged over the classes too?"),
+        (
+            samples / x.shape[1],
+            "is S/C of the right one: averaged over the classes, not the samples?",
+        ),
+        (1 / np.log(2), "is in bits: log2 for log"),
+        (1 / np.log(10), "is the one with log10 for log"),
+        (-1, "has the wrong sign: the minus is missing"),
+    ]
+    return hypotheses, factors
+
+
 def cross_entropy_gradient(submission, rng):
     """dL/dX, (S, C), and whether an epsilon falsifies it."""
-    module = submission.cross_entropy()
-    x, y = draw_probabilities(rng)
-    module.forward(x.copy(), y.copy())
-    expected = reference.gradient(lambda x: reference.cross_entropy(x, y), x)
+    remarks = []
+    for phrase, x, y in _target_cases(rng):
+        module, expected = submission.cross_entropy(), reference.cross_entropy_gradient(x, y)
+        with case(phrase):
+            module.forward(x.copy(), y.copy())
+            got = module.backward(x.copy(), y.copy())
+        mistakes, factors = _loss_gradient_mistakes(x, y)
+        if not phrase and _nearly(got, expected, mistakes):
+
+            def effective(probability):
+                module = submission.cross_entropy()
+                module.forward(*probe(probability))
+                return -1 / module.backward(*probe(probability))[0, -1]
+
+            remarks = _check_epsilon(effective)
+        expect("the gradient" + phrase, got, expected, mistakes, factors)
+        _check_arguments_used(submission, module, x, y)
+    return remarks
+
+
+def _check_arguments_used(submission, module, x, y):
+    """backward is given x and y: those of forward, if any, are not to be used instead."""
+    module.forward(*(array[::-1].copy() for array in (x, y)))
+    new = submission.cross_entropy()
+    for used, when in ((module, "after a forward of others"), (new, "without a forward")):
+        what = f"CrossEntropyModule.backward(x, y) {when}"
+        try:
+            got = used.backward(x.copy(), y.copy())
+        except Failure as failure:
+            raise Failure(f"{what}: {KEPT}, and {failure.sentence}") from None
+        if not close(got, reference.cross_entropy_gradient(x, y)):
+            raise Failure(f"{what} is wrong: {KEPT}")
+
+
+KEPT = "it ignores its arguments and uses what forward kept"
+
+
+def _loss_gradient_mistakes(x, y):
+    """Hypotheses and factors."""
+    samples = len(x)
     factors = [
-        (S, "is S times the right one: the 1/S of the mean is missing"),
-        (-S, "has the wrong sign, and the 1/S of the mean is missing"),
-        (1 / S, "is 1/S of the right one: divided by S twice?"),
+        (samples, "is S times the right one: the 1/S of the mean is missing"),
+        (-samples, "has the wrong sign, and the 1/S of the mean is missing"),
+        (1 / samples, "is 1/S of the right one: divided by S twice?"),
         (1 / x.shape[1], "is 1/C of the right one: averaged over the classes too?"),
-        (S / x.shape[1], "is S/C of the right one: divided by the classes, not the samples?"),
+        (samples / x.shape[1], "is S/C of the right one: divided by the classes, not the samples?"),
         (-1, "has the wrong sign: the minus is missing"),
     ]
     hypotheses = []
-    for scale, suffix in ((1 / S, ""), (1.0, ", and the 1/S is missing")):
+    for scale, suffix in ((1 / samples, ""), (1.0, ", and the 1/S is missing")):
         hypotheses += [
             (
                 scale * (x - y),
@@ -410,13 +555,4 @@ def cross_entropy_gradient(submission, rng):
             (-scale * y * np.log(x), "the loss instead of its derivative" + suffix),
             (-scale * x / np.where(y == 0, np.inf, y), "x / y for y / x" + suffix),
         ]
-    got = module.backward(x.copy(), y.copy())
-
-    def effective(probability):
-        module = submission.cross_entropy()
-        module.forward(*probe(probability))
-        return -1 / module.backward(*probe(probability))[0, 1]
-
-    remarks = _check_epsilon(effective) if close(got, expected, NEARLY) else []
-    expect("the gradient", got, expected, hypotheses, factors)
-    return remarks
+    return hypotheses, factors

@@ -1,0 +1,101 @@
+"""What the tests of the grader share: submissions to write, and questions to a report."""
+
+import contextlib
+import textwrap
+
+import numpy as np
+import pytest
+from mutants import wrong
+
+from grading import checks, runner
+from grading.checks import EFFICIENCY, ROWS
+from grading.diagnosis import Failure
+from grading.process import sandbox_starts
+from grading.submission import Submission
+
+RIGHT = wrong.right_sources("textbook")
+CAN_FAIL = {row.name for row in ROWS if row.kind != EFFICIENCY}
+needs_bwrap = pytest.mark.skipif(not sandbox_starts(), reason="bwrap does not start here")
+PLAIN, BWRAP = pytest.param(False, id="plain"), pytest.param(True, marks=needs_bwrap, id="bwrap")
+SLOW_BWRAP = pytest.param(True, marks=[needs_bwrap, pytest.mark.slow], id="bwrap")
+WAYS = [PLAIN, BWRAP]
+both_ways = pytest.mark.parametrize("sandbox", WAYS)
+# For what the sandbox has no part in: without it, and with it where -m slow asks.
+one_way = pytest.mark.parametrize("sandbox", [PLAIN, SLOW_BWRAP])
+
+
+def mutant(name):
+    return next(mutant for mutant in wrong.WRONG if mutant.name == name)
+
+
+def write(folder, sources):
+    folder.mkdir(exist_ok=True, parents=True)
+    for name, text in sources.items():
+        (folder / name).parent.mkdir(exist_ok=True, parents=True)
+        (folder / name).write_text(text)
+    return folder
+
+
+def on_top(code, sources=RIGHT):
+    """A submission whose modules.py begins with that code."""
+    return sources | {"modules.py": f"{code}\n{sources['modules.py']}"}
+
+
+def with_elu(*bodies):
+    """A right submission but for the ELU: forward runs one of those pieces of code.
+
+    The first entry of x is the number of the piece, where there are several.
+    """
+    acts = "".join(
+        f"def act{number}(self, x):\n{textwrap.indent(body, '    ')}\n\n"
+        for number, body in enumerate(bodies)
+    )
+    act = "act0" if len(bodies) == 1 else "globals()[f'act{int(x.flat[0])}']"
+    head, tail = RIGHT["modules.py"].split("class ELUModule:\n")
+    forward, backward = tail.split("    def backward")
+    own = f"class ELUModule:\n    def forward(self, x):\n        return {act}(self, x)\n\n"
+    return RIGHT | {"modules.py": f"{head}{acts}{own}    def backward{backward}"}
+
+
+def failure_of_act(submission, number=0, limit=None):
+    """The sentence on a call of the ELU of with_elu, which has `limit` seconds."""
+    elu, usual = submission.elu(), submission.call_limit
+    submission.call_limit = limit or usual
+    try:
+        with pytest.raises(Failure) as failure:
+            elu.forward(np.full((2, 2), float(number)))
+    finally:
+        submission.call_limit = usual
+    sentence = failure.value.sentence
+    assert len(sentence) < 500 and sentence.isprintable()
+    return sentence
+
+
+def grade(folder, sources, **options):
+    return runner.grade(write(folder, sources), **options)
+
+
+def in_this_process(sources):
+    return contextlib.nullcontext(Submission(sources))
+
+
+def run_rows(sources, seed=0, start=in_this_process, rows=ROWS):
+    """The rows of the table by name, without a report around them."""
+    with start(sources) as submission:
+        return {row.name: checks.run(row, submission, seed) for row in rows}
+
+
+def failed(report):
+    """The names of the rows that fail, of a report that has all rows or of such rows by name."""
+    rows = report["rows"] if "rows" in report else report.values()
+    assert [row["row"] for row in rows] == [row.name for row in ROWS]
+    return {row["row"] for row in rows if not row["passed"]}
+
+
+def diagnosis(report, name):
+    (row,) = (row for row in report["rows"] if row["row"] == name)
+    return row["diagnosis"]
+
+
+def listing(folder):
+    return {path: path.lstat().st_mtime_ns for path in sorted(folder.rglob("*"))}

@@ -1,0 +1,133 @@
+"""The command for one submission: pytest tests --submission=DIR."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from mutants import wrong
+
+from grading import runner
+from grading.checks import ROWS
+from grading.helpers import CAN_FAIL, RIGHT, failed, listing, mutant, on_top, run_rows, write
+from grading.submission import Submission
+
+ROOT = Path(__file__).parents[2]
+
+
+def pytest_run(*arguments, cwd=ROOT):
+    """The command that a grader types. Returns the finished process."""
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST")}
+    return subprocess.run(
+        [sys.executable, "-m", "pytest", *map(str, arguments)],
+        cwd=cwd,
+        env=environment | {"COLUMNS": "120"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+@pytest.fixture
+def hostile(tmp_path):
+    """A right submission among files that give themselves away when they are run."""
+    trap = f"open({str(tmp_path / 'sprung')!r}, 'w').close()\nraise SystemExit('sprung')\n"
+    folder = write(tmp_path / "submission", RIGHT)
+    traps = ("conftest.py", "test_submission.py", "test_own.py", "sitecustomize.py", "numpy.py")
+    traps += ("json.py", "setup.py", "__init__.py", "cifar10_utils.py", "pytest.py")
+    write(folder, dict.fromkeys(traps, trap))
+    (folder / "pytest.ini").write_text("[pytest]\naddopts = --collect-only -p no_such_plugin\n")
+    (folder / "pyproject.toml").write_text("[tool.pytest.ini_options]\naddopts = '--version'\n")
+    return folder
+
+
+def test_nothing_else_of_a_submission_is_run_and_remarks_leave_exit_status_0(hostile):
+    before = listing(hostile)
+    written = hostile / "report.json", hostile / "results.json"
+    files = ["--report", written[0], "--gradescope", written[1]]
+    # The files are there already the second time.
+    for option, cwd in (([f"--submission={hostile}"], ROOT), (["--submission", hostile], None)):
+        process = pytest_run(ROOT / "tests", *option, *files, cwd=cwd or hostile.parent)
+        assert process.returncode == 0, process.stdout + process.stderr
+        assert f"{len(ROWS)} passed" in process.stdout
+        assert "stale caches            remark" in process.stdout
+    assert not (hostile.parent / "sprung").exists()
+    for path in written:
+        path.unlink()
+    after = listing(hostile)
+    after[hostile] = before.get(hostile)
+    before[hostile] = before.get(hostile)
+    assert after == before
+
+
+def test_failing_submission_gets_a_table_reports_and_exit_status_1(tmp_path):
+    bad = mutant("bias gradient averaged")
+    folder = write(tmp_path / "submission", wrong.sources(bad))
+    files = ["--report", tmp_path / "report.json", "--gradescope", tmp_path / "results.json"]
+    process = pytest_run("tests", f"--submission={folder}", *files, "--seed", "5")
+    assert process.returncode == 1
+    assert "bias gradient           FAILED" in process.stdout
+    assert "the bias gradient is 1/S of the right one: averaged" in process.stdout
+    assert f"collected {len(ROWS)} items" in process.stdout and "seed 5" in process.stdout
+
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert failed(report) == bad.fails
+    assert report["submission"] == str(folder) and report["passed"] is False
+    assert report["seed"] == 5
+
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert [test["name"] for test in results["tests"]] == [row.name for row in ROWS]
+    not_passed = [test for test in results["tests"] if test["status"] != "passed"]
+    assert {test["name"] for test in not_passed} == bad.fails
+    assert all(test["status"] == "failed" and test["output"] for test in not_passed)
+    assert sum(test["max_score"] for test in results["tests"]) == len(CAN_FAIL)
+    assert sum(test["score"] for test in results["tests"]) == len(CAN_FAIL - bad.fails)
+
+
+def test_same_seed_gives_the_same_numbers_and_another_one_others():
+    sources = wrong.sources(mutant("bias gradient averaged"))
+    rows = [row for row in ROWS if row.name == "bias gradient"]
+
+    def got(seed):
+        return run_rows(sources, seed, rows=rows)["bias gradient"]["got"]
+
+    assert got(5) == got(5) != got(6)
+
+
+def test_seed_differs_where_none_is_given(tmp_path):
+    assert runner.grade(tmp_path)["seed"] != runner.grade(tmp_path)["seed"]
+
+
+@pytest.mark.parametrize("option", [None, "--report", "--gradescope"])
+def test_unusable_folder_is_a_usage_error(option):
+    arguments = ["--submission=no/such/folder"]
+    if option:
+        arguments = ["--submission=.", option, "no/such/folder/report.json"]
+    process = pytest_run("tests", *arguments)
+    assert process.returncode == pytest.ExitCode.USAGE_ERROR
+    assert "there is no such folder" in process.stderr
+
+
+def test_control_characters_reach_neither_terminal_nor_files(tmp_path):
+    code = "raise ValueError('\\x1b[31m\\x07 red \\u202e \\udcff')"
+    folder = write(tmp_path / "sub\x1b[31mred", on_top(code))
+    files = ["--report", tmp_path / "report.json", "--gradescope", tmp_path / "results.json"]
+    process = pytest_run("tests", f"--submission={folder}", *files, "--color=no")
+    assert process.returncode == 1 and "raised ValueError" in process.stdout
+    texts = [process.stdout, process.stderr, *(file.read_text() for file in files[1::2])]
+    for text in texts:
+        assert all(c.isprintable() or c == "\n" for c in text)
+        assert not any(code in text for code in ("\\u001b", "\\u202e", "\\udcff"))
+
+
+def test_not_finite_numbers_are_written_as_valid_json(tmp_path):
+    submission = Submission(wrong.sources(mutant("no maximum subtracted")))
+    runner.save_json(runner.report(tmp_path, submission), tmp_path / "report.json")
+
+    def refuse(name):
+        raise ValueError(f"{name} is not JSON")
+
+    rows = json.loads((tmp_path / "report.json").read_text(), parse_constant=refuse)["rows"]
+    assert [row["got"] for row in rows if row["row"] == "numerically stable"] == ["nan"]

@@ -1,0 +1,203 @@
+"""The grading part fails every wrong version in the right row, and passes every right one."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from mutants import course_style, wrong
+
+from grading import reference, runner
+from grading.checks import ROWS
+from grading.helpers import CAN_FAIL, RIGHT, failed, run_rows
+from grading.submission import Submission
+
+SEEDS = 100
+
+# The rows with a remark, for each style of a right version.
+PLAIN = {"stale caches", "numerically stable"}
+EPSILON = {"cross-entropy value", "cross-entropy gradient"}
+REMARKS = {
+    "textbook": PLAIN,
+    "several_files": PLAIN,
+    "later_years": EPSILON,
+    "einsum": EPSILON | {"stale caches"},
+    "jacobian": EPSILON | {"stale caches"},
+    "loops": PLAIN | {"no loops over samples"},
+    "transposed": PLAIN | EPSILON | {"shapes"},
+    "float64_inside": PLAIN,
+    "class_numbers": PLAIN | {"cross-entropy value"},
+    **{variant: PLAIN for variant in wrong.VARIANTS},
+    "torch imported, not used": PLAIN | {"NumPy only"},
+}
+IN_ONE_PROCESS = sorted(set(REMARKS) - {"several_files"})  # which has more than the two modules
+
+
+def by_name(mutants, often=1):
+    """Parameters of a test; all but one of so many are slow."""
+    return [
+        pytest.param(mutant, id=mutant.name, marks=[pytest.mark.slow] if number % often else [])
+        for number, mutant in enumerate(mutants)
+    ]
+
+
+def expect_right(style, **how):
+    rows = run_rows(wrong.right_sources(style), **how)
+    assert {name: row["diagnosis"] for name, row in rows.items() if not row["passed"]} == {}
+    assert {name for name, row in rows.items() if row["remarks"]} == REMARKS[style]
+
+
+@pytest.mark.parametrize("style", IN_ONE_PROCESS)
+def test_right_version_passes(style):
+    expect_right(style)
+
+
+@pytest.mark.parametrize("style", ["several_files", *IN_ONE_PROCESS[::4]])
+def test_right_version_passes_in_a_child_process(style):
+    expect_right(style, start=runner.in_child)
+
+
+def test_every_right_version_is_tested():
+    folders = {folder.name for folder in wrong.RIGHT.iterdir() if folder.is_dir()}
+    assert folders | set(wrong.VARIANTS) == set(REMARKS)
+
+
+def test_loops_are_counted_in_each_module():
+    (remark,) = run_rows(wrong.right_sources("loops"))["no loops over samples"]["remarks"]
+    for name in ("LinearModule", "ELUModule", "SoftMaxModule", "CrossEntropyModule"):
+        assert f"samples in {name}.forward" in remark
+        assert f"samples in {name}.backward" in remark
+
+
+def test_loop_over_units_is_a_remark():
+    modules = RIGHT["modules.py"].replace(
+        wrong.DB,
+        "columns = [dout[:, n].sum() for n in range(dout.shape[1])]\n"
+        '        self.grads["bias"] = np.array([columns])',
+    )
+    row = run_rows(RIGHT | {"modules.py": modules})["no loops over samples"]
+    assert row["remarks"] == ["loops in Python over features in LinearModule.backward"]
+
+
+def expect_caught(mutant, rows=ROWS, **how):
+    """Of those rows, the ones that belong to the mutant fail, and the first says what is wrong."""
+    result = run_rows(wrong.sources(mutant), rows=rows, **how)
+    assert {name for name, row in result.items() if not row["passed"]} == mutant.fails
+    first = next(row for row in result.values() if not row["passed"])
+    assert mutant.says in first["diagnosis"]
+    for row in result.values():
+        for name in result:
+            if f"follows from '{name}'" in (row["diagnosis"] or ""):
+                assert name in mutant.fails
+
+
+def its_rows(mutant):
+    """The rows that it must fail, and some others: another part of them for each of six mutants."""
+    others = ROWS[wrong.WRONG.index(mutant) % 6 :: 6]
+    return [row for row in ROWS if row.name in mutant.fails or row in others]
+
+
+@pytest.mark.parametrize("mutant", by_name(wrong.WRONG))
+def test_mutant_fails_in_its_rows(mutant):
+    expect_caught(mutant, its_rows(mutant))
+
+
+@pytest.mark.parametrize("mutant", by_name(wrong.WRONG[::10]))
+def test_mutant_fails_in_its_rows_in_a_child_process(mutant):
+    expect_caught(mutant, its_rows(mutant), start=runner.in_child)
+
+
+@pytest.mark.parametrize("mutant", by_name(wrong.WRONG, often=10))
+def test_mutant_fails_in_no_other_row(mutant):
+    expect_caught(mutant)
+
+
+def test_every_row_says_that_a_file_is_missing():
+    rows = run_rows({**RIGHT, "modules.py": None})
+    assert {row["diagnosis"] for row in rows.values()} == {"there is no modules.py"}
+    rows = run_rows({**RIGHT, "mlp_numpy.py": None})
+    assert {name: rows[name]["diagnosis"] for name in failed(rows)} == dict.fromkeys(
+        ("network output", "network gradient", "initialisation trains"), "there is no mlp_numpy.py"
+    )
+
+
+def test_mutants_have_different_names():
+    names = [mutant.name for mutant in wrong.WRONG]
+    assert len(set(names)) == len(names) >= 40
+
+
+def test_every_row_that_can_fail_is_the_first_to_fail_for_some_mutant():
+    """So that no row is there for show."""
+    order = [row.name for row in ROWS]
+    assert {min(mutant.fails, key=order.index) for mutant in wrong.WRONG} == CAN_FAIL
+
+
+def test_gradients_of_the_reference_are_those_of_complex_steps():
+    """Of every parameter, one at a time: nothing but the forward formulas enters here."""
+    rng = np.random.default_rng(0)
+    layers = [(rng.normal(size=(n, m)), rng.normal(size=n)) for m, n in ((5, 4), (4, 4), (4, 3))]
+    x, dout, y = rng.normal(size=(6, 5)), rng.normal(size=(6, 3)), np.eye(3)[[0, 1, 2, 0, 1, 2]]
+    for arguments, scalar in (
+        ({"dout": dout}, lambda out: np.sum(dout * out)),
+        ({"y": y}, lambda out: reference.cross_entropy(out, y)),
+    ):
+        grads = reference.network_gradients(x, layers, **arguments)
+        for i, layer in enumerate(layers):
+            for j, value in enumerate(layer):
+                for index in np.ndindex(value.shape):
+                    changed = [list(layer) for layer in layers]
+                    changed[i][j] = value.astype(complex)
+                    changed[i][j][index] += 1j * reference.STEP
+                    slope = scalar(reference.network(x, changed)).imag / reference.STEP
+                    assert grads[i][j][index] == pytest.approx(slope, rel=1e-12, abs=1e-14)
+
+
+def test_course_style_of_test_catches_few_mutants(record_figure):
+    caught = {
+        mutant.name
+        for mutant in wrong.WRONG
+        if not course_style.passes(modules(wrong.sources(mutant)), elu_arguments(mutant.base))
+    }
+    # Known of the published tests: see what is caught, and what is not.
+    assert "weight gradient averaged" in caught and "epsilon 1e-6 added" in caught
+    assert not caught & {
+        "bias gradient averaged",
+        "bias gradient zero",
+        "loss and gradient summed",
+        "no maximum subtracted",
+        "weights zero",
+    }
+    figure = (
+        f"tests in the course's style catch {len(caught)} of the {len(wrong.WRONG)} mutants, "
+        f"the grading part all {len(wrong.WRONG)}"
+    )
+    record_figure(figure)
+    page = Path(__file__).parent.with_name("README.md").read_text(encoding="utf-8")
+    assert figure in " ".join(page.split())
+
+
+@pytest.mark.parametrize("style", sorted(set(IN_ONE_PROCESS) - {"class_numbers"}))
+def test_course_style_of_test_passes_right_versions(style):
+    """Or its figure would mean nothing. (Class numbers as targets it does not know.)"""
+    assert course_style.passes(modules(wrong.right_sources(style)), elu_arguments(style))
+
+
+def modules(sources):
+    return Submission(sources).process.session.namespaces["modules"]
+
+
+def elu_arguments(style):
+    return (1.0,) if style == "later_years" else ()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mutant", by_name(wrong.WRONG))
+def test_mutant_fails_in_the_same_rows_for_every_seed(mutant):
+    for seed in range(SEEDS):
+        expect_caught(mutant, seed=seed)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("style", IN_ONE_PROCESS)
+def test_right_version_gets_the_same_verdicts_for_every_seed(style):
+    for seed in range(SEEDS):
+        expect_right(style, seed=seed)
