@@ -17,7 +17,7 @@ class MLP:
         n_classes: number of classes C.
         dtype: of the parameters; float64 for finite differences, float32 for training.
         seed: of the initial weights.
-        input_scale: root mean square of the inputs (about 64 for CIFAR-10's pixels less their
+        input_scale: root mean square of the inputs (about 64 for CIFAR-10's pixels minus their
             mean), by which the first layer's weights are divided.
 
     The initial weights: N(0, 1/fan_in) in the hidden layers, so that the signal keeps its size at
@@ -29,21 +29,22 @@ class MLP:
         if min(sizes) < 1:
             raise ValueError(f"layer sizes {sizes}: each must be at least 1")
         rng = np.random.default_rng(seed)
+        linears = [
+            LinearModule(fan_in, fan_out, i == 0, dtype, rng)
+            for i, (fan_in, fan_out) in enumerate(itertools.pairwise(sizes))
+        ]
+        linears[0].params["weight"] /= input_scale
+        linears[-1].params["weight"][:] = 0
         self.modules = []
-        for i, (fan_in, fan_out) in enumerate(itertools.pairwise(sizes)):
-            linear = LinearModule(fan_in, fan_out, i == 0, dtype, rng)
-            # Columns contiguous: both large products of a step take a tenth less time.
-            linear.params["weight"] = np.asfortranarray(linear.params["weight"])
+        for linear in linears[:-1]:
             self.modules += [linear, ELUModule()]
-        self.modules[-1] = SoftMaxModule()
-        self.modules[0].params["weight"] /= input_scale
-        self.modules[-2].params["weight"][:] = 0
+        self.modules += [linears[-1], SoftMaxModule()]
 
     def __repr__(self):
         return "MLP(\n" + "".join(f"  {module!r}\n" for module in self.modules) + ")"
 
     def forward(self, x):
-        """x: (S, n_inputs) float, or (S, ...) with as many values a sample. Returns the
+        """x: (S, n_inputs) float, or (S, ...) with n_inputs values per sample. Returns the
         probabilities (S, n_classes)."""
         out = x.reshape(len(x), -1)
         for module in self.modules:
@@ -55,6 +56,23 @@ class MLP:
         Sets `grads` of every linear module."""
         for module in reversed(self.modules):
             dout = module.backward(dout)
+
+    def state_dict(self):
+        """The parameters by name, such as `modules.0.weight`: the arrays themselves, no copies."""
+        return {
+            f"modules.{i}.{name}": value
+            for i, module in enumerate(self.modules)
+            for name, value in module.params.items()
+        }
+
+    def load_state_dict(self, state):
+        """Copies the values of state into the parameters. Raises ValueError, and changes nothing,
+        unless the names and shapes are those of state_dict()."""
+        own = self.state_dict()
+        if {k: v.shape for k, v in own.items()} != {k: v.shape for k, v in state.items()}:
+            raise ValueError(f"these weights do not fit this network:\n{self!r}")
+        for name, value in own.items():
+            value[:] = state[name]
 
     def clear_cache(self):
         """Frees what forward kept for backward."""

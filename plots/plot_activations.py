@@ -1,44 +1,31 @@
 """Draw the comparison of Tanh and ELU from the record of report/activations.py.
 
-python plots/plot_activations.py
+python -m plots.plot_activations
 """
 
 import matplotlib
 import numpy as np
-import plot
 from matplotlib.ticker import MultipleLocator
+
+from plots import style
+from report import records
 
 COLORS = {"tanh": "C3", "elu": "C0"}
 NAMES = {"tanh": "Tanh", "elu": "ELU"}
 INPUTS = {False: "pixels", True: "standardised pixels"}
-SHOWN = (False, 1e-3), (False, 1e-2), (True, 1e-1)  # of the settings, by layer
-
-
-def read():
-    return plot.read("activations")
+SHOWN = (False, 1e-3), (False, 1e-2), (True, 1e-1)  # by layer: --standardize and learning rate
 
 
 def select(record, activation, depth, setting):
     """The runs of all seeds; a setting is the flag --standardize and the learning rate."""
-    return [
-        run for run in record["runs"]
-        if (run["activation"], run["depth"], setting_of(run)) == (activation, depth, setting)
-    ]  # fmt: skip
-
-
-def setting_of(run):
-    return run["standardize"], run["learning_rate"]
+    standardize, rate = setting
+    return records.matching(record["runs"], activation=activation, depth=depth,
+                            standardize=standardize, learning_rate=rate)  # fmt: skip
 
 
 def title_of(setting, separator="\n"):
     standardize, rate = setting
     return f"{INPUTS[standardize]}{separator}rate {rate:g}"
-
-
-def completed(record, runs):
-    """The runs that did not diverge: those that reached the last step of the record."""
-    last = max(run["step"][-1] for run in record["runs"])
-    return [run for run in runs if run["step"][-1] == last]
 
 
 def mean_and_range(values):
@@ -50,57 +37,57 @@ def mean_and_range(values):
 def draw_accuracy(record):
     """Validation accuracy at the end against the depth, for every setting. Where some of the runs
     diverged, the mean of the others stands alone."""
-    settings = sorted({setting_of(run) for run in record["runs"]})
-    depths = sorted({run["depth"] for run in record["runs"]})
-    seeds = len({run["seed"] for run in record["runs"]})
-    last = max(run["step"][-1] for run in record["runs"])
-    figure = plot.new_figure(
-        f"Tanh against ELU after {last} steps of SGD: mean and range of {seeds} seeds", height=1.95
+    settings = sorted({(run["standardize"], run["learning_rate"]) for run in record["runs"]})
+    depths, seeds = (records.all_values(record, name) for name in ("depth", "seed"))
+    figure = style.new_figure(
+        f"Tanh against ELU after {records.last_step(record)} steps of SGD: "
+        f"mean and range of {len(seeds)} seeds",
+        height=1.95,
     )
     axes = figure.subplots(1, len(settings), sharey=True)
     for panel, setting in zip(axes, settings, strict=True):
         for activation, color in COLORS.items():
             joined = np.full((3, len(depths)), np.nan)  # not a number: a gap in the line
-            style = {"color": color, "ms": 4, "capsize": 2}
+            style_of_bars = {"color": color, "ms": 4, "capsize": 2}
             for x, depth in enumerate(depths):
                 runs = select(record, activation, depth, setting)
-                ends = [run["val_accuracy"][-1] for run in completed(record, runs)]
+                ends = [run["val_accuracy"][-1] for run in records.not_diverged(record, runs)]
                 if len(ends) == len(runs):
                     joined[:, x] = mean_and_range(ends)
                     continue
                 panel.plot(x, 0.02, "x", color=color, ms=5, mew=1.5)
                 panel.annotate(f"{len(runs) - len(ends)}/{len(runs)}", (x, 0.045),
-                               size=plot.SMALL, color=color, ha="center")  # fmt: skip
+                               size=style.SMALL, color=color, ha="center")  # fmt: skip
                 if ends:
                     mean, *bar = mean_and_range(ends)
-                    panel.errorbar(x, mean, np.transpose([bar]), fmt="o", mfc="white", **style)
+                    panel.errorbar(x, mean, np.transpose([bar]), fmt="o", mfc="white",
+                                   **style_of_bars)  # fmt: skip
             mean, *bar = joined
             panel.errorbar(range(len(depths)), mean, bar, fmt="o-", label=NAMES[activation],
-                           **style)  # fmt: skip
+                           **style_of_bars)  # fmt: skip
         panel.plot([], [], "ko", mfc="white", ms=4, label="fewer seeds")
         panel.plot([], [], "kx", ms=5, mew=1.5, label="diverged")
         panel.set_xticks(range(len(depths)), depths)
         panel.set(xlabel="hidden layers", xlim=(-0.5, len(depths) - 0.5))
         panel.set_title(title_of(setting))
         panel.grid()
-    axes[0].set_ylabel("validation accuracy\n(fraction)")
-    axes[0].set_ylim(bottom=0)
+    axes[0].set(ylabel="validation accuracy\n(fraction)", ylim=(0, None))
     axes[0].yaxis.set_major_locator(MultipleLocator(0.1))
     axes[-1].legend(loc="lower center", reverse=True)
-    plot.save(figure, "activations_accuracy.png")
+    style.save(figure, "activations_accuracy")
 
 
 def draw_layers(record):
     """Saturation and gradients by layer over training, in the deepest networks: a column for Tanh
     and one for ELU in each setting."""
-    depth = max(run["depth"] for run in record["runs"])
+    depth = records.all_values(record, "depth")[-1]
     colors = matplotlib.colormaps["viridis"](np.linspace(0, 0.92, depth))
     title = f"Units whose derivative is small, and gradients at their inputs, {depth} hidden layers"
-    figure = plot.new_figure(title, height=2.8)
+    figure = style.new_figure(title, height=2.8)
     axes = figure.subplots(2, 2 * len(SHOWN), sharex=True, sharey="row")
     columns = [(setting, activation) for setting in SHOWN for activation in COLORS]
     for column, (setting, activation) in zip(axes.T, columns, strict=True):
-        runs = completed(record, select(record, activation, depth, setting))
+        runs = records.not_diverged(record, select(record, activation, depth, setting))
         for panel, quantity in zip(column, ("saturated", "gradient"), strict=True):
             mean = np.mean([run[quantity] for run in runs], axis=0)
             for layer, color in enumerate(colors):
@@ -116,17 +103,17 @@ def draw_layers(record):
     saturated, gradient = axes[:, 0]
     label = f"share of units with\nderivative < {record['threshold']}"
     saturated.set(ylim=(0, 1), ylabel=label)
-    # The last layer starts at zero, so that the gradients below it are zero too.
+    # The last layer starts at zero, so the gradients below it do too.
     gradient.set_yscale("log", nonpositive="mask")
     gradient.yaxis.set_major_formatter("{x:g}")
     gradient.set(xticks=(0, 300, 600), ylabel="norm of $dL/dz$")
     lines, labels = saturated.get_legend_handles_labels()
     figure.legend(lines, labels, title="layer", loc="outside right center", handlelength=1)
-    plot.save(figure, "activations_layers.png")
+    style.save(figure, "activations_layers")
 
 
 def main():
-    record = read()
+    record = records.read("activations")
     draw_accuracy(record)
     draw_layers(record)
 

@@ -1,16 +1,15 @@
 """Draw the figures on the best model from the records of report/study.py.
 
-python plots/plot_study.py
+python -m plots.plot_study
 """
 
-import json
-
 import numpy as np
-import plot
 from matplotlib.colors import PowerNorm
 from matplotlib.patches import Rectangle
 
-RESULTS = plot.ROOT / "report" / "results"
+from plots import style
+from report import records
+
 # Vehicles beside vehicles and animals beside animals, so that the matrix falls into two blocks.
 ORDER = (
     *("airplane", "ship", "automobile", "truck"),
@@ -19,7 +18,6 @@ ORDER = (
 VEHICLES = 4
 TRAINING_IMAGES = 50_000
 KINDS = {"vehicles": "C0", "animals": "C2"}
-TRAIN, VALIDATION, TEST = "C0", "C1", "C3"
 WITHOUT, WITH = "C7", "C2"  # augmentation
 
 
@@ -31,50 +29,42 @@ def draw_curves(record):
     """Loss and accuracy over training: train and validation as lines, the test set as a point."""
     run, validated = record["run"], record["validated"] or record["run"]
     title = f"{name_of(run)}: test accuracy {run['test_accuracy']:.4f}"
-    figure, axes = plot.loss_and_accuracy(title, xlabel="epoch")
+    figure, panels = style.loss_and_accuracy(title, xlabel="epoch")
     tested = "test" if run["flags"]["validation_size"] else "test (run on all images)"
-    for panel, (quantity, _) in zip(axes, plot.PANELS, strict=True):
-        history = validated["history"]
-        for color, split, label in (
-            (TRAIN, "train", "training batches (augmented)"),
-            (VALIDATION, "val", "validation"),
-        ):
-            panel.plot(epochs(validated, history["step"][1:]),
-                       history[f"{split}_{quantity}"][1:], color, label=label)  # fmt: skip
-        panel.plot(epochs(run, tested_at(run)), run[f"test_{quantity}"], "*", color=TEST, ms=9,
+    at, history = epochs(validated)[1:], validated["history"]
+    # The weights that the test set was evaluated with: the best on validation, or the last.
+    best = np.argmax(run["history"].get("val_accuracy", run["history"]["step"]))
+    for quantity, panel in panels.items():
+        panel.plot(at, history[f"train_{quantity}"][1:], "C0", label="training batches (augmented)")
+        panel.plot(at, history[f"val_{quantity}"][1:], "C1", label="validation")
+        panel.plot(epochs(run)[best], run[f"test_{quantity}"], "*", color="C3", ms=9,
                    mec="white", mew=0.5, zorder=3, label=tested)  # fmt: skip
         panel.legend()
-    plot.save(figure, "study_curves.png")
+    style.save(figure, "study_curves")
 
 
-def epochs(run, step):
+def epochs(run):
+    """The rows of a run's history, in passes over its training images."""
     flags = run["flags"]
-    return np.array(step) * flags["batch_size"] / (TRAINING_IMAGES - flags["validation_size"])
-
-
-def tested_at(run):
-    """The step of the weights that the test set was evaluated with."""
-    history = run["history"]
-    if "val_accuracy" in history:
-        return history["step"][int(np.argmax(history["val_accuracy"]))]
-    return run["steps"]
+    n_train = TRAINING_IMAGES - flags["validation_size"]
+    return np.array(run["history"]["step"]) * flags["batch_size"] / n_train
 
 
 def draw_confusion(record):
     order = [record["classes"].index(name) for name in ORDER]
     matrix = np.array(record["confusion"])[np.ix_(order, order)]
     shares = matrix / matrix.sum(axis=1, keepdims=True)
-    figure = plot.new_figure(
+    figure = style.new_figure(
         "Confusion matrix on the test set:\n"
         f"{record['test_accuracy']:.1%} of the images are on the diagonal",
-        0.55 * plot.TEXT_WIDTH, 2.83,
+        0.55 * style.TEXT_WIDTH, 2.83,
     )  # fmt: skip
     axes = figure.subplots()
     image = axes.imshow(shares, cmap="Blues", norm=PowerNorm(0.5, 0, 1))
     for (row, column), count in np.ndenumerate(matrix):
         dark = image.norm(shares[row, column]) > 0.55
         axes.text(column, row, count, color="white" if dark else "black", ha="center", va="center",
-                  size=plot.SMALL)  # fmt: skip
+                  size=style.SMALL)  # fmt: skip
     for start, size in ((0, VEHICLES), (VEHICLES, len(ORDER) - VEHICLES)):
         corner = start - 0.5, start - 0.5
         axes.add_patch(Rectangle(corner, size, size, fill=False, color="C1", lw=1.2, zorder=3,
@@ -85,7 +75,7 @@ def draw_confusion(record):
     axes.set(xlabel="prediction", ylabel="class")
     figure.colorbar(image, label="share of the images of the class", ticks=[0, 0.05, 0.2, 0.5, 1],
                     format="{x:g}", aspect=30, pad=0.03)  # fmt: skip
-    plot.save(figure, "study_confusion.png")
+    style.save(figure, "study_confusion")
 
 
 def draw_class_accuracy(record):
@@ -93,7 +83,7 @@ def draw_class_accuracy(record):
     names, matrix = record["classes"], np.array(record["confusion"])
     mistakes = matrix - np.diag(matrix.diagonal())
     order = np.argsort(record["class_accuracy"])
-    figure = plot.new_figure(
+    figure = style.new_figure(
         "Accuracy by class on the test set, and what its images are most often taken for",
         height=2.6,
     )
@@ -114,12 +104,12 @@ def draw_class_accuracy(record):
     axes.set(xlim=(0, 1), ylim=(-0.6, len(names) - 0.4), xlabel="accuracy (fraction)")
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(loc="lower right")
-    plot.save(figure, "study_classes.png")
+    style.save(figure, "study_classes")
 
 
 def draw_calibration(record):
     """Accuracy against confidence, and how many images have it, before and after."""
-    figure = plot.new_figure(
+    figure = style.new_figure(
         "Calibration on the test set before and after temperature scaling (fitted on validation)",
         height=3.8,
     )
@@ -145,7 +135,7 @@ def draw_calibration(record):
     axes[0, 0].legend(loc="upper left")
     axes[0, 0].set(ylabel="accuracy (fraction)", ylim=(0, 1))
     axes[1, 0].set(ylabel="share of images")
-    plot.save(figure, "study_calibration.png")
+    style.save(figure, "study_calibration")
 
 
 def tile(pictures, columns):
@@ -164,12 +154,12 @@ def show_units(axes, pictures, columns):
 
 def draw_first_layer(record, pictures):
     shown, units = len(pictures["run"]), record["run"]["flags"]["dnn_hidden_units"][0]
-    figure = plot.new_figure(
+    figure = style.new_figure(
         f"First layer: {shown} of {units} units,\nfrom large weights to small ones; grey is 0",
-        0.43 * plot.TEXT_WIDTH, 1.78,
+        0.43 * style.TEXT_WIDTH, 1.78,
     )  # fmt: skip
     show_units(figure.subplots(), pictures["run"], 8)
-    plot.save(figure, "study_first_layer.png")
+    style.save(figure, "study_first_layer")
 
 
 def draw_augmentation(record, pictures):
@@ -177,7 +167,7 @@ def draw_augmentation(record, pictures):
     validation, and the accuracy on moved images."""
     runs = record["augmentation"]
     title = f"{name_of(runs['with']['run'])}, one seed, without and with augmentation"
-    figure = plot.new_figure(title)
+    figure = style.new_figure(title)
     *layers, gap, shift = figure.subplots(1, 4, width_ratios=(4, 4, 4.2, 3.6))
     for i, (panel, name, color) in enumerate(
         zip(layers, ("without", "with"), (WITHOUT, WITH), strict=True)
@@ -190,11 +180,11 @@ def draw_augmentation(record, pictures):
             0.5, -0.04, "first layer: neighbouring\n"
             f"weights correlate {start['neighbour_correlation']:z.2f} at\n"
             f"the start, {structure['neighbour_correlation']:.2f} at the end",
-            transform=panel.transAxes, ha="center", va="top", size=plot.SMALL,
+            transform=panel.transAxes, ha="center", va="top", size=style.SMALL,
         )  # fmt: skip
         values = run["train_accuracy"], run["val_accuracy"]
         bars = gap.bar(np.arange(2) + 0.42 * (i - 0.5), values, 0.4, color=color)
-        gap.bar_label(bars, fmt="%.3f", size=plot.SMALL)
+        gap.bar_label(bars, fmt="%.3f", size=style.SMALL)
         shift.plot(run["moved_by"], run["moved"], "o-", color=color, ms=2, label=name)
     gap.set_xticks((0, 1), ("training\nimages as\nthey are", "validation\nimages"))
     gap.set(ylabel="accuracy (fraction)", ylim=(0, 1), title="training and validation")
@@ -203,12 +193,12 @@ def draw_augmentation(record, pictures):
     shift.tick_params(labelleft=False)
     shift.grid()
     shift.legend(loc="upper center")
-    plot.save(figure, "study_augmentation.png")
+    style.save(figure, "study_augmentation")
 
 
 def main():
-    record = json.loads((RESULTS / "study.json").read_text())
-    pictures = np.load(RESULTS / "study.npz")
+    record = records.read("study")
+    pictures = np.load(records.RESULTS / "study.npz")
     draw_curves(record)
     draw_confusion(record)
     draw_class_accuracy(record)

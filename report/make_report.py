@@ -1,31 +1,25 @@
 """Write what report.tex takes from the records in report/results: every number and every table.
 
-    python report/make_report.py
+    python -m report.make_report
 
 `latexmk` in this folder calls it first. report/generated.tex is committed, so that a difference
-between the records and the report can be seen; report/build/inputs.tex holds a digest of all that
-the report is made from, which the PDF carries along, so that an old PDF can be told from a new one.
+between the records and the report can be seen. report/build/inputs.tex holds a digest of all that
+the report is made from; the PDF carries it too, which shows whether the PDF is up to date.
 """
 
 import hashlib
 import itertools
 import math
 import re
-import sys
-from pathlib import Path
 
 import numpy as np
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "report")]
+import cifar10_utils
+from report import records
+from report.records import changed_flags, column, runs_of, validation_accuracy
 
-import tables  # noqa: E402
-
-import cifar10_utils  # noqa: E402
-
-TEXT = ROOT / "report" / "report.tex"
-GENERATED = ROOT / "report" / "generated.tex"
-BUILD = ROOT / "report" / "build"
+TEXT = records.ROOT / "report" / "report.tex"
+GENERATED = records.ROOT / "report" / "generated.tex"
 
 # Question 2.1: the record that the others are compared with, and these by kind. The table says
 # by which flags they differ; those combined-* come last.
@@ -44,16 +38,19 @@ MODIFICATIONS = {
     "Regularisation by the targets": ("label-smoothing",),
     "Averaging": ("ema", "test-time"),
 }
-# The recipe of the best network for few epochs, and what its parts are worth there.
+# The recipe of the best network for few epochs, and the same without one part or with another.
 WIDE = (
     *("wide", "wide-l1-none", "wide-l1-weak", "wide-l1-strong", "wide-without-fields"),
     *("wide-without-dropout", "wide-without-distortion"),
 )
 MOVED = 4  # pixels by which images are moved, for the effect of augmentation
-# Question 2.2: the settings of the table, as inputs, --standardize, learning rate.
-COMPARED = (("less their mean", False, 1e-3), ("standardised", True, 1e-1))
-# Flags that are no part of a recipe, and --max_steps, which --epochs takes the place of.
-NO_MODIFICATION = ("seed", "eval_freq", "checkpoint_freq", "max_steps", "validation_size")
+COMPARED = {  # question 2.2: the settings in the table, by what the inputs are
+    "less their mean": {"standardize": False, "learning_rate": 1e-3},
+    "standardised": {"standardize": True, "learning_rate": 1e-1},
+}
+
+
+# Text ---------------------------------------------------------------------------------------------
 
 
 def fixed(value, digits=4):
@@ -73,33 +70,44 @@ def mean_and_spread(values, digits=4):
     return rf"${np.mean(values):.{digits}f} \pm {np.std(values, ddof=1):.{digits}f}$"
 
 
-def runs_of(name):
-    return tables.read(name)["runs"]
+def test_accuracy(runs, digits=4):
+    return mean_and_spread([run["test_accuracy"] for run in runs], digits)
 
 
-def column(runs, name):
-    """One column of the histories: (runs, rows)."""
-    return np.array([run["history"][name] for run in runs])
+def test_loss(runs):
+    return mean_and_spread([run["test_loss"] for run in runs], 3)
+
+
+def typewriter(words):
+    """Words in typewriter letters, without a line break inside of one."""
+    text = ", ".join(word.replace(" ", "~") for word in words)
+    return r"\texttt{" + text.replace("_", r"\_").replace("--", "-{}-") + "}"
+
+
+def row(*cells):
+    return " & ".join(cells) + r" \\"
+
+
+# Numbers ------------------------------------------------------------------------------------------
 
 
 def values():
     """Every number in the text, by the name under which report.tex calls for it."""
-    numbers = numpy_values() | agreement_values() | benchmark_values()
-    numbers |= numeric_values() | activation_values()
-    numbers |= modification_values()
-    numbers |= best_values(tables.read("best-cpu")) | study_values(tables.read("study"))
-    return numbers | tanh_and_elu_values(tables.read("activations"))
+    numbers = numpy_values() | agreement_values()
+    numbers |= numeric_values() | activation_values() | modification_values()
+    numbers |= best_values() | study_values() | tanh_and_elu_values()
+    return numbers
 
 
 def numpy_values():
     """Question 1.2: the runs at the default flags."""
     runs = runs_of("numpy-100")
     flags = runs[0]["flags"]
-    test, train = column(runs, "test_accuracy"), column(runs, "train_accuracy")
     accuracies = [run["test_accuracy"] for run in runs]
     n_train = cifar10_utils.IMAGES_PER_FILE * len(cifar10_utils.TRAIN_FILES)
     n_test = cifar10_utils.IMAGES_PER_FILE
     mean = np.mean(accuracies)
+    last_changes = np.abs(np.diff(column(runs, "test_accuracy")[:, -6:]))
     return {
         "python version": runs[0]["versions"]["python"],
         "numpy version": runs[0]["versions"]["numpy"],
@@ -111,69 +119,37 @@ def numpy_values():
         "epochs": fixed(flags["max_steps"] * flags["batch_size"] / n_train, 1),
         "test images": rf"${n_test // 1000}\,{n_test % 1000:03}$",
         "seeds": str(len(runs)),
-        "accuracy": mean_and_spread(accuracies),
+        "accuracy": test_accuracy(runs),
         "lowest accuracy": fixed(min(accuracies)),
         "highest accuracy": fixed(max(accuracies)),
-        "loss": mean_and_spread([run["test_loss"] for run in runs], 3),
+        "loss": test_loss(runs),
         "first loss": fixed(column(runs, "test_loss")[:, 0].mean(), 6),
         "last train loss": mean_and_spread(column(runs, "train_loss")[:, -1], 3),
-        "last train accuracy": mean_and_spread(train[:, -1]),
-        "change between evaluations": fixed(np.abs(np.diff(test[:, -6:])).mean()),
+        "last train accuracy": mean_and_spread(column(runs, "train_accuracy")[:, -1]),
+        "change between evaluations": fixed(last_changes.mean()),
         "sampling error": fixed(math.sqrt(mean * (1 - mean) / n_test)),
         "pixel scale": f"{cifar10_utils.PIXEL_RMS:.0f}",
     }
 
 
 def agreement_values():
-    """Question 2.1: how near the curves of the two halves are, seed by seed."""
-    ours = {run["seed"]: run for run in runs_of("numpy-100")}
+    """Question 2.1: the largest distances between the curves of the two halves, seed by seed."""
     theirs = runs_of("pytorch-100")
-    pairs = [ours[run["seed"]] for run in theirs], theirs
+    ours = [records.with_seed(runs_of("numpy-100"), run["seed"]) for run in theirs]
 
-    def distance(name, relative):
-        one, other = (column(runs, name) for runs in pairs)
-        return np.abs((one - other) / (other if relative else 1)).max()
+    def distances(quantity):
+        for name in (f"train_{quantity}", f"test_{quantity}"):
+            yield np.abs(column(ours, name) - column(theirs, name)), column(theirs, name)
 
+    loss = max((distance / value).max() for distance, value in distances("loss"))
     return {
         "torch version": theirs[0]["versions"]["torch"].partition("+")[0],
         "agreement seeds": str(len(theirs)),
-        "loss distance": scientific(
-            max(distance(name, relative=True) for name in ("train_loss", "test_loss"))
-        ),
-        "accuracy distance": fixed(
-            max(distance(name, relative=False) for name in ("train_accuracy", "test_accuracy"))
-        ),
-        "pytorch accuracy": mean_and_spread([run["test_accuracy"] for run in theirs]),
-        "numpy accuracy same seeds": mean_and_spread([run["test_accuracy"] for run in pairs[0]]),
+        "loss distance": scientific(loss),
+        "accuracy distance": fixed(max(distance.max() for distance, _ in distances("accuracy"))),
+        "pytorch accuracy": test_accuracy(theirs),
+        "numpy accuracy same seeds": test_accuracy(ours),
     }
-
-
-def benchmark_values():
-    record = tables.read("benchmark")
-    numbers = {"cores": str(record["machine"]["cores"])}
-    for framework in ("numpy", "pytorch"):
-        run = record["default_run"][framework]
-        numbers[f"{framework} wall"] = fixed(run["wall_seconds"], 1)
-        numbers[f"{framework} training"] = fixed(run["train_seconds"], 1)
-        numbers[f"{framework} memory"] = f"{run['peak_rss_mb']:.0f}"
-    times = {name: t["median"] for name, t in record["default_step"]["milliseconds"].items()}
-    share = times["products, weights by columns"] / times["pytorch bare"]
-    numbers["products to bare"] = fixed(share, 2)
-    numbers["vectors"] = record["machine"]["vectors"]
-    return numbers
-
-
-def speed_table():
-    """Question 2.1: a default step beside all that does the same, and what NumPy takes of it."""
-    step = tables.read("benchmark")["default_step"]
-    others = (
-        *("products, weights by columns", "products and passes", "pytorch", "pytorch bare"),
-        *("scikit-learn", "numpy straightforward"),
-    )
-    times = [fixed(step["milliseconds"][name]["median"], 2) for name in ("numpy", *others)]
-    ratios = [fixed(step["ratios"][f"numpy to {name}"]["median"], 2) for name in others]
-    rows = ["milliseconds", *times], ["NumPy to that", "", *ratios]
-    return "\n".join(" & ".join(row) + r" \\" for row in rows)
 
 
 def numeric_values():
@@ -208,14 +184,13 @@ def activation_values():
 
 
 def modification_values():
-    """Question 2.1: what the modifications that the text names are worth."""
+    """Question 2.1: the gains by the modifications that the text names."""
     numbers = {}
     for kind, before in (("points", BASELINE), ("wide points", WIDE[0])):
         for name in re.findall(rf"\\val\{{{kind} ([\w-]+)\}}", TEXT.read_text()):
             numbers[f"{kind} {name}"] = points(name, before)
     numbers["views after schedule"] = points("combined-5-views", "combined-4-smoothing")
-    (wide,) = runs_of("wide")
-    numbers["wide epochs"] = str(wide["flags"]["epochs"])
+    numbers["wide epochs"] = str(runs_of("wide")[0]["flags"]["epochs"])
     return numbers
 
 
@@ -226,20 +201,21 @@ def muon_factor(rows, columns, batch):
     return 5 * iteration / (2 * batch * rows * columns)
 
 
-def best_values(record):
+def best_values():
     """Question 2.1: the best model, trained on all training images."""
-    flags = record["runs"][0]["flags"]
-    (first,), baseline = runs_of("best-cpu-first"), runs_of(BASELINE)[0]["flags"]
+    record = records.read("best-cpu")
+    runs, flags = record["runs"], record["runs"][0]["flags"]
+    first, baseline = runs_of("best-cpu-first")[0], runs_of(BASELINE)[0]["flags"]
     slowest, step = (
-        f"{1000 * run['train_seconds'] / run['steps']:.0f}" for run in (first, record["runs"][0])
+        f"{1000 * run['train_seconds'] / run['steps']:.0f}" for run in (first, runs[0])
     )
     sizes = [cifar10_utils.N_INPUTS, *flags["dnn_hidden_units"], cifar10_utils.N_CLASSES]
     weights = sum(n * m for n, m in itertools.pairwise(sizes))
     return {
         "best layers": "-".join(map(str, sizes)),
         "best weights": fixed(weights / 1e6, 1),
-        "best accuracy": mean_and_spread([run["test_accuracy"] for run in record["runs"]]),
-        "best seeds": "one seed" if len(record["seeds"]) == 1 else f"{len(record['seeds'])} seeds",
+        "best accuracy": test_accuracy(runs),
+        "best seeds": "one seed" if len(runs) == 1 else f"{len(runs)} seeds",
         "best minutes": f"{record['train_seconds'] / 60:.0f}",
         "best strength": f"${flags['first_layer_l1']:g}$",
         "best epochs": str(flags["epochs"]),
@@ -267,8 +243,9 @@ def long_run_values(name, experiment):
     }
 
 
-def study_values(record):
+def study_values():
     """Question 2.1: what report/study.py found on the best model."""
+    record = records.read("study")
     classes, confusion = record["classes"], np.array(record["confusion"])
     order = np.argsort(record["class_accuracy"])
     mistakes = confusion - np.diag(confusion.diagonal())
@@ -301,118 +278,69 @@ def study_values(record):
     return numbers
 
 
-def completed(record, activation):
-    """The runs with an activation: those that reached the last step, and all."""
-    last = max(run["step"][-1] for run in record["runs"])
-    runs = [run for run in record["runs"] if run["activation"] == activation]
-    return [run for run in runs if run["step"][-1] == last], runs
-
-
-def tanh_and_elu_values(record):
+def tanh_and_elu_values():
     """Question 2.2: the measured comparison."""
+    record = records.read("activations")
+    depths = records.all_values(record, "depth")
     numbers = {
-        "measured steps": str(max(run["step"][-1] for run in record["runs"])),
-        "measured seeds": str(len({run["seed"] for run in record["runs"]})),
+        "measured steps": str(records.last_step(record)),
+        "measured seeds": str(len(records.all_values(record, "seed"))),
         "measured units": str(record["units"]),
         "threshold": fixed(record["threshold"], 2),
-        "deep": str(max(run["depth"] for run in record["runs"])),
+        "deep": str(depths[-1]),
     }
-    gaps = np.array([tanh_and_elu_gaps(record, *setting) for _, *setting in COMPARED])
-    taken_away = 100 * (1 - gaps[1] / gaps[0])
+    ahead = {}  # by how much the ELU is ahead at the end, for every depth
+    for inputs, setting in COMPARED.items():
+        pairs = [tanh_and_elu_runs(record, depth, setting) for depth in depths]
+        means = np.array([[last_accuracy(runs).mean() for runs in pair] for pair in pairs])
+        ahead[inputs] = means[:, 1] - means[:, 0]
+    taken_away = 100 * (1 - ahead["standardised"] / ahead["less their mean"])
     numbers["least taken away"] = f"${taken_away.min():.0f}\\,\\%$"
     numbers["most taken away"] = f"${taken_away.max():.0f}\\,\\%$"
     for activation in ("tanh", "elu"):
-        runs, started = completed(record, activation)
-        numbers[f"{activation} runs"] = str(len(started))
-        numbers[f"{activation} diverged"] = str(len(started) - len(runs))
+        runs = records.matching(record["runs"], activation=activation)
+        numbers[f"{activation} runs"] = str(len(runs))
+        completed = records.not_diverged(record, runs)
+        numbers[f"{activation} diverged"] = str(len(runs) - len(completed))
     return numbers
 
 
-def tanh_and_elu_runs(record, standardize, rate, depth):
-    """The completed runs of a setting with Tanh, and those with the ELU."""
+def tanh_and_elu_runs(record, depth, setting):
+    """The runs of a setting that did not diverge: with Tanh, and with the ELU."""
+    completed = records.not_diverged(record, record["runs"])
     return [
-        [
-            run
-            for run in completed(record, activation)[0]
-            if (run["standardize"], run["learning_rate"], run["depth"])
-            == (standardize, rate, depth)
-        ]
+        records.matching(completed, activation=activation, depth=depth, **setting)
         for activation in ("tanh", "elu")
     ]
 
 
-def tanh_and_elu_gaps(record, standardize, rate):
-    """By how much the ELU is ahead at the end, for every depth."""
-    gaps = []
-    for depth in sorted({run["depth"] for run in record["runs"]}):
-        tanh, elu = (
-            np.mean([run["val_accuracy"][-1] for run in runs])
-            for runs in tanh_and_elu_runs(record, standardize, rate, depth)
-        )
-        gaps.append(elu - tanh)
-    return gaps
+def last_accuracy(runs):
+    return np.array([run["val_accuracy"][-1] for run in runs])
 
 
-def tanh_and_elu_table():
-    """Question 2.2: the rows of the table: accuracy, and saturation of the first layer."""
-    record = tables.read("activations")
-    depths = sorted({run["depth"] for run in record["runs"]})
-    rows = []
-    for inputs, standardize, rate in COMPARED:
-        for depth in (depths[0], depths[-1]):
-            chosen = tanh_and_elu_runs(record, standardize, rate, depth)
-            cells = [inputs, f"${rate:g}$", str(depth)]
-            cells += [mean_and_spread([run["val_accuracy"][-1] for run in c], 3) for c in chosen]
-            cells += [fixed(np.mean([run["saturated"][-1][0] for run in c]), 2) for c in chosen]
-            rows.append(" & ".join(cells) + r" \\")
-    return "\n".join(rows)
+def points(name, before):
+    """The difference in validation accuracy, in percentage points."""
+    means = [np.mean([validation_accuracy(run) for run in runs_of(n)]) for n in (name, before)]
+    return f"{100 * (means[0] - means[1]):+.1f}"
+
+
+# Tables -------------------------------------------------------------------------------------------
 
 
 def numpy_table():
     """Question 1.2: the rows of the table over the hidden layers."""
     rows = []
-    for units, name in tables.NUMPY_RUNS:
-        runs = runs_of(name)
-        cells = (
-            "none" if units == '""' else units.replace(",", ", "),
-            mean_and_spread(column(runs, "train_accuracy")[:, -1]),
-            mean_and_spread([run["test_accuracy"] for run in runs]),
-            mean_and_spread([run["test_loss"] for run in runs], 3),
-            str(len(runs)),
-        )
-        rows.append(" & ".join(cells) + r" \\")
+    for runs in map(runs_of, records.NUMPY_RUNS):
+        units = ", ".join(map(str, runs[0]["flags"]["dnn_hidden_units"]))
+        train = mean_and_spread(column(runs, "train_accuracy")[:, -1])
+        cells = train, test_accuracy(runs), test_loss(runs), str(len(runs))
+        rows.append(row(units or "none", *cells))
     return "\n".join(rows)
-
-
-def validation_accuracy(run):
-    """Of the weights that a run ended with: the best on the validation split."""
-    return max(run["history"]["val_accuracy"])
-
-
-def changed_flags(flags, before):
-    """The flags that differ, as on the command line. One that a record lacks was off."""
-    changes = []
-    for name, value in flags.items():
-        if name not in NO_MODIFICATION and (value or None) != (before.get(name) or None):
-            if isinstance(value, list):
-                value = ",".join(map(str, value))
-            elif isinstance(value, float):
-                value = f"{value:g}"
-            changes.append(
-                name if value is True else f"no {name}" if value is False else f"{name} {value}"
-            )
-    return changes
-
-
-def typewriter(words):
-    """Words in typewriter letters, without a line break inside of one."""
-    text = ", ".join(word.replace(" ", "~") for word in words)
-    return r"\texttt{" + text.replace("_", r"\_").replace("--", "-{}-") + "}"
 
 
 def modifications():
     """The records of the table, by their kind."""
-    combined = sorted(path.stem for path in tables.RESULTS.glob("combined-*.json"))
+    combined = sorted(path.stem for path in records.RESULTS.glob("combined-*.json"))
     return MODIFICATIONS | {"Combined": combined}
 
 
@@ -427,8 +355,8 @@ def modifications_table():
 
 def change(name):
     """What an experiment adds to the one that its argument file begins with."""
-    path = ROOT / "report" / "experiments" / f"{name}.txt"
-    before = re.search(r"^@report/experiments/(.+)\.txt$", path.read_text(), re.M)[1]
+    text = (records.EXPERIMENTS / f"{name}.txt").read_text()
+    before = re.search(r"^@report/experiments/(.+)\.txt$", text, re.M)[1]
     flags = changed_flags(runs_of(name)[0]["flags"], runs_of(before)[0]["flags"])
     if not name.startswith("combined-"):
         return typewriter(flags)
@@ -436,28 +364,16 @@ def change(name):
     return rf"{short}: " + typewriter([*start, *flags])
 
 
-def baseline_flags():
-    flags, defaults = (runs_of(name)[0]["flags"] for name in (BASELINE, "pytorch-100"))
-    return typewriter(changed_flags(flags, defaults))
-
-
-def points(name, before):
-    """The difference in validation accuracy, in percentage points."""
-    means = [np.mean([validation_accuracy(run) for run in runs_of(n)]) for n in (name, before)]
-    return f"{100 * (means[0] - means[1]):+.1f}"
-
-
 def modification_row(name, label, before=BASELINE):
     runs = runs_of(name)
-    cells = (
+    return row(
         label,
         fixed(column(runs, "train_accuracy")[:, -1].mean(), 3),
         mean_and_spread([validation_accuracy(run) for run in runs], 3),
         "" if name == before else f"${points(name, before)}$",
-        mean_and_spread([run["test_accuracy"] for run in runs], 3),
+        test_accuracy(runs, 3),
         str(len(runs)),
     )
-    return " & ".join(cells) + r" \\"
 
 
 def wide_table():
@@ -467,7 +383,30 @@ def wide_table():
     for name in WIDE[1:]:
         changes = changed_flags(runs_of(name)[0]["flags"], flags)
         rows.append(modification_row(name, typewriter(changes), WIDE[0]))
-    return "\n".join(row.rpartition(" & ")[0] + r" \\" for row in rows)  # all of one seed
+    return "\n".join(text.rpartition(" & ")[0] + r" \\" for text in rows)  # all of one seed
+
+
+def baseline_flags():
+    flags, defaults = (runs_of(name)[0]["flags"] for name in (BASELINE, "pytorch-100"))
+    return typewriter(changed_flags(flags, defaults))
+
+
+def tanh_and_elu_table():
+    """Question 2.2: the rows of the table: accuracy, and saturation of the first layer."""
+    record = records.read("activations")
+    depths = records.all_values(record, "depth")
+    rows = []
+    for inputs, setting in COMPARED.items():
+        for depth in (depths[0], depths[-1]):
+            pair = tanh_and_elu_runs(record, depth, setting)
+            cells = [inputs, f"${setting['learning_rate']:g}$", str(depth)]
+            cells += [mean_and_spread(last_accuracy(runs), 3) for runs in pair]
+            cells += [fixed(np.mean([run["saturated"][-1][0] for run in r]), 2) for r in pair]
+            rows.append(row(*cells))
+    return "\n".join(rows)
+
+
+# Files --------------------------------------------------------------------------------------------
 
 
 def generated():
@@ -477,7 +416,6 @@ def generated():
     for name, rows in (
         ("NumpyTable", numpy_table()),
         ("ModificationsTable", modifications_table()),
-        ("SpeedTable", speed_table()),
         ("WideTable", wide_table()),
         ("BaselineFlags", baseline_flags()),
         ("TanhAndEluTable", tanh_and_elu_table()),
@@ -488,13 +426,17 @@ def generated():
 
 def digest():
     """SHA-256 of all that the PDF is made from: its text, the records, and what draws them."""
-    paths = [TEXT, *sorted(ROOT.glob("plots/plot*.py"))]
-    paths += sorted(path for path in tables.RESULTS.iterdir() if path.suffix in (".json", ".npz"))
+    paths = [
+        TEXT,
+        records.ROOT / "plots" / "style.py",
+        *sorted(records.ROOT.glob("plots/plot*.py")),
+    ]
+    paths += sorted(p for p in records.RESULTS.iterdir() if p.suffix in (".json", ".npz"))
     contents = [generated().encode(), *(path.read_bytes() for path in paths)]
     return hashlib.sha256(b"".join(hashlib.sha256(c).digest() for c in contents)).hexdigest()
 
 
 if __name__ == "__main__":
     GENERATED.write_text(generated())
-    BUILD.mkdir(exist_ok=True)
-    (BUILD / "inputs.tex").write_text(rf"\newcommand{{\Inputs}}{{{digest()}}}" + "\n")
+    records.BUILD.mkdir(exist_ok=True)
+    (records.BUILD / "inputs.tex").write_text(rf"\newcommand{{\Inputs}}{{{digest()}}}" + "\n")

@@ -1,37 +1,20 @@
 """Run the experiments of the report that have no record yet, one after the other.
 
-    python report/run_experiments.py [NAME ...]
+    python -m report.run_experiments [NAME ...]
 
-An experiment is an argument file, report/experiments/NAME.txt: the flags of a trainer, under a
-comment that names the trainer and the seeds. Its record is report/results/NAME.json: the means over
-the seeds, and for every seed what run.json and metrics.csv held. Stopped at any moment, the same
-command goes on from there.
+An experiment is an argument file, report/experiments/NAME.txt: the flags of a trainer, below a
+comment that names the trainer and the seeds. Its record, report/results/NAME.json, holds the means
+over the seeds, and for every seed what run.json and metrics.csv held. It can be stopped at any
+moment; the same command then continues.
 """
 
 import argparse
-import csv
 import json
-import os
-import re
 import subprocess
 import sys
-from pathlib import Path
 from statistics import fmean
 
-ROOT = Path(__file__).resolve().parent.parent
-EXPERIMENTS = ROOT / "report" / "experiments"
-RESULTS = ROOT / "report" / "results"
-
-
-def read_experiment(path):
-    """The trainer and the seeds that the head of an argument file names."""
-    head = dict(re.findall(r"^# (trainer|seeds): (.*)$", path.read_text(), re.M))
-    return head["trainer"], [int(seed) for seed in head["seeds"].split()]
-
-
-def read_runs(path):
-    """The runs in a record, as far as there is one."""
-    return json.loads(path.read_text())["runs"] if path.exists() else []
+from report import records
 
 
 def summary(name, runs):
@@ -47,47 +30,33 @@ def summary(name, runs):
     }
 
 
-def train(trainer, arguments, seed, folder):
-    """Trains, or goes on training, in folder. Returns what the run recorded."""
-    command = [sys.executable, trainer, f"@{arguments.relative_to(ROOT)}", "--seed", str(seed)]
-    command += ["--run_dir", str(folder), *(["--resume"] if folder.exists() else [])]
-    subprocess.run(command, cwd=ROOT, check=True)
-    return read_run(folder)
-
-
-def read_run(folder):
-    """What run.json and metrics.csv of a run hold."""
-    with open(folder / "metrics.csv", newline="") as file:
-        columns = zip(*csv.reader(file), strict=True)
-        history = {name: [float(value) for value in column] for name, *column in columns}
-    return {**json.loads((folder / "run.json").read_text()), "history": history}
+def train(name, seed):
+    """Trains in runs/NAME/SEED, or continues there. Returns what the run recorded."""
+    folder = records.ROOT / "runs" / name / str(seed)
+    command = [sys.executable, records.experiment(name)[0], f"@report/experiments/{name}.txt"]
+    command += ["--seed", str(seed), "--run_dir", str(folder)]
+    command += ["--resume"] if folder.exists() else []
+    subprocess.run(command, cwd=records.ROOT, check=True)
+    return records.read_finished(folder)
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("names", nargs="*", help="experiments to run (default: all)")
-    names = parser.parse_args().names
-    if missing := [name for name in names if not (EXPERIMENTS / f"{name}.txt").exists()]:
-        parser.error(f"no experiment {', '.join(missing)} in report/experiments")
+    known = sorted(path.stem for path in records.EXPERIMENTS.glob("*.txt"))
+    names = parser.parse_args().names or known
+    if unknown := [name for name in names if name not in known]:
+        parser.error(f"no experiment {', '.join(unknown)} in report/experiments")
     failed = []
-    for path in sorted(EXPERIMENTS.glob("*.txt")):
-        if names and path.stem not in names:
-            continue
-        trainer, seeds = read_experiment(path)
-        target = RESULTS / f"{path.stem}.json"
-        runs = read_runs(target)
-        for seed in seeds:
-            if seed in [run["seed"] for run in runs]:
-                continue
-            print(f"{path.stem}, seed {seed}", flush=True)
+    for name in names:
+        for seed in records.missing_seeds(name):
+            print(f"{name}, seed {seed}", flush=True)
             try:
-                runs.append(train(trainer, path, seed, ROOT / "runs" / path.stem / str(seed)))
-            except subprocess.CalledProcessError:  # it has said why
-                failed.append(f"{path.stem}, seed {seed}")
-                continue
-            temporary = target.with_suffix(".tmp")
-            temporary.write_text(json.dumps(summary(path.stem, runs), indent=1) + "\n")
-            os.replace(temporary, target)
+                runs = [*records.runs_of(name), train(name, seed)]
+            except subprocess.CalledProcessError:  # the trainer has said why
+                failed.append(f"{name}, seed {seed}")
+            else:
+                records.write(name, json.dumps(summary(name, runs), indent=1) + "\n")
     if failed:
         sys.exit(f"failed: {'; '.join(failed)}")
 

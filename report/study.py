@@ -1,15 +1,15 @@
 """Study a finished run of train_mlp_pytorch.py (question 2.1).
 
-    python report/study.py RUN [--validated RUN] [--augmentation WITHOUT WITH]
+    python -m report.study RUN [--validated RUN] [--augmentation WITHOUT WITH]
 
 The records are report/results/study.json and study.npz, for plots/plot_study.py: the curves; the
 confusion matrix, the most confident mistakes and the calibration, all on the test set; the first
-layer's weights. RUN/mistakes.png shows the mistakes: images of CIFAR-10, so it is not for a commit.
+layer's weights. RUN/mistakes.png shows the mistakes: images of CIFAR-10, so do not commit it.
 
-The temperature of the calibration is fitted on validation images, never on the test set. A RUN that
-was trained on all training images has none: then --validated names one of the same recipe with a
-validation split. Its curves are drawn, and its temperature is taken over. That assumes that both
-are overconfident alike, so the record also has what the temperature does to the other's test set.
+The temperature of the calibration is fitted on validation images, never on the test set. A RUN on
+all training images has none. Then --validated names a run of the same recipe with a validation
+split: its curves are drawn, and its temperature is used for RUN. This assumes that both are equally
+overconfident, so the record also has what the temperature does on the other run's test set.
 
 --augmentation names two runs with the same validation split, one without and one with augmentation,
 to be compared with each other.
@@ -18,7 +18,6 @@ to be compared with each other.
 import argparse
 import copy
 import json
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -26,16 +25,16 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "report")]
-
-from run_experiments import RESULTS, read_run  # noqa: E402
-
-import cifar10_utils  # noqa: E402
-import train_mlp_pytorch as trainer  # noqa: E402
-import training  # noqa: E402
-from checkpoint import CHECKPOINT, read_state  # noqa: E402
-from processes import Processes  # noqa: E402
+import cifar10_utils
+import train_mlp_pytorch as trainer
+from report import records
+from training import flags
+from training.augmentation import average_over_views
+from training.data import load_data
+from training.data_pytorch import TensorData, pixel_std
+from training.errors import UsageError, command
+from training.files import load_weights
+from training.processes import Processes
 
 CLASSES = (
     *("airplane", "automobile", "bird", "cat", "deer"),
@@ -46,9 +45,6 @@ MISTAKES = 24  # recorded, the most confident ones
 UNITS_SHOWN, UNITS_COMPARED = 40, 20  # of the first layer: of RUN, and of each run compared
 MOST_MOVED = 8  # pixels to either side
 TRAIN_IMAGES = 10_000  # of the training images, as many as there are test images
-RECIPE_LEAVES_OPEN = (  # flags that may differ between runs of the same recipe
-    *("seed", "validation_size", "eval_freq", "checkpoint_freq", "use_gpu", "deterministic"),
-)
 
 
 # A finished run -----------------------------------------------------------------------------------
@@ -57,36 +53,29 @@ RECIPE_LEAVES_OPEN = (  # flags that may differ between runs of the same recipe
 def load_run(folder, data_dir):
     """The run in a folder: its record with its history, its MLP with the weights that it was
     evaluated with, and its splits as TensorData."""
-    try:
-        record = read_run(folder)
-        if record["status"] != "completed" or record["framework"] != "pytorch":
-            raise training.UsageError(f"{folder} holds no finished run of train_mlp_pytorch.py")
-        state = read_state(folder / CHECKPOINT)
-    except OSError as error:
-        raise training.UsageError(f"cannot read {error.filename}: {error.strerror}") from error
+    record = records.read_finished(folder)
+    if record["framework"] != "pytorch":
+        raise UsageError(f"{folder} holds no run of train_mlp_pytorch.py")
     record["history"] = {
         name: [round(value, 5) for value in values] for name, values in record["history"].items()
     }
-    args = trainer.make_parser().parse_args([])
-    vars(args).update(record["flags"], synthetic=record["dataset"] == "synthetic")
-    args.bfloat16 = record.get("precision", "bfloat16") == "bfloat16" and args.bfloat16
-    args.data_dir = None if args.synthetic else data_dir
-    splits = training.load_data(args, one_hot=False)
-    scale = 1 / trainer.pixel_std(splits.train) if args.standardize else None
+    args = flags.parse(trainer.make_parser(), [])
+    synthetic = record["dataset"] == "synthetic"
+    vars(args).update(record["flags"], synthetic=synthetic, use_gpu=False, data_dir=data_dir)
+    args.bfloat16 = args.bfloat16 and record.get("precision") != "float32"
+    splits = load_data(args, Processes().share, one_hot=False)
     mlp = trainer.make_mlp(args)
-    mlp.load_state_dict(evaluated_weights(state))
+    try:
+        mlp.load_state_dict(load_weights(folder))
+    except Exception as error:  # a damaged file can raise almost anything
+        raise UsageError(f"no weights in {folder}: {error!r:.200}") from error
+    scale = 1 / pixel_std(splits.train) if args.standardize else None
     sets = {
-        name: trainer.TensorData(splits[name], "cpu", Processes(), args, scale)
+        name: TensorData(splits[name], "cpu", Processes(), args, scale)
         for name in ("train", "validation", "test")
         if splits[name]
     }
     return SimpleNamespace(folder=folder, record=record, args=args, mlp=mlp, **sets)
-
-
-def evaluated_weights(state):
-    """Of a checkpoint: the weights that were best on validation, else their average, else the
-    last ones."""
-    return state["best"] or state.get("average") or state["mlp"]
 
 
 @torch.inference_mode()
@@ -94,25 +83,25 @@ def predict_all(run, data):
     """The logits (N, C) of all images of a split and their labels (N,), as arrays."""
     run.mlp.eval()
     logits = [
-        trainer.predict_evaluated(run.mlp, x, run.args) for x, _ in data.batches(trainer.EVAL_BATCH)
+        average_over_views(run.mlp, x) if run.args.test_time_averaging else run.mlp(x)
+        for x, _ in data.batches(trainer.EVAL_BATCH)
     ]
     return torch.cat(logits).double().numpy(), data.labels.numpy()
 
 
-def accuracy(logits, labels):
-    return round(float((logits.argmax(axis=1) == labels).mean()), 4)
-
-
-def with_images(data, pixels):
-    """A split with other images in the place of its first ones, and without the rest."""
-    changed = copy.copy(data)
-    changed.pixels, changed.labels = pixels, data.labels[: len(pixels)]
-    return changed
+def accuracy(run, data, pixels=None):
+    """The accuracy on a split; on its first examples with other pixels where these are given."""
+    if pixels is not None:
+        data = copy.copy(data)
+        data.pixels, data.labels = pixels, data.labels[: len(pixels)]
+        data.num_examples = len(pixels)
+    _, fraction = trainer.evaluate(run.mlp, data, run.args.test_time_averaging)
+    return round(fraction, 4)
 
 
 def train_accuracy(run):
-    """The accuracy on training images as they are, without augmentation and dropout."""
-    return accuracy(*predict_all(run, with_images(run.train, run.train.pixels[:TRAIN_IMAGES])))
+    """The accuracy on unaugmented training images."""
+    return accuracy(run, run.train, run.train.pixels[:TRAIN_IMAGES])
 
 
 # Mistakes -----------------------------------------------------------------------------------------
@@ -130,14 +119,10 @@ def confident_mistakes(p, labels):
     predictions, confidence = p.argmax(axis=1), p.max(axis=1)
     wrong = np.flatnonzero(predictions != labels)
     return [
-        {
-            "index": int(i),
-            "class": CLASSES[labels[i]],
-            "prediction": CLASSES[predictions[i]],
-            "probability": round(float(confidence[i]), 4),
-        }
+        {"index": int(i), "class": CLASSES[labels[i]], "prediction": CLASSES[predictions[i]],
+         "probability": round(float(confidence[i]), 4)}
         for i in wrong[np.argsort(-confidence[wrong], kind="stable")][:MISTAKES]
-    ]
+    ]  # fmt: skip
 
 
 def draw_mistakes(mistakes, pixels, path):
@@ -148,11 +133,9 @@ def draw_mistakes(mistakes, pixels, path):
         axes.axis("off")
     for mistake, axes in zip(mistakes, figure.axes, strict=False):
         axes.imshow(pixels[mistake["index"]].transpose(1, 2, 0), interpolation="nearest")
-        axes.set_title(
-            f"{mistake['class']}, no. {mistake['index']},\ntaken for {mistake['prediction']} "
-            f"({mistake['probability']:.2f})",
-            fontsize="small",
-        )
+        taken_for = f"taken for {mistake['prediction']} ({mistake['probability']:.2f})"
+        title = f"{mistake['class']}, no. {mistake['index']},\n{taken_for}"
+        axes.set_title(title, fontsize="small")
     figure.savefig(path, dpi=120)
 
 
@@ -176,19 +159,17 @@ def fit_temperature(logits, labels):
     for _ in range(50):
         middle = (low + high) / 2
         p = probabilities(logits, 10**-middle)
-        if np.mean((p * logits).sum(axis=1) - at_label) < 0:
-            low = middle
-        else:
-            high = middle
+        rising = np.mean((p * logits).sum(axis=1) - at_label) >= 0
+        low, high = (low, middle) if rising else (middle, high)
     return 10 ** -((low + high) / 2)
 
 
 def calibration(p, labels):
-    """How far the probabilities p (N, C) can be believed.
+    """How well the probabilities p (N, C) agree with the accuracy.
 
-    Returns the cross entropy (nats), the expected calibration error, that is the distance between
-    confidence and accuracy, averaged over the examples in BINS bins of the confidence, and the
-    bins: how many examples, their mean confidence and their accuracy (None in an empty bin).
+    Returns the cross entropy in nats; the expected calibration error, which is the distance between
+    confidence and accuracy, averaged over the examples in BINS bins of the confidence; and for each
+    bin the number of examples, their mean confidence and their accuracy (None where it is empty).
     """
     confidence, right = p.max(axis=1), p.argmax(axis=1) == labels
     bins = np.minimum((confidence * BINS).astype(int), BINS - 1)
@@ -211,10 +192,8 @@ def calibration(p, labels):
 
 
 def both_calibrations(logits, labels, temperature):
-    return {
-        "before": calibration(probabilities(logits), labels),
-        "after": calibration(probabilities(logits, temperature), labels),
-    }
+    temperatures = {"before": 1.0, "after": temperature}
+    return {k: calibration(probabilities(logits, t), labels) for k, t in temperatures.items()}
 
 
 # The first layer ----------------------------------------------------------------------------------
@@ -224,6 +203,15 @@ def first_weights(mlp):
     """(units, 3, 32, 32) float32."""
     weight = mlp.linear_layers()[0].weight.detach().numpy()
     return weight.reshape(len(weight), *cifar10_utils.SHAPE)
+
+
+def first_layer(run):
+    """The structure of a run's first layer, at the end and at the start."""
+    start = trainer.make_mlp(run.args)
+    return {
+        "first_layer": structure(first_weights(run.mlp)),
+        "first_layer_at_start": structure(first_weights(start)),
+    }
 
 
 def sample(weights, n):
@@ -273,23 +261,17 @@ def moved(pixels, fill, right):
 
 
 def compared(run):
-    """What the network of a run with a validation split makes of images as they are, of images
-    moved by up to MOST_MOVED pixels, and of mirrored ones: accuracies."""
-    data = run.validation
-
-    def accuracy_on(pixels):
-        return accuracy(*predict_all(run, with_images(data, pixels)))
-
-    distances = list(range(-MOST_MOVED, MOST_MOVED + 1))
+    """The accuracies of a run with a validation split: on unaugmented training images, and on its
+    validation images, also mirrored, and moved by up to MOST_MOVED pixels."""
+    data, distances = run.validation, list(range(-MOST_MOVED, MOST_MOVED + 1))
     return {
         "run": run.record,
         "train_accuracy": train_accuracy(run),
-        "val_accuracy": accuracy_on(data.pixels),
-        "mirrored": accuracy_on(data.pixels.flip(3)),
+        "val_accuracy": accuracy(run, data),
+        "mirrored": accuracy(run, data, data.pixels.flip(3)),
         "moved_by": distances,
-        "moved": [accuracy_on(moved(data.pixels, data.fill, d)) for d in distances],
-        "first_layer": structure(first_weights(run.mlp)),
-        "first_layer_at_start": structure(first_weights(trainer.make_mlp(run.args))),
+        "moved": [accuracy(run, data, moved(data.pixels, data.fill, d)) for d in distances],
+        **first_layer(run),
     }
 
 
@@ -301,67 +283,51 @@ def study(run, validated):
     logits, labels = predict_all(run, run.test)
     matrix = confusion_matrix(logits.argmax(axis=1), labels)
     temperature = fit_temperature(*predict_all(validated, validated.validation))
-    flags, others = run.record["flags"], validated.record["flags"]
+    recipes = run.record["flags"], validated.record["flags"]
     return {
         "classes": CLASSES,
         "run": run.record,
         "validated": None if validated is run else validated.record,
-        "differing_flags": sorted(
-            name for name in flags | others
-            if (flags.get(name) or None) != (others.get(name) or None)
-            and name not in RECIPE_LEAVES_OPEN
-        ),
+        "differing_flags": sorted(records.differing_recipe(*recipes)),
         "train_accuracy": train_accuracy(run),
-        "test_accuracy": accuracy(logits, labels),
+        "test_accuracy": round(matrix.trace() / matrix.sum(), 4),
         "confusion": matrix.tolist(),
         "class_accuracy": (matrix.diagonal() / matrix.sum(axis=1)).round(4).tolist(),
         "mistakes": confident_mistakes(probabilities(logits), labels),
         "temperature": round(temperature, 4),
         "calibration": both_calibrations(logits, labels, temperature),
-        "calibration_validated": both_calibrations(
-            *predict_all(validated, validated.test), temperature
-        ),
-        "first_layer": structure(first_weights(run.mlp)),
-        "first_layer_at_start": structure(first_weights(trainer.make_mlp(run.args))),
+        "calibration_validated": both_calibrations(*predict_all(validated, validated.test),
+                                                   temperature),
+        **first_layer(run),
     }  # fmt: skip
 
 
-@training.command
+@command
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
-    parser.add_argument("run", type=Path, help="folder of the run to study")
-    parser.add_argument(
-        "--validated",
-        type=Path,
-        metavar="RUN",
-        help="run of the same recipe with a validation split (default: the same)",
-    )
-    parser.add_argument(
-        "--augmentation",
-        type=Path,
-        nargs=2,
-        metavar=("WITHOUT", "WITH"),
-        help="two runs with a validation split to compare",
-    )
-    parser.add_argument("--data_dir", default=str(ROOT / cifar10_utils.DEFAULT_DIR),
-                        help="folder of CIFAR-10's files, or its parent")  # fmt: skip
+    add = parser.add_argument
+    add("run", type=Path, help="folder of the run to study")
+    add("--validated", type=Path, metavar="RUN", help="one of the same recipe that has validation")
+    add("--augmentation", type=Path, nargs=2, metavar=("WITHOUT", "WITH"), help="runs to compare")
+    add("--data_dir", default=cifar10_utils.DEFAULT_DIR, help="folder of CIFAR-10's files")
     options = parser.parse_args(argv)
     run = load_run(options.run, options.data_dir)
     validated = load_run(options.validated, options.data_dir) if options.validated else run
     pair = [load_run(folder, options.data_dir) for folder in options.augmentation or ()]
     for other in (validated, *pair):
         if not other.args.validation_size:
-            raise training.UsageError(
+            raise UsageError(
                 f"{other.folder} has no validation split: give --validated, or other runs"
             )
+    named_pair = dict(zip(("without", "with"), pair, strict=False))
     record = study(run, validated)
-    record["augmentation"] = dict(zip(("without", "with"), map(compared, pair), strict=False))
+    record["augmentation"] = {name: compared(other) for name, other in named_pair.items()}
     pictures = {"run": sample(first_weights(run.mlp), UNITS_SHOWN)}
-    for name, other in zip(("without", "with"), pair, strict=False):
+    for name, other in named_pair.items():
         pictures[name] = sample(first_weights(other.mlp), UNITS_COMPARED)
     lines = [f"{json.dumps(name)}: {json.dumps(value)}" for name, value in record.items()]
-    (RESULTS / "study.json").write_text("{\n" + ",\n".join(lines) + "\n}\n")
-    np.savez_compressed(RESULTS / "study.npz", **pictures)
+    records.write("study", "{\n" + ",\n".join(lines) + "\n}\n")
+    np.savez_compressed(records.RESULTS / "study.npz", **pictures)
     draw_mistakes(record["mistakes"], run.test.pixels.numpy(), run.folder / "mistakes.png")
     before, after = (record["calibration"][when]["error"] for when in ("before", "after"))
     print(

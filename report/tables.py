@@ -1,43 +1,40 @@
-"""Write the tables of the README from the records in report/results.
+"""Write the tables of README.md and report/PERFORMANCE.md from the records in report/results.
 
-    python report/tables.py
+    python -m report.tables
 
-A table stands between two comments of the README that bear its name; the text around is left alone.
+A table stands between two comments that bear its name; the rest of the page is left as it is.
 """
-
-import json
-from pathlib import Path
 
 import numpy as np
 
-ROOT = Path(__file__).resolve().parent.parent
-README = ROOT / "README.md"
-RESULTS = ROOT / "report" / "results"
-NUMPY_RUNS = (
-    ('""', "numpy-none"),
-    ("100", "numpy-100"),
-    ("100,100", "numpy-100-100"),
-    ("200,200,200", "numpy-200-200-200"),
-)  # --dnn_hidden_units and the name of the record
+from report import records
+from training.flags import flag_text
 
-
-def read(name):
-    return json.loads((RESULTS / f"{name}.json").read_text())
+STEPS = {  # the candidates of the benchmark's default step, and what the README calls them
+    "numpy": "`train_mlp_numpy.py`",
+    "products": "its two large matrix products alone",
+    "products and passes": "these and the passes over the data and the weights",
+    "pytorch": "`train_mlp_pytorch.py`",
+    "pytorch bare": "bare PyTorch loop, batches ready as float",
+    "numpy straightforward": "straightforward NumPy, float64 weights",
+}
 
 
 def accuracy_table():
     """Test accuracy of the NumPy networks at the default flags, over the seeds."""
     lines = ["| `--dnn_hidden_units` | test accuracy | seeds |", "|---|---|---|"]
-    for units, name in NUMPY_RUNS:
-        values = [run["test_accuracy"] for run in read(name)["runs"]]
+    for name in records.NUMPY_RUNS:
+        runs = records.runs_of(name)
+        units = flag_text(runs[0]["flags"]["dnn_hidden_units"]) or '""'
+        values = [run["test_accuracy"] for run in runs]
         spread = np.std(values, ddof=1)
         lines.append(f"| `{units}` | {np.mean(values):.4f} ± {spread:.4f} | {len(values)} |")
     return "\n".join(lines)
 
 
 def last_line():
-    """What the first command of the README ends with."""
-    run = next(run for run in read("numpy-100")["runs"] if run["seed"] == 42)
+    """The last line that the first command of the README prints."""
+    run = records.with_seed(records.runs_of("numpy-100"), 42)
     return (
         f"```\ntest accuracy {run['test_accuracy']:.4f} ({run['dataset']}, {run['steps']} steps, "
         f"{run['train_seconds']:.1f} s)\n```"
@@ -45,54 +42,42 @@ def last_line():
 
 
 def step_table():
-    """The default step beside all that does the same, and how near larger steps are to theirs."""
-    record = read("benchmark")
-    step = record["default_step"]
+    """The default step beside the alternatives, then larger steps beside their products."""
+    record = records.read("benchmark")
+    times, ratios = (record["default_step"][name] for name in ("milliseconds", "ratios"))
     lines = ["| a default step | best, ms | median, ms | `train_mlp_numpy.py` takes |",
              "|---|---|---|---|"]  # fmt: skip
-    for name, label in (
-        ("numpy", "`train_mlp_numpy.py`"),
-        ("products", "its two large matrix products alone"),
-        ("products, weights by columns", "the same, weights in the order of the trainer's"),
-        ("products and passes", "these and the passes over the data and the weights"),
-        ("pytorch", "`train_mlp_pytorch.py`"),
-        ("pytorch bare", "bare PyTorch loop, batches ready as float"),
-        ("pytorch bare, compiled", "the same with `torch.compile`"),
-        ("scikit-learn", "scikit-learn's `MLPClassifier`, a batch ready as float"),
-        ("numpy straightforward", "straightforward NumPy, float64 weights"),
-    ):
-        if times := step["milliseconds"].get(name):
-            ratio = step["ratios"].get(f"numpy to {name}")
+    for name, label in STEPS.items():
+        if name in times:
+            ratio = ratios.get(f"numpy to {name}")
             ratio = f"{ratio['best']:.2f}, {ratio['median']:.2f} times that" if ratio else ""
-            lines.append(f"| {label} | {times['best']:.2f} | {times['median']:.2f} | {ratio} |")
-    bare = step["ratios"]["pytorch to pytorch bare"]["median"]
-    fastest = step["milliseconds"]["products, weights by columns"]["median"]
-    shares = [
-        f"{fastest / step['milliseconds'][name]['median']:.2f} of {label}"
-        for name, label in (
-            ("pytorch bare", "the bare PyTorch loop's whole step"),
-            ("numpy straightforward", "the straightforward one"),
-        )
-    ]
+            best, median = times[name]["best"], times[name]["median"]
+            lines.append(f"| {label} | {best:.2f} | {median:.2f} | {ratio} |")
+    bare = ratios["pytorch to pytorch bare"]["median"]
+    of_bare, of_straightforward = (
+        times["products"]["median"] / times[name]["median"]
+        for name in ("pytorch bare", "numpy straightforward")
+    )
     lines.append(
         f"\nThe PyTorch trainer's step takes {bare:.2f} times the bare loop's. The two products "
-        f"alone, at their fastest, take {' and '.join(shares)}: no step is faster than that.\n"
+        f"alone take {of_bare:.2f} of the bare PyTorch loop's whole step and "
+        f"{of_straightforward:.2f} of the straightforward one: no step is faster than that.\n"
     )
     lines.append("| hidden units | batch | NumPy, ms | to its products | to bare PyTorch |")
     lines.append("|---|---|---|---|---|")
     for row in record["shapes"]:
-        hidden, ratios = ",".join(map(str, row["hidden"])), row["ratios"]
-        lines.append(
-            f"| `{hidden}` | {row['batch']} | {row['milliseconds']['numpy']['median']:.1f} "
-            f"| {ratios['numpy to products']['median']:.2f} "
-            f"| {ratios['numpy to pytorch bare']['median']:.2f} |"
+        milliseconds = row["milliseconds"]["numpy"]["median"]
+        products, bare = (
+            row["ratios"][f"numpy to {other}"]["median"] for other in ("products", "pytorch bare")
         )
+        lines.append(f"| `{flag_text(row['hidden'])}` | {row['batch']} | {milliseconds:.1f} "
+                     f"| {products:.2f} | {bare:.2f} |")  # fmt: skip
     return "\n".join(lines)
 
 
 def job_table():
     """What whole jobs take: time, start-up, memory, evaluation, and a second process."""
-    record = read("benchmark")
+    record = records.read("benchmark")
     lines = ["| default job | start to end | training steps | peak memory |", "|---|---|---|---|"]
     runs = record["default_run"]
     for name in ("numpy", "pytorch"):
@@ -116,52 +101,54 @@ def job_table():
         f"`train_mlp_numpy.py` begins its first step {start['first step']['median']:.1f} s after "
         f"its start, of which reading and hashing the files takes "
         f"{start['read and hash']['median']:.1f} s. Evaluation takes {evaluation:.2f} times its "
-        f"products. A pixel more takes {record['memory']['bytes_per_pixel']:.2f} bytes "
-        f"of memory. Two processes of one thread each reach {two} of twice the speed of one."
+        f"products. Two processes of one thread each reach {two} of twice the speed of one."
     )
 
 
 def best_text():
-    """The best network: its accuracy, what it took, the command."""
-    record = read("best-cpu")
-    flags = record["runs"][0]["flags"]
+    """The best network: its accuracy, its training time, the command."""
+    record = records.read("best-cpu")
+    run = record["runs"][0]
+    flags = run["flags"]
     layers = ", ".join(map(str, flags["dnn_hidden_units"]))
     accuracies = ", ".join(f"{run['test_accuracy']:.4f}" for run in record["runs"])
     in_float32 = min(
-        run["train_seconds"] / run["steps"]
-        for path in RESULTS.glob("wide*.json")
-        for run in read(path.stem)["runs"]
-        if all(run["flags"][name] == flags[name] for name in ("dropout", "distortion"))
+        wide["train_seconds"] / wide["steps"]
+        for path in records.RESULTS.glob("wide*.json")
+        for wide in records.runs_of(path.stem)
+        if all(wide["flags"][name] == flags[name] for name in ("dropout", "distortion"))
     )
     return (
-        f"A network with hidden layers of {layers} units reaches a test accuracy of {accuracies} "
-        f"({flags['epochs']} epochs of all training images; the test set had no part in it until "
-        f"the end). This took {record['train_seconds'] / 60:.0f} minutes of training steps on two "
-        f"cores with instructions for bfloat16, and would take "
-        f"{in_float32 * record['runs'][0]['steps'] / 60:.0f} on two without, in float32 (by the "
-        f"time of a step in `wide*.json`):\n\n```\n{record['command']}\n```"
+        f"The best network of the report, with hidden layers of {layers} units, reaches a test\n"
+        f"accuracy of {accuracies} in {record['train_seconds'] / 60:.0f} minutes of training on "
+        f"two cores with instructions for bfloat16\n(in float32 about "
+        f"{in_float32 * run['steps'] / 60:.0f}, by the time of a step in `wide*.json`):\n\n"
+        f"```\n{record['command']}\n```"
     )
 
 
-TABLES = {
-    "last line": last_line,
-    "accuracy": accuracy_table,
-    "step": step_table,
-    "job": job_table,
-    "best": best_text,
+PAGES = {
+    records.ROOT / "README.md": {
+        "last line": last_line,
+        "accuracy": accuracy_table,
+        "best": best_text,
+    },
+    records.ROOT / "report" / "PERFORMANCE.md": {"job": job_table, "step": step_table},
 }
 
 
-def filled(text):
-    """text with every table made anew."""
-    for name, make in TABLES.items():
+def filled(page):
+    """The text of a page with every table made anew."""
+    text = page.read_text()
+    for name, make in PAGES[page].items():
         before, begin, rest = text.partition(f"<!-- {name} -->\n")
         _, end, after = rest.partition(f"<!-- end of {name} -->")
         if not end:
-            raise SystemExit(f"README.md has no place for the table {name}")
+            raise SystemExit(f"{page.name} has no place for the table {name}")
         text = f"{before}{begin}{make()}\n{end}{after}"
     return text
 
 
 if __name__ == "__main__":
-    README.write_text(filled(README.read_text()))
+    for page in PAGES:
+        page.write_text(filled(page))

@@ -1,20 +1,53 @@
-"""Small stand-ins for CIFAR-10's official files, for the tests of what reads and fetches them."""
+"""What several test files share: small stand-ins for CIFAR-10's files, and ways to run programs."""
 
 import contextlib
+import csv
 import hashlib
 import io
+import json
+import os
 import pickle
-import resource
+import re
 import struct
+import subprocess
 import sys
 import tarfile
+import time
+from pathlib import Path
 
 import numpy as np
+import pytest
 
 import cifar10_utils
-import training
+from training.run import SYNTHETIC_WARNING
 
+ROOT = Path(cifar10_utils.__file__).parent
+REAL = ROOT / cifar10_utils.DEFAULT_DIR
+TRAINERS = ["numpy", "pytorch"]
 N = 10  # images in a small batch file
+
+needs_real = pytest.mark.skipif(not REAL.exists(), reason="CIFAR-10 is not in cifar10/")
+
+
+def times(some, many):
+    """Runs a test with some alterations, and with many where slow tests are asked for."""
+    return pytest.mark.parametrize("times", [some, pytest.param(many, marks=pytest.mark.slow)])
+
+
+def numerical_gradient(f, x, step=1e-6):
+    """Central differences of the scalar f() for every entry of x, which is put back."""
+    gradient = np.empty_like(x)
+    for i in np.ndindex(x.shape):
+        middle = x[i]
+        x[i] = middle + step
+        above = f()
+        x[i] = middle - step
+        gradient[i] = (above - f()) / (2 * step)
+        x[i] = middle
+    return gradient
+
+
+# Data ---------------------------------------------------------------------------------------------
 
 
 def text(value):
@@ -52,20 +85,24 @@ def batch_bytes(pixels, labels):
     )
 
 
-def small_files():
-    """Content of the seven official files with N images in each batch, by name."""
+def good_batch():
+    rng = np.random.default_rng(1)
+    return batch_bytes(rng.integers(0, 256, (N, 3072), np.uint8), range(N))
+
+
+def md5_of(content):
+    return hashlib.md5(content).hexdigest()
+
+
+def use_small_files(monkeypatch):
+    """Lets cifar10_utils take small files, with N images in each batch, for the official ones.
+    Returns their content by name."""
     rng = np.random.default_rng(0)
     files = {
         name: batch_bytes(rng.integers(0, 256, (N, 3072), np.uint8), rng.integers(0, 10, N))
         for name in cifar10_utils.MD5
-    }
-    return files | {"batches.meta": b"label names"}
-
-
-def use_small_files(monkeypatch):
-    """Lets cifar10_utils take the small files for the official ones. Returns them."""
-    files = small_files()
-    sums = {name: hashlib.md5(content).hexdigest() for name, content in files.items()}
+    } | {"batches.meta": b"label names"}
+    sums = {name: md5_of(content) for name, content in files.items()}
     monkeypatch.setattr(cifar10_utils, "MD5", sums)
     monkeypatch.setattr(cifar10_utils, "IMAGES_PER_FILE", N)
     return files
@@ -78,54 +115,74 @@ def write_files(folder, files):
     return folder
 
 
-def archive_of(files, mode="w:gz", folder=cifar10_utils.FOLDER):
-    """The bytes of a tar archive with the files in folder."""
+def archive_of(files, mode="w:gz", folder=cifar10_utils.FOLDER, **fields):
+    """The bytes of a tar archive with the files in folder; fields: of its members' headers."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode=mode) as tar:
         for name, content in {**files, "readme.html": b"<html>"}.items():
             member = tarfile.TarInfo(f"{folder}/{name}")
             member.size = len(content)
+            for field, value in fields.items():
+                setattr(member, field, value)
             tar.addfile(member, io.BytesIO(content))
     return buffer.getvalue()
 
 
-def listing(folder):
-    """Every file below folder with its content."""
-    return {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+# Runs in this process -----------------------------------------------------------------------------
 
 
-def attempt(main, argv):
-    """The exit status of main(argv) and what it says of an error.
+class Killed(BaseException):
+    """Ends a run where it stands, as a kill would: no handler of the program catches it."""
 
-    Asserts what is promised of every run: it ends well or with one line on stderr, which the usage
-    may precede; status 1 is for a loss that is not finite alone. Any exception but SystemExit is
-    the caller's.
+
+def outcome(call, *args):
+    """The exit status of call(*args), a program's main or what runs it, and what it says on stderr
+    but for the warning of synthetic data and the news that a download begins.
+
+    Asserts what is promised of every run: it ends well, or with one line on stderr and, where it is
+    refused, nothing on stdout. Any exception but SystemExit is the caller's.
     """
-    with (
-        contextlib.redirect_stdout(io.StringIO()),
-        contextlib.redirect_stderr(io.StringIO()) as err,
-    ):
+    out, err, status = io.StringIO(), io.StringIO(), 0
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:
-            main(argv)
+            call(*args)
         except SystemExit as exit:
             status = exit.code or 0
-        else:
-            status = 0
-    said = "".join(err.getvalue().split(training.SYNTHETIC_WARNING + "\n"))
-    if status == 0:
-        return status, said
-    assert status in (1, 2), said
-    usage, _, line = said.removesuffix("\n").rpartition("\n")
-    assert not usage or usage.startswith("usage: "), said
-    assert ": error: " in line and line.isprintable(), said
-    assert ("the loss is" in line) == (status == 1), said
-    assert "alloc" not in line and "MemoryError" not in line, said
-    return status, line
+    said = err.getvalue().replace(SYNTHETIC_WARNING + "\n", "").removesuffix("\n")
+    said = re.sub(r"^downloading CIFAR-10 .* from .*\n", "", said, flags=re.S)
+    if status:
+        assert ": error: " in said or status == 130, said
+        assert said.isprintable(), said
+        assert status != 2 or out.getvalue() == ""
+    return status, said
+
+
+def refused(call, *args):
+    """What call(*args) says as it refuses its input."""
+    status, said = outcome(call, *args)
+    assert status == 2, said
+    return said
+
+
+def failed(call, *args):
+    """What call(*args) says where the run itself fails."""
+    status, said = outcome(call, *args)
+    assert status == 1, said
+    return said
+
+
+def interrupted(call, *args):
+    """What call(*args) says when Ctrl-C has ended it."""
+    status, said = outcome(call, *args)
+    assert status == 130, said
+    return said
 
 
 @contextlib.contextmanager
 def little_memory(mb=300):
     """Lets this process, on Linux, take so many MB more than it has now."""
+    import resource
+
     if sys.platform != "linux":
         yield
         return
@@ -137,3 +194,74 @@ def little_memory(mb=300):
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_AS, before)
+
+
+# What a run leaves --------------------------------------------------------------------------------
+
+
+def listing(folder):
+    """Every file below folder with its content."""
+    return {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def rows_of(folder):
+    return list(csv.DictReader((folder / "metrics.csv").read_text().splitlines()))
+
+
+def record_of(folder):
+    return json.loads((folder / "run.json").read_text())
+
+
+def results(folder):
+    """What must not depend on kills: the curve, the weights and the rest of the checkpoint."""
+    from training.files import read_checkpoint
+
+    (checkpoint,) = folder.glob("checkpoint.*")
+    state = read_checkpoint(checkpoint)
+    progress = json.loads(str(state.pop("run")["progress"]))
+    del progress["train_seconds"]
+    names = sorted(path.name for path in folder.iterdir())
+    curve, record = (folder / "metrics.csv").read_bytes(), record_of(folder)
+    tested = record["test_accuracy"], record["test_loss"], record["status"]
+    return names, curve, dict(leaves(state)), progress, tested
+
+
+def leaves(tree, path=""):
+    if isinstance(tree, dict):
+        for key, value in tree.items():
+            yield from leaves(value, f"{path}.{key}")
+    else:
+        yield path, np.asarray(tree).tobytes()
+
+
+# Programs, each in a process of its own -----------------------------------------------------------
+
+
+def start(script, *flags, cwd=None, **environment):
+    return subprocess.Popen(
+        [sys.executable, ROOT / script, *map(str, flags)],
+        cwd=cwd,
+        env={**os.environ, "no_proxy": "127.0.0.1", **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def train(script, *flags, status=0, **options):
+    """Runs a trainer to its end. Returns the lines on stdout and on stderr."""
+    process = start(script, *flags, **options)
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == status, err
+    assert "Traceback" not in err and "Warning" not in err
+    return out.splitlines(), err.splitlines()
+
+
+def wait_for(condition):
+    end = time.monotonic() + 120
+    while time.monotonic() < end:
+        with contextlib.suppress(FileNotFoundError):
+            if condition():
+                return
+        time.sleep(0.01)
+    raise TimeoutError

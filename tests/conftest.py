@@ -1,14 +1,20 @@
-"""Options of the grading part: pytest tests --submission=DIR --report FILE.json"""
+"""Options of the grading part: pytest tests --submission=DIR [--report FILE.json]
+[--gradescope FILE] [--seed N]"""
 
+import importlib
+import os
 import signal
+import sys
 import types
 from pathlib import Path
 
 import pytest
 from grading import runner
+from grading.folder import printable
 
 REPORT = pytest.StashKey[dict]()
 FIGURES = pytest.StashKey[list]()
+FILES = {"--report": runner.save_json, "--gradescope": runner.save_gradescope}
 
 
 def pytest_addoption(parser, pluginmanager):
@@ -20,6 +26,8 @@ def pytest_addoption(parser, pluginmanager):
         help="run only the grading part, on DIR/modules.py and DIR/mlp_numpy.py",
     )
     group.addoption("--report", metavar="FILE.json", help="write the table of the grading part")
+    group.addoption("--gradescope", metavar="FILE", help="write it as Gradescope's results.json")
+    group.addoption("--seed", type=int, help="of the numbers that are drawn (default: any)")
 
 
 def _block_conftests(pluginmanager):
@@ -31,7 +39,7 @@ def _block_conftests(pluginmanager):
     """
     params = pluginmanager.get_plugin("pytestconfig").invocation_params
     for option, value in zip(params.args, params.args[1:], strict=False):
-        if str(option) in ("--submission", "--report"):
+        if str(option) in ("--submission", *FILES):
             path = (params.dir / str(value)).absolute()
             for folder in {path, *path.parents, *path.glob("test*")} - set(Path(__file__).parents):
                 name = str(folder / "conftest.py")
@@ -43,11 +51,14 @@ def pytest_configure(config):
     # A job that a shell starts with & ignores Ctrl-C, and so would every process of the tests.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     submission = config.getoption("submission")
+    if submission is not None and os.name != "posix":
+        raise pytest.UsageError("grading needs Linux or macOS")
     if submission is not None and not _absolute(config, submission).is_dir():
         raise pytest.UsageError(f"--submission={submission}: there is no such folder")
-    report = config.getoption("report")
-    if report is not None and not _absolute(config, report).parent.is_dir():
-        raise pytest.UsageError(f"--report {report}: there is no such folder")
+    for option in FILES:
+        path = config.getoption(option)
+        if path is not None and not _absolute(config, path).parent.is_dir():
+            raise pytest.UsageError(f"{option} {path}: there is no such folder")
 
 
 def _absolute(config, path):
@@ -57,9 +68,10 @@ def _absolute(config, path):
 
 def pytest_ignore_collect(collection_path, config):
     """With --submission, no other test file is so much as imported."""
+    grading = Path(__file__).with_name("grading")
     if config.getoption("submission") is not None and collection_path.suffix == ".py":
-        return collection_path != Path(__file__).with_name("test_grading.py") or None
-    return None
+        return collection_path != grading / "test_submission.py" or None
+    return (collection_path == grading and os.name != "posix") or None
 
 
 @pytest.fixture(scope="session")
@@ -67,10 +79,12 @@ def grading_report(request):
     """The report on the submission, or on this package's own modules without one."""
     config = request.config
     submission = config.getoption("submission")
-    own = Path(__file__).parent.parent
-    report = runner.grade(own if submission is None else _absolute(config, submission))
-    if submission is not None:
-        report["submission"] = submission
+    seed = config.getoption("seed")
+    if submission is None:
+        report = runner.grade(Path(__file__).parent.parent, seed or 0)
+    else:
+        report = runner.grade(_absolute(config, submission), seed)
+        report["submission"] = printable(submission)
     config.stash[REPORT] = report
     return report
 
@@ -81,8 +95,9 @@ def pytest_terminal_summary(terminalreporter, config):
     report = config.stash.get(REPORT, None)
     if report is None:
         return
-    if path := config.getoption("report"):
-        runner.save_json(report, _absolute(config, path))
+    for option, save in FILES.items():
+        if path := config.getoption(option):
+            save(report, _absolute(config, path))
     if config.getoption("submission") is not None:
         terminalreporter.section("grading report")
         for line in runner.table(report, terminalreporter._tw.fullwidth):
@@ -104,3 +119,35 @@ def data(tmp_path_factory, monkeypatch):
 
     folder = tmp_path_factory.mktemp("data") / cifar10_utils.FOLDER
     return str(common.write_files(folder, common.use_small_files(monkeypatch)))
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Networks as small as those of the tests only wait for more."""
+    if torch := sys.modules.get("torch"):
+        torch.set_num_threads(1)
+
+
+@pytest.fixture
+def no_curves(monkeypatch):
+    """Runs draw no curves.png, which takes longer than all the rest of a small run."""
+    monkeypatch.setattr("training.run.draw_curves", lambda *_: None)
+
+
+@pytest.fixture(params=["numpy", "pytorch"])
+def trainer(request, no_curves):
+    return importlib.import_module(f"train_mlp_{request.param}")
+
+
+@pytest.fixture
+def run(trainer, data, tmp_path):
+    """A function that trains a small network into the folder `name`, which it returns."""
+
+    def run(name, *flags, steps=12):
+        trainer.main(
+            ["--data_dir", data, "--dnn_hidden_units", "8", "--max_steps", str(steps)]
+            + ["--batch_size", "20", "--eval_freq", "5", "--run_dir", str(tmp_path / name), *flags]
+        )
+        return tmp_path / name
+
+    return run

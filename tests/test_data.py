@@ -1,17 +1,13 @@
-"""Data: batches, splits, the synthetic set, and reading files that may be damaged or hostile."""
+"""Data: batches, splits, the synthetic set, and files that are missing."""
 
-import os
 import pickle
-import re
-import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
-from common import N, batch_bytes, listing, little_memory, use_small_files, write_files
+from common import REAL, N, needs_real, use_small_files, write_files
 
 import cifar10_utils
-from cifar10_utils import DataError, DataSet, get_cifar10, parse_batch
+from cifar10_utils import DataSet, get_cifar10
 
 
 def data_set(n, seed=0, one_hot=True):
@@ -79,19 +75,10 @@ def test_returned_arrays_are_never_overwritten():
     assert numbers(data.images) == list(range(10))
 
 
-def test_a_batch_may_be_written_into_an_array_of_the_caller():
-    out = np.full((4, 3, 32, 32), np.nan, np.float32)
-    x, y = data_set(10).next_batch(4, out=out)
-    assert x is out
-    expected, labels = data_set(10).next_batch(4)
-    np.testing.assert_array_equal(x, expected)
-    np.testing.assert_array_equal(y, labels)
-
-
 @pytest.mark.parametrize("batch_size", [0, -1, 11])
 def test_a_batch_size_out_of_range_changes_nothing(batch_size):
     data = data_set(10)
-    with pytest.raises(ValueError, match=f"batch_size is {batch_size}, .* 1 to 10"):
+    with pytest.raises(ValueError, match=f"batch_size {batch_size} is not from 1 to 10"):
         data.next_batch(batch_size)
     assert data.position == 0
 
@@ -117,7 +104,7 @@ def test_splits_as_items_and_as_attributes(small):
     assert cifar10.validation is cifar10["validation"] is None
     assert (cifar10.train.num_examples, cifar10.test.num_examples) == (5 * N, N)
     with pytest.raises(KeyError):
-        cifar10["name"]
+        cifar10["valid"]
     with pytest.raises(AttributeError):
         _ = cifar10.trian
 
@@ -156,7 +143,7 @@ def test_the_validation_split_is_drawn_at_random_and_always_the_same(small):
 
 @pytest.mark.parametrize("size", [-1, 5 * N])
 def test_a_validation_size_out_of_range_is_refused(small, size):
-    with pytest.raises(ValueError, match=f"validation_size is {size}"):
+    with pytest.raises(ValueError, match=f"validation_size {size} is not from 0 to {5 * N - 1}"):
         get_cifar10(small, validation_size=size)
 
 
@@ -203,89 +190,7 @@ def test_a_file_in_place_of_the_folder(tmp_path):
         get_cifar10(tmp_path / "file")
 
 
-# Files that are wrong
-
-
-@pytest.mark.parametrize("name", ["data_batch_1", "test_batch", "batches.meta"])
-def test_an_altered_or_truncated_file_is_refused_by_its_sum(small, name):
-    whole = (small / name).read_bytes()
-    for wrong in (whole[:-1], whole[:-5] + b"x" + whole[-4:], b""):
-        (small / name).write_bytes(wrong)
-        with pytest.raises(DataError, match=f"{name}: truncated or altered: its MD5 is"):
-            get_cifar10(small)
-
-
-def test_a_giant_file_is_refused_unread(small, monkeypatch):
-    monkeypatch.setattr(cifar10_utils, "MAX_FILE", 1000)
-    with pytest.raises(DataError, match="data_batch_1: far larger"):
-        get_cifar10(small)
-
-
-def good_batch():
-    rng = np.random.default_rng(1)
-    return batch_bytes(rng.integers(0, 256, (N, 3072), np.uint8), range(N))
-
-
-def test_parse_batch_reads_a_batch():
-    pixels, labels = parse_batch(good_batch())
-    assert (pixels.shape, pixels.dtype, labels.shape) == ((N, 3, 32, 32), np.uint8, (N,))
-
-
-@pytest.mark.parametrize(
-    "old, new, complaint",
-    [
-        (b"numpy\nndarray", b"posix\nsystem", "asks for posix.system"),
-        (b"numpy\ndtype", b"builtins\neval", "asks for builtins.eval"),
-        (b"numpy\ndtype", b"numpy\nmemmap", "asks for numpy.memmap"),
-        (b"numpy\ndtype", b"numpy.dtype\nnewbyteorder", "asks for numpy.dtype.newbyteorder"),
-        (b"U\x02u1", b"U\x02f4", "rows of 3072 bytes"),
-        (b"U\x02u1", b"U\x02O8", "rows of 3072 bytes"),
-        (b"M\x00\x0c", b"M\xff\xff", "rows of 3072 bytes"),
-        (b"U\x04data", b"U\x04dada", "KeyError"),
-        (pickle.STOP, b"", "EOFError"),
-        (b"\x89T", b"\x88T", "KeyError"),  # NEWTRUE, which no official file has
-        (b"K\x09e", b"K\x0ae", "labels beyond"),
-        (b"K\x09e", b"e", "no list of 10 labels"),
-    ],
-)
-def test_parse_batch_refuses_what_is_no_batch(old, new, complaint):
-    raw = good_batch()
-    assert old in raw
-    with pytest.raises(DataError, match=complaint):
-        parse_batch(new.join(raw.rsplit(old, 1)))
-
-
-class Evil:
-    def __init__(self, marker):
-        self.marker = marker
-
-    def __reduce__(self):
-        return os.mkdir, (self.marker,)
-
-
-@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
-def test_a_malicious_pickle_runs_nothing(tmp_path, protocol):
-    marker = str(tmp_path / "ran")
-    with pytest.raises(DataError):
-        parse_batch(pickle.dumps({b"data": Evil(marker), b"labels": []}, protocol))
-    assert not os.path.exists(marker)
-
-
-@pytest.mark.parametrize("size", [2**31 - 1, 2**32 - 1, 10**10])
-@pytest.mark.parametrize("opcode", ["BYTEARRAY8", "BINSTRING", "BINBYTES8", "LONG_BINPUT", "FRAME"])
-def test_a_forged_length_allocates_nothing(opcode, size):
-    width = 8 if opcode in ("BYTEARRAY8", "BINBYTES8", "FRAME") else 4
-    raw = b"\x80\x04" + getattr(pickle, opcode) + size.to_bytes(8, "little")[:width] + b"."
-    with little_memory(), pytest.raises(DataError) as error:
-        parse_batch(raw)
-    assert "MemoryError" not in str(error.value)
-
-
 # Real data, where it is
-
-
-REAL = Path(cifar10_utils.__file__).parent / cifar10_utils.DEFAULT_DIR
-needs_real = pytest.mark.skipif(not REAL.exists(), reason="CIFAR-10 is not in cifar10/")
 
 
 @needs_real
@@ -297,17 +202,3 @@ def test_real_cifar10():
     x, _ = cifar10.train.next_batch(5000)
     assert np.sqrt((x**2).mean()) == pytest.approx(cifar10_utils.PIXEL_RMS, rel=0.02)
     assert x.mean() == pytest.approx(0, abs=1)
-
-
-@needs_real
-def test_one_flipped_bit_in_real_data_is_found(tmp_path):
-    shutil.copytree(REAL, tmp_path / "data")
-    with open(tmp_path / "data" / "data_batch_4", "r+b") as file:
-        file.seek(12_345_678)
-        byte = file.read(1)[0]
-        file.seek(12_345_678)
-        file.write(bytes([byte ^ 1]))
-    before = listing(tmp_path)
-    with pytest.raises(DataError, match=re.escape("data_batch_4: truncated or altered")):
-        get_cifar10(tmp_path / "data")
-    assert listing(tmp_path) == before

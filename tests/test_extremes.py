@@ -2,18 +2,15 @@
 with finite results or with the sentence about the loss, never with a warning (an error here).
 """
 
-import csv
 import itertools
 from decimal import Decimal, getcontext, localcontext
 from pathlib import Path
 
 import numpy as np
 import pytest
-from common import attempt, batch_bytes
-from test_training import TRAINERS
+from common import batch_bytes, md5_of, outcome, rows_of
 
 import cifar10_utils
-import training
 from mlp_numpy import MLP
 from modules import CrossEntropyModule, ELUModule, LinearModule, SoftMaxModule
 
@@ -145,27 +142,24 @@ def test_layers_stay_finite_and_silent_over_sixty_orders_of_magnitude(dtype):
 # Whole runs ---------------------------------------------------------------------------------------
 
 
-@pytest.fixture(params=TRAINERS)
-def finite(request, data, tmp_path, monkeypatch):
+@pytest.fixture
+def finite(trainer, data, tmp_path):
     """Trains with the flags given, asserts that all that was recorded is finite, and returns the
     rows of metrics.csv, where the run ended well."""
-    monkeypatch.setattr(training, "draw_curves", lambda *_: None)
     number = itertools.count()
 
     def finite(*flags):
         folder = tmp_path / str(next(number))
         base = ["--data_dir", data, "--max_steps", "20", "--eval_freq", "5", "--batch_size", "5"]
-        status, said = attempt(
-            TRAINERS[request.param].main,
-            [*base, "--dnn_hidden_units", "8,8", "--run_dir", str(folder), *map(str, flags)],
-        )
+        base.extend(["--dnn_hidden_units", "8,8", "--run_dir", str(folder)])
+        status, said = outcome(trainer.main, [*base, *map(str, flags)])
         assert status == 0 or "try a smaller one" in said
-        rows = list(csv.DictReader((folder / "metrics.csv").read_text().splitlines()))
+        rows = rows_of(folder)
         values = [float(value) for row in rows for value in row.values()]
         assert np.isfinite(values).all()
         return rows if status == 0 else None
 
-    finite.options = request.param == "pytorch"
+    finite.options = hasattr(trainer, "make_parser")
     return finite
 
 
@@ -179,14 +173,14 @@ def replace_data(data, monkeypatch, pixels=None, labels=None, n=10):
             numbers = rng.integers(0, 10, n) if labels is None else [labels] * n
             raw = batch_bytes(np.array(images, np.uint8), numbers)
             (Path(data) / name).write_bytes(raw)
-            monkeypatch.setitem(cifar10_utils.MD5, name, cifar10_utils.md5_of(raw))
+            monkeypatch.setitem(cifar10_utils.MD5, name, md5_of(raw))
 
 
 def test_any_learning_rate(finite):
     ended = [finite("--learning_rate", f"1e{i}") is not None for i in range(-12, 13, 2)]
     assert ended == sorted(ended, reverse=True)  # small rates end well, then large ones do not
     assert ended[4] and not ended[-1]
-    for rate in ("1e-320", "1e38", "1e300", "1.7e308"):
+    for rate in ("1e-320", "1e38", "1e300", "1e308"):
         finite("--learning_rate", rate)
 
 

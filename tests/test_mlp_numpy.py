@@ -1,11 +1,12 @@
-"""The network composed of the modules: gradients, initial weights, sizes."""
+"""The network composed of the modules: gradients, initial weights, sizes, and its state."""
 
 import numpy as np
 import pytest
-from test_modules import numerical_gradient
+from common import numerical_gradient
 
 from mlp_numpy import MLP
 from modules import CrossEntropyModule, ELUModule, LinearModule, SoftMaxModule
+from train_mlp_numpy import train_step
 
 HIDDEN = [[], [5], [5, 4], [3, 4, 5, 6]]
 
@@ -126,18 +127,69 @@ def test_clear_cache_reaches_every_module():
 
 def test_it_overfits_one_batch():
     rng = np.random.default_rng(0)
-    mlp, cross_entropy = MLP(20, [30, 30], 4), CrossEntropyModule()
+    mlp = MLP(20, [30, 30], 4)
     x, y = rng.standard_normal((16, 20)), np.eye(4)[rng.integers(0, 4, 16)]
     for _ in range(300):
-        out = mlp.forward(x)
-        mlp.backward(cross_entropy.backward(out, y))
-        for module in mlp.modules:
-            for name, gradient in module.grads.items():
-                module.params[name] -= 0.5 * gradient
-    assert cross_entropy.forward(mlp.forward(x), y) < 0.01
+        train_step(mlp, x, y, learning_rate=0.5)
+    assert CrossEntropyModule().forward(mlp.forward(x), y) < 0.01
 
 
 @pytest.mark.parametrize("sizes", [(0, [5], 4), (6, [5, 0], 4), (6, [-1], 4), (6, [], 0)])
 def test_sizes_below_one_are_refused(sizes):
     with pytest.raises(ValueError, match="at least 1"):
         MLP(*sizes)
+
+
+# State
+
+
+def test_the_state_is_flat_by_name_and_holds_the_parameters_themselves():
+    mlp = randomised([5], np.random.default_rng(0))
+    state = mlp.state_dict()
+    assert {name: value.shape for name, value in state.items()} == {
+        "modules.0.weight": (5, 6), "modules.0.bias": (1, 5),
+        "modules.2.weight": (4, 5), "modules.2.bias": (1, 4),
+    }  # fmt: skip
+    for name, value in state.items():
+        _, i, key = name.split(".")
+        assert value is mlp.modules[int(i)].params[key]
+
+
+def test_a_loaded_state_gives_the_same_network():
+    one, two = (randomised([5, 3], np.random.default_rng(seed)) for seed in (0, 1))
+    x = np.random.default_rng(2).standard_normal((7, 6))
+    assert not np.allclose(one.forward(x), two.forward(x))
+    assert two.load_state_dict(one.state_dict()) is None
+    np.testing.assert_array_equal(one.forward(x), two.forward(x))
+
+
+def test_a_state_is_copied_when_loaded_and_takes_the_dtype_of_the_parameters():
+    mlp = MLP(6, [5], 4, dtype=np.float32)
+    parameters = mlp.state_dict()
+    state = {name: np.full(value.shape, 0.1) for name, value in parameters.items()}
+    mlp.load_state_dict(state)
+    for name, value in mlp.state_dict().items():
+        assert value is parameters[name] and value.dtype == np.float32
+        state[name][:] = 7
+        np.testing.assert_array_equal(value, np.float32(0.1))
+
+
+WRONG_STATES = {
+    "a name missing": lambda state: state.pop("modules.2.bias"),
+    "a name more": lambda state: state.update({"modules.4.bias": np.zeros((1, 4))}),
+    "another shape": lambda state: state.update({"modules.2.bias": np.zeros((1, 3))}),
+    "a shape that would broadcast": lambda state: state.update({"modules.2.bias": np.zeros(4)}),
+    "nothing": dict.clear,
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG_STATES)
+def test_a_state_of_another_network_is_refused_and_changes_nothing(wrong):
+    mlp = randomised([5], np.random.default_rng(0))
+    before = {name: value.copy() for name, value in mlp.state_dict().items()}
+    state = {name: value + 1 for name, value in before.items()}
+    WRONG_STATES[wrong](state)
+    with pytest.raises(ValueError, match="do not fit this network"):
+        mlp.load_state_dict(state)
+    for name, value in mlp.state_dict().items():
+        np.testing.assert_array_equal(value, before[name])

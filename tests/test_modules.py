@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from common import numerical_gradient
 
 from modules import CrossEntropyModule, ELUModule, LinearModule, SoftMaxModule
 
@@ -18,19 +19,6 @@ def raise_on_overflow():
 @pytest.fixture
 def rng():
     return np.random.default_rng(7)
-
-
-def numerical_gradient(f, x, step=1e-6):
-    """Central differences of the scalar f() for every entry of x, which is put back."""
-    gradient = np.empty_like(x)
-    for i in np.ndindex(x.shape):
-        middle = x[i]
-        x[i] = middle + step
-        above = f()
-        x[i] = middle - step
-        gradient[i] = (above - f()) / (2 * step)
-        x[i] = middle
-    return gradient
 
 
 def assert_input_gradient(module, x, rng):

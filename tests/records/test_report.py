@@ -1,6 +1,5 @@
 """The report says what the records and the code say, and its PDF is made from what lies here."""
 
-import importlib.util
 import inspect
 import re
 import zlib
@@ -9,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import modules
+from report import make_report, records
 
 ROOT = Path(modules.__file__).parent
 FOLDER = ROOT / "report"
@@ -40,29 +40,21 @@ def pdf_objects():
     return text
 
 
-@pytest.fixture(scope="module")
-def make_report():
-    spec = importlib.util.spec_from_file_location("make_report", FOLDER / "make_report.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def test_the_numbers_of_the_report_are_those_of_the_records(make_report):
+def test_the_numbers_of_the_report_are_those_of_the_records():
     assert make_report.GENERATED.read_text() == make_report.generated(), BUILD
 
 
-def test_the_pdf_is_made_from_this_text_and_these_records(make_report, pdf_objects):
+def test_the_pdf_is_made_from_this_text_and_these_records(pdf_objects):
     assert re.findall(rb"/Inputs ?\((\w+)\)", pdf_objects) == [make_report.digest().encode()], (
         f"report.tex, a record or a figure has changed since report.pdf was made: {BUILD}"
     )
 
 
-def test_a_changed_record_changes_the_digest(make_report, tmp_path, monkeypatch):
+def test_a_changed_record_changes_the_digest(tmp_path, monkeypatch):
     before = make_report.digest()
-    for path in make_report.tables.RESULTS.iterdir():
+    for path in records.RESULTS.iterdir():
         (tmp_path / path.name).write_bytes(path.read_bytes())
-    monkeypatch.setattr(make_report.tables, "RESULTS", tmp_path)
+    monkeypatch.setattr(records, "RESULTS", tmp_path)
     assert make_report.digest() == before
     record = tmp_path / "numpy-100.json"
     value, *_ = re.findall(r'^   "test_accuracy": ([\d.]+)', record.read_text(), re.M)
@@ -71,7 +63,7 @@ def test_a_changed_record_changes_the_digest(make_report, tmp_path, monkeypatch)
     assert make_report.GENERATED.read_text() != make_report.generated()
 
 
-def test_every_number_that_is_made_is_printed(make_report):
+def test_every_number_that_is_made_is_printed():
     """The other way round, TeX stops at a number that is not made."""
     assert set(make_report.values()) <= set(
         re.findall(r"\\val\{([^}]+)\}", BODY.replace("\n", " "))
@@ -86,9 +78,10 @@ def test_no_number_is_typed():
     assert set(re.findall(r"\d+\.\d+|\d{3,}", text)) == set(QUOTED)
 
 
-def test_every_record_is_in_the_report_or_in_the_readme(make_report):
+def test_every_record_is_in_the_report_or_in_the_readme():
     """A result that did not please is reported too."""
-    scripts = [FOLDER / "make_report.py", FOLDER / "tables.py", *(ROOT / "plots").glob("*.py")]
+    scripts = [FOLDER / f"{name}.py" for name in ("make_report", "tables", "records")]
+    scripts += (ROOT / "plots").glob("*.py")
     text = "".join(path.read_text() for path in scripts)
     listed = [name for names in make_report.modifications().values() for name in names]
     for path in (FOLDER / "results").glob("*.json"):

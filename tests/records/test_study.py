@@ -1,11 +1,8 @@
 """The studies of the report: saturation, calibration, mistakes, first layer, and their figures."""
 
 import hashlib
-import importlib
 import json
 import math
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,14 +12,8 @@ from common import batch_bytes, use_small_files, write_files
 import cifar10_utils
 import train_mlp_pytorch as trainer
 from mlp_pytorch import MLP
-
-ROOT = Path(cifar10_utils.__file__).parent
-sys.path[:0] = [str(ROOT / "report"), str(ROOT / "plots")]
-
-activations, plot, plot_activations, plot_study, study = map(
-    importlib.import_module,
-    ("activations", "plot", "plot_activations", "plot_study", "study"),
-)
+from plots import plot_activations, plot_study, style
+from report import activations, records, study
 
 
 @pytest.fixture
@@ -34,7 +25,7 @@ def figures(monkeypatch):
         figure.draw_without_rendering()
         drawn[name] = figure
 
-    monkeypatch.setattr(plot, "save", keep)
+    monkeypatch.setattr(style, "save", keep)
     return drawn
 
 
@@ -98,7 +89,8 @@ def synthetic():
 def test_a_measured_run_ends_where_its_loss_is_not_finite(
     standardize, rate, reached, synthetic, monkeypatch
 ):
-    monkeypatch.setattr(activations, "pixel_std", lambda _: np.full((3, 32, 32), 64, np.float32))
+    std = np.full((3, 32, 32), 64, np.float32)
+    monkeypatch.setattr(activations, "pixel_std", lambda _: std)
     monkeypatch.setattr(activations, "MEASURED", (0, 2, 4))
     measured = activations.train(synthetic, "elu", 2, standardize, rate, seed=1)
     assert measured["step"] == reached
@@ -215,13 +207,6 @@ def test_moved_images_take_the_colour_at_the_edge(right):
 # A run
 
 
-def test_the_weights_evaluated_are_the_best_else_the_average_else_the_last():
-    state = {"best": {"w": 1}, "average": {"w": 2}, "mlp": {"w": 3}}
-    assert study.evaluated_weights(state) == {"w": 1}
-    assert study.evaluated_weights(state | {"best": {}}) == {"w": 2}
-    assert study.evaluated_weights({"best": {}, "mlp": {"w": 3}}) == {"w": 3}
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """A folder with CIFAR-10 of 50 training and 10 test images, and two finished runs on it: one
@@ -240,7 +225,6 @@ def folder(tmp_path_factory):
         for name, size, rate in (("validated", "10", "0.01"), ("final", "0", "0.02")):
             trainer.main([*flags, "--validation_size", size, "--learning_rate", rate,
                           "--run_dir", str(folder / name)])  # fmt: skip
-        monkeypatch.setattr(study, "RESULTS", folder)
         yield folder
 
 
@@ -248,8 +232,10 @@ def folder(tmp_path_factory):
 def record(folder):
     """The record of a study of the final run."""
     validated = str(folder / "validated")
-    study.main([str(folder / "final"), "--validated", validated, "--augmentation", validated,
-                validated, "--data_dir", str(folder)])  # fmt: skip
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(records, "RESULTS", folder)
+        study.main([str(folder / "final"), "--validated", validated, "--augmentation", validated,
+                    validated, "--data_dir", str(folder)])  # fmt: skip
     return json.loads((folder / "study.json").read_text())
 
 
@@ -300,24 +286,24 @@ def test_a_folder_without_a_finished_run_is_refused(folder, tmp_path, capsys):
 
 
 def test_every_figure_of_the_study_is_drawn_from_its_record(record, folder, figures, monkeypatch):
-    monkeypatch.setattr(plot_study, "RESULTS", folder)
+    monkeypatch.setattr(records, "RESULTS", folder)
     plot_study.main()
     assert sorted(figures) == [
-        *("study_augmentation.png", "study_calibration.png", "study_classes.png"),
-        *("study_confusion.png", "study_curves.png", "study_first_layer.png"),
+        *("study_augmentation", "study_calibration", "study_classes"),
+        *("study_confusion", "study_curves", "study_first_layer"),
     ]
     order = [study.CLASSES.index(name) for name in plot_study.ORDER]
-    shown = [int(text.get_text()) for text in figures["study_confusion.png"].axes[0].texts]
+    shown = [int(text.get_text()) for text in figures["study_confusion"].axes[0].texts]
     assert shown == np.array(record["confusion"])[np.ix_(order, order)].ravel().tolist()
 
 
 def test_the_figures_of_the_activations_are_drawn_from_their_record(figures):
-    record = plot_activations.read()
+    record = records.read("activations")
     plot_activations.main()
-    panels = figures["activations_accuracy.png"].axes
+    panels = figures["activations_accuracy"].axes
     assert len(panels) == len(activations.RATES)
     assert len(record["runs"]) == (
         2 * len(activations.RATES) * len(activations.DEPTHS) * len(activations.SEEDS)
     )
     for name in figures:
-        assert (ROOT / "plots" / name).is_file()
+        assert (records.ROOT / "plots" / f"{name}.png").is_file()

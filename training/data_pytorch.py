@@ -1,17 +1,15 @@
-"""The data of train_mlp_pytorch.py: kept in bytes on the device, made into floats by batch."""
+"""The data of the PyTorch trainer: uint8 on the device, converted to float32 batch by batch."""
 
 import numpy as np
 import torch
 
-from augmentation import distort, mix, move
-
-AHEAD = 50  # batches whose indices go to the device at once
+from training import augmentation
 
 
 class TensorData:
-    """A DataSet as tensors on a device: the pixels stay uint8 and become float there, by batch.
+    """A DataSet as tensors on a device.
 
-    next_batch gives this process's share of the batch that DataSet.next_batch would give.
+    next_batch and batches return this process's share of what the DataSet's would return.
     """
 
     def __init__(self, dataset, device, processes, args, scale=None):
@@ -21,27 +19,19 @@ class TensorData:
         self.mean = torch.from_numpy(dataset.mean).to(device)
         self.fill = self.mean.mean(dim=(1, 2), keepdim=True).round().to(torch.uint8)
         self.scale = None if scale is None else torch.from_numpy(scale).to(device)
-        self._ahead = iter(())
+        self.num_examples = dataset.num_examples
 
     def next_batch(self, batch_size):
         """Returns x (S, 3, 32, 32) float32 and y (S,) int64, with --mixup (S, 10) float32."""
-        indices = next(self._ahead, None)
-        if indices is None:  # many at once: a device would wait for each
-            ahead = [self.dataset.next_indices(batch_size) for _ in range(AHEAD)]
-            share = np.array_split(np.stack(ahead), self.processes.size, axis=1)
-            share = torch.from_numpy(share[self.processes.rank]).to(self.pixels.device)
-            self._ahead = iter(share)
-            indices = next(self._ahead)
-        pixels = move(self.pixels.index_select(0, indices), self.fill, self.args)
+        indices = self.dataset.next_indices(batch_size)
+        indices = np.array_split(indices, self.processes.size)[self.processes.rank]
+        indices = torch.from_numpy(indices).to(self.pixels.device)
+        pixels, y = self.pixels.index_select(0, indices), self.labels[indices]
+        pixels = augmentation.flip_and_shift(pixels, self.fill, self.args.flip, self.args.shift)
         x = self._as_float(pixels)
         if self.args.distortion:
-            x = distort(x, self.args.distortion)
-        y = self.labels[indices]
-        return mix(x, y, self.args.mixup) if self.args.mixup else (x, y)
-
-    def seek(self, position):
-        """Goes on after so many examples of the whole batches."""
-        self.dataset.position, self._ahead = position, iter(())
+            x = augmentation.distort(x, self.args.distortion)
+        return augmentation.mixup(x, y, self.args.mixup) if self.args.mixup else (x, y)
 
     def batches(self, batch_size):
         """This process's share of all examples."""

@@ -1,6 +1,6 @@
 """Kills a trainer with SIGKILL again and again, resumes it, and compares what comes out:
 
-    python tests/killing.py {numpy,pytorch} FOLDER KILLS SEED
+    python tests/faults/killing.py {numpy,pytorch} FOLDER KILLS SEED
 
 Works in FOLDER on the synthetic set and prints a line of JSON: how many kills hit a run in which
 state, how often several runs wanted one folder, and what went wrong. Each run is a process of its
@@ -20,10 +20,12 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np
+from common import record_of, results
 
 import cifar10_utils
-import training
+import training.data
+import training.files
+from training.flags import make_parser
 
 FLAGS = ["--synthetic", "--max_steps", "30", "--eval_freq", "7", "--dnn_hidden_units", "20,20"]
 VARIANTS = {
@@ -42,7 +44,7 @@ class Killer:
 
     def __init__(self, fatal):
         self.count, self.fatal = 0, fatal
-        training.open = self.open
+        training.files.open = self.open
         self.replace, os.replace = os.replace, self.dying_replace
 
     def moment(self):
@@ -115,45 +117,13 @@ def ended(pid, folder):
     return status, lines
 
 
-def results(folder):
-    """What must not depend on kills: the curve, the weights and the rest of the checkpoint."""
-    (checkpoint,) = folder.glob("checkpoint.*")
-    if checkpoint.suffix == ".npz":
-        with np.load(checkpoint) as arrays:
-            arrays = {key: arrays[key] for key in arrays}
-        state = str(arrays.pop("run"))
-    else:
-        import torch
-
-        tree = torch.load(checkpoint, weights_only=True)
-        state = tree.pop("run")
-        arrays = dict(leaves(tree))
-    step, _, *rest = json.loads(state)
-    names = sorted(path.name for path in folder.iterdir())
-    curve = (folder / "metrics.csv").read_bytes()
-    record = json.loads((folder / "run.json").read_text())
-    tested = record["test_accuracy"], record["test_loss"], record["status"]
-    weights = {key: np.asarray(value).tobytes() for key, value in arrays.items()}
-    return names, curve, weights, [step, *rest], tested
-
-
-def leaves(tree, path=""):
-    if isinstance(tree, dict | list | tuple):
-        items = tree.items() if isinstance(tree, dict) else enumerate(tree)
-        for key, value in items:
-            yield from leaves(value, f"{path}.{key}")
-    elif tree is not None:
-        yield path, tree
-
-
 def state_of(folder):
     """How far the run in folder had come when it was killed."""
     if not (folder / "run.json").exists():
         return "no folder"
     if not list(folder.glob("checkpoint.*")):
         return "no checkpoint"
-    done = json.loads((folder / "run.json").read_text())["status"] == "completed"
-    return "completed" if done else "checkpoint"
+    return "completed" if record_of(folder)["status"] == "completed" else "checkpoint"
 
 
 def main():
@@ -161,12 +131,14 @@ def main():
     base, kills, rng = Path(base), int(kills), random.Random(int(seed))
     trainer = importlib.import_module(f"train_mlp_{framework}")
     cifar10_utils.get_synthetic = functools.lru_cache(cifar10_utils.get_synthetic)
-    from matplotlib import figure  # noqa: F401 (imported now, not in every run)
+    importlib.import_module("matplotlib.figure")  # now, not in every run
+    if framework == "pytorch":
+        importlib.import_module("torch._dynamo")  # likewise: the optimizers need it
 
     wholes = []
     for i, flags in enumerate(VARIANTS[framework][-1:] if kills < 10 else VARIANTS[framework]):
-        args = training.make_parser("").parse_known_args([*FLAGS, *flags])[0]
-        training.load_data(args, one_hot=framework == "numpy")
+        args = make_parser("").parse_known_args([*FLAGS, *flags])[0]
+        training.data.load_data(args, share=None, one_hot=framework == "numpy")
         began = time.monotonic()
         status, lines = ended(start(trainer, base / f"whole{i}", flags), base / f"whole{i}")
         assert status == 0, lines
@@ -197,7 +169,7 @@ def main():
                 [start(trainer, folder, flags) for _ in range(at_once)]]  # fmt: skip
         for status, lines in ends:
             if status != 0 and not (
-                status == 2 and at_once > 1 and f"cannot use --run_dir {folder}" in lines[-2]
+                status == 2 and at_once > 1 and f"--run_dir {folder}" in lines[-2]
             ):
                 failures.append(lines)
         if all(status for status, _ in ends) or results(folder) != expected:

@@ -8,10 +8,17 @@ import sys
 import time
 
 import pytest
-from killing import results
-from test_cli import PYTORCH, ROOT, record_of, rows_of, train, wait_for
+from common import ROOT, record_of, refused, results, rows_of, wait_for
 
-FLAGS = ["--synthetic", "--max_steps", 200, "--eval_freq", 20]
+import train_mlp_pytorch
+from training import flags
+from training.data import load_data
+from training.errors import UsageError
+
+if sys.platform == "win32":
+    pytest.skip("torchrun and signals as they are on Unix", allow_module_level=True)
+PYTORCH = "train_mlp_pytorch.py"
+FLAGS = ["--synthetic", "--max_steps", 60, "--eval_freq", 12]
 
 
 def end(process):
@@ -58,9 +65,9 @@ def two(tmp_path_factory):
     return folder, *torchrun(*FLAGS, "--run_dir", folder)
 
 
-def test_two_processes_end_where_one_does(two, tmp_path):
+def test_two_processes_end_where_one_does(two, tmp_path, no_curves):
     folder, out, err = two
-    train(PYTORCH, *FLAGS, "--run_dir", tmp_path / "one")
+    train_mlp_pytorch.main([*map(str, FLAGS), "--run_dir", str(tmp_path / "one")])
     assert_same_but_for_rounding(rows_of(tmp_path / "one"), rows_of(folder))
     assert out.count("test accuracy") == 1
     assert err.count("SYNTHETIC DATA") == 2
@@ -120,49 +127,48 @@ def test_one_or_both_processes_killed_at_random_moments(two, tmp_path, record_fi
 
 
 def test_bad_input_is_reported_once(tmp_path):
+    """What the first process finds, and what each of them finds."""
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "file").write_text("mine")
-    for flags, complaint in (
+    for argv, complaint in (
         (["--run_dir", tmp_path / "full"], "is not empty"),
-        (["--run_dir", "/proc/nowhere/x"], "cannot use --run_dir /proc/nowhere/x"),
         (["--batch_size", "201", "--run_dir", tmp_path / "new"], "2 equal shares"),
     ):
-        _, err = torchrun("--synthetic", *flags, status=1)  # torchrun's own, for any failure
+        _, err = torchrun("--synthetic", *argv, status=1)  # torchrun's own, for any failure
         assert err.count(complaint) == err.count("error: ") == 1
         assert "exitcode  : 2" in err
         assert [path.name for path in tmp_path.iterdir()] == ["full"]
 
 
-def as_torchrun_starts_it(program, *flags, rank=0):
-    program += f"; import runpy; runpy.run_path({str(ROOT / PYTORCH)!r}, run_name='__main__')"
-    return subprocess.run(
-        [sys.executable, "-c", program, "--synthetic", *map(str, flags)],
-        capture_output=True,
-        text=True,
-        env={
-            **os.environ,
-            "TORCHELASTIC_RUN_ID": "none",
-            "RANK": str(rank),
-            "PYTHONPATH": str(ROOT),
-        },
-    )
-
-
 @pytest.mark.parametrize(("flags", "status"), [(["--max_steps", "2"], 0), (["--shift", "32"], 2)])
 def test_a_process_of_torchrun_ends_at_once(flags, status, tmp_path):
     """What PyTorch's threads do at random as Python ends, an exit handler does here: abort."""
-    abort = "import atexit, os; atexit.register(os.abort)"
-    ended = as_torchrun_starts_it(abort, "--run_dir", tmp_path / "run", *flags)
+    program = "import atexit, os, runpy; atexit.register(os.abort)"
+    program += f"; runpy.run_path({str(ROOT / PYTORCH)!r}, run_name='__main__')"
+    argv = ["--synthetic", "--run_dir", tmp_path / "run", *flags]
+    ended = subprocess.run(
+        [sys.executable, "-c", program, *argv],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "TORCHELASTIC_RUN_ID": "none", "RANK": "0", "PYTHONPATH": str(ROOT)},
+    )
     assert ended.returncode == status, ended.stderr
     assert ("test accuracy" in ended.stdout) == (status == 0)
     assert ended.stderr.count("error: ") == (status != 0)
 
 
-@pytest.mark.parametrize(("rank", "waits"), [(0, []), (1, ["5"])])
-def test_what_failed_is_said_before_torchrun_ends_all(rank, waits):
-    """That is, once the first process has failed."""
-    sleep = "import time; time.sleep = lambda s: open(1, 'w', closefd=False).write(str(s))"
-    ended = as_torchrun_starts_it(sleep, "--shift", "32", rank=rank)
-    assert ended.returncode == 2
-    assert ended.stdout.split() == waits
-    assert ended.stderr.count("error: ") == (rank == 0)
+@pytest.mark.parametrize(("rank", "waits"), [("0", []), ("1", [(5, "")])])
+def test_a_process_but_the_first_waits_before_it_says_what_failed(rank, waits, monkeypatch):
+    """By then torchrun has ended it, if the first process failed too and said so."""
+    slept = []  # how long, and what had been said by then
+    monkeypatch.setenv("RANK", rank)
+    monkeypatch.setattr(time, "sleep", lambda s: slept.append((s, sys.stderr.getvalue())))
+    assert "'32'" in refused(train_mlp_pytorch.main, ["--shift", "32"])
+    assert slept == waits
+
+
+def test_a_process_without_the_data_of_the_first_is_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    args = flags.parse(train_mlp_pytorch.make_parser(), [])
+    with pytest.raises(UsageError, match="no CIFAR-10 in"):
+        load_data(args, share=lambda action: True)  # as the first process says that it is there

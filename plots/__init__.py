@@ -1,0 +1,1 @@
+"""The figures, and the scripts that draw them from the records."""

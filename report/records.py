@@ -1,0 +1,125 @@
+"""The records in report/results: reading and writing them, and comparing the runs they hold."""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+
+from training import files
+from training.errors import UsageError
+from training.flags import differing, flag_text
+from training.folder import read_run
+
+ROOT = Path(__file__).resolve().parent.parent
+EXPERIMENTS = ROOT / "report" / "experiments"
+RESULTS = ROOT / "report" / "results"
+BUILD = ROOT / "report" / "build"  # what the report takes in and git does not keep
+NUMPY_RUNS = "numpy-none", "numpy-100", "numpy-100-100", "numpy-200-200-200"
+NO_RECIPE = (  # flags that may differ between runs of the same recipe
+    *("seed", "validation_size", "eval_freq", "checkpoint_freq", "use_gpu", "deterministic"),
+)
+
+
+def read(name, missing=None):
+    """What the record NAME.json holds; without such a file, missing where that is given."""
+    path = RESULTS / f"{name}.json"
+    if missing is not None and not path.exists():
+        return missing
+    return json.loads(path.read_text())
+
+
+def write(name, text):
+    """Makes text the record NAME.json."""
+    with files.replacing(RESULTS / f"{name}.json") as file:
+        file.write(text.encode())
+
+
+def runs_of(name):
+    """The runs of an experiment, one for each seed recorded so far."""
+    return read(name, {"runs": []})["runs"]
+
+
+def experiment(name):
+    """The trainer and the seeds that the head of an experiment's argument file names."""
+    text = (EXPERIMENTS / f"{name}.txt").read_text()
+    head = dict(re.findall(r"^# (trainer|seeds): (.*)$", text, re.M))
+    return head["trainer"], [int(seed) for seed in head["seeds"].split()]
+
+
+def missing_seeds(name):
+    """The seeds of an experiment without a run on record: none when the record is complete."""
+    done = [run["seed"] for run in runs_of(name)]
+    return [seed for seed in experiment(name)[1] if seed not in done]
+
+
+def read_finished(folder):
+    """The finished run in a folder: what run.json holds, with metrics.csv as its `history`."""
+    try:
+        record, history = read_run(folder)
+    except OSError as error:
+        raise UsageError(f"cannot read {error.filename}: {error.strerror}") from error
+    except (KeyError, TypeError, ValueError) as error:
+        raise UsageError(f"{folder} holds no finished run ({error!r:.200})") from error
+    if record["status"] != "completed":
+        raise UsageError(f"{folder} holds no finished run: its status is {record['status']}")
+    return {**record, "history": history}
+
+
+# Runs ---------------------------------------------------------------------------------------------
+
+
+def column(runs, name):
+    """One column of the histories: an array (runs, rows)."""
+    return np.array([run["history"][name] for run in runs])
+
+
+def with_seed(runs, seed):
+    """The run with this seed."""
+    return next(run for run in runs if run["seed"] == seed)
+
+
+def validation_accuracy(run):
+    """The accuracy on the validation split of the weights that a run ended with, the best ones."""
+    return max(run["history"]["val_accuracy"])
+
+
+def differing_recipe(flags, others):
+    """The names of the flags in which two recipes differ."""
+    return [name for name in differing(flags, others) if name not in NO_RECIPE]
+
+
+def changed_flags(flags, before):
+    """The flags that make another recipe out of before, nearly as one would type them."""
+    changes = []
+    for name in differing_recipe(flags, before):
+        value = flags.get(name)
+        if isinstance(value, bool):
+            changes.append(name if value else f"no {name}")
+        elif value is not None:  # --max_steps is None beside --epochs
+            text = f"{value:g}" if isinstance(value, float) else flag_text(value)
+            changes.append(f"{name} {text}")
+    return changes
+
+
+# The comparison of Tanh and ELU: report/activations.py --------------------------------------------
+
+
+def matching(runs, **values):
+    """The runs whose entries have these values."""
+    return [run for run in runs if values.items() <= run.items()]
+
+
+def all_values(record, name):
+    """The values that an entry has in the runs of a record, sorted."""
+    return sorted({run[name] for run in record["runs"]})
+
+
+def last_step(record):
+    """The step at which the runs end that do not diverge."""
+    return max(run["step"][-1] for run in record["runs"])
+
+
+def not_diverged(record, runs):
+    """The runs that reached the last step of their record."""
+    return [run for run in runs if run["step"][-1] == last_step(record)]

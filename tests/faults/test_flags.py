@@ -1,0 +1,242 @@
+"""Wrong flags, and command lines that nobody would think of: each runs or is refused in one line
+with status 2, before anything is written."""
+
+import shutil
+
+import pytest
+import torch
+from common import TRAINERS, outcome, refused, times
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import cifar10_utils
+import train_mlp_numpy
+import train_mlp_pytorch
+from training.flags import make_parser
+from training.run import Run
+
+PARSERS = {"numpy": lambda: make_parser(""), "pytorch": train_mlp_pytorch.make_parser}
+MAINS = {"numpy": train_mlp_numpy.main, "pytorch": train_mlp_pytorch.main}
+
+# Wrong flags
+
+
+@pytest.mark.parametrize(
+    "flags, named",
+    [
+        (["--learning-rate", "0.1"], "--learning-rate"),
+        (["--learn", "0.1"], "--learn"),
+        (["--nonsense"], "--nonsense"),
+        (["stray"], "stray"),
+        (["@missing.txt"], "missing.txt"),
+        (["@\0"], "unreadable argument file"),
+        *(([f"--{n}=--"], f"--{n}: '--' is no") for n in ("seed", "dnn_hidden_units", "run_dir")),
+        *(
+            (["--dnn_hidden_units", u], u)
+            for u in ("100,x", "0", "-5", "100,,5", "1e3", ",", "5.0")
+        ),
+        (["--dnn_hidden_units", "999999999"], "999999999"),
+        *(([f"--learning_rate={r}"], r) for r in ("-1", "0", "nan", "inf", "-inf", "x", "")),
+        *((["--batch_size", b], b) for b in ("0", "2.5", "-1", "x")),
+        (["--batch_size", "51"], "51 is above 50"),
+        (["--batch_size", "31", "--validation_size", "20"], "31 is above 30"),
+        *((["--seed", s], s) for s in ("-1", "1.5", "4294967296")),
+        *((["--max_steps", s], s) for s in ("0", "-3", "1e3")),
+        *((["--eval_freq", s], s) for s in ("0", "-3", "1.0")),
+        *((["--validation_size", s], s) for s in ("-1", "50", "51", "x")),
+        (["--synthetic"], "--data_dir"),
+        (["--run_dir", ""], "is not the name of a folder"),
+        (["--data_dir", ""], "is not the name of a folder"),
+        (["--run_dir", "new/" + 300 * "a"], "File name too long"),
+        (["--resume"], "--run_dir"),
+    ],
+    ids=str,
+)
+def test_bad_flags_are_refused_and_nothing_is_written(
+    trainer, flags, named, data, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    assert named in refused(trainer.main, ["--data_dir", data, "--batch_size", "10", *flags])
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "flags, named",
+    [
+        (["--momentum", "0.9", "--optimizer", "adam"], "--momentum goes with --optimizer sgd"),
+        (["--epochs", "3", "--max_steps", "1400"], "--epochs and --max_steps"),
+        (["--normalization", "batch", "--batch_size", "1"], "more than one example"),
+        (["--distortion", "-0.5"], "'-0.5'"),
+        (["--warmup_steps", "10", "--max_steps", "10"], "--warmup_steps 10 leaves no step of 10"),
+        (["--warmup_steps", "9", "--epochs", "1"], "--warmup_steps 9 leaves no step of 5"),
+        (["--dropout", "0.1", "--dnn_hidden_units", ""], "need a hidden layer"),
+        (["--local_fields", "--dnn_hidden_units", ""], "need a hidden layer"),
+        (["--first_layer_l1", "1", "--dnn_hidden_units", ""], "need a hidden layer"),
+        (["--activation", "relu", "--dnn_hidden_units", ""], "need a hidden layer"),
+        (["--normalization", "batch", "--dnn_hidden_units", ""], "need a hidden layer"),
+        (["--deterministic"], "--deterministic needs --use_gpu"),
+        (["--dropout", "0.999"], "'0.999'"),  # a multiple of 1/256: this would drop all units
+        (["--momentum", "-0.1"], "'-0.1'"),
+        (["--momentum", "1"], "'1'"),
+        (["--label_smoothing", "1"], "'1'"),
+        (["--ema", "1"], "'1'"),
+        (["--weight_decay", "inf"], "'inf'"),
+        (["--ema", "nan"], "'nan'"),
+        (["--shift", "32"], "'32'"),
+        (["--activation", "sigmoid"], "'sigmoid'"),
+        (["--activation=--"], "'--' is no value"),
+        (["--schedule", "linear"], "'linear'"),
+        (["--epochs", "0"], "'0'"),
+    ],
+    ids=str,
+)
+def test_contradictory_and_bad_options_are_refused(flags, named, data, tmp_path):
+    argv = ["--data_dir", data, "--batch_size", "10", "--run_dir", str(tmp_path / "a"), *flags]
+    assert named in refused(train_mlp_pytorch.main, argv)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_batch_norm_with_several_cpu_processes_is_refused(data, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    argv = ["--data_dir", data, "--batch_size", "10", "--normalization", "batch"]
+    assert "--normalization batch needs --use_gpu" in refused(train_mlp_pytorch.main, argv)
+    argv = ["--data_dir", data, "--batch_size", "5"]
+    assert "--batch_size 5 does not divide into 2" in refused(train_mlp_pytorch.main, argv)
+
+
+def test_use_gpu_without_one_is_refused(data, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    argv = ["--data_dir", data, "--batch_size", "10", "--run_dir", str(tmp_path / "a"), "--use_gpu"]
+    assert "--use_gpu needs 1 CUDA device(s), but there are 0" in refused(
+        train_mlp_pytorch.main, argv
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_every_process_of_a_machine_needs_its_own_device(monkeypatch):
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    assert "needs 2 CUDA device(s), but there are 1" in refused(
+        train_mlp_pytorch.main, ["--use_gpu"]
+    )
+
+
+# Any command line
+
+
+NUMBERS = ["0", "1", "2", "3", "10", "20", "0.1", "0.9", "1000"]
+GOOD = {
+    "--dnn_hidden_units": ["", " ", "8", "8,5", " 3 , 4 ", "1,1,1,1"],
+    "--learning_rate": ["1e-3", "1e-12", "1e12", "1e38", "1e300", "1e-320", "0.5", "1"],
+    "--max_steps": ["1", "2", "4"],
+    "--batch_size": ["1", "2", "3", "10", "20", "50"],
+    "--eval_freq": ["1", "2", "3", "10", "1000000000"],
+    "--seed": ["0", "7", "4294967295"],
+    "--validation_size": ["0", "1", "40", "49"],
+    "--data_dir": ["data", "data/cifar-10-batches-py", "./data/"],
+    "--run_dir": ["new", "new/deeper", "./a b", "r\N{SNOWMAN}n", "new\nline", "-", "empty"],
+}
+ODD = ["0", "-0", "-1", "51", "1e3", "2.5", "nan", "inf", "-inf", "1_0", " 7 ", "+5", "٣", "0x10",
+       "1e999", "9" * 5000, "1000000001", "", "\N{SUPERSCRIPT TWO}", "missing", "full", "file",
+       "file/x", "\0", "a" * 300, "/proc/x", "~", ".", "..", "\udcff", "\x1b[2J", "@", "--", "%s",
+       "{}", "8,,5", ",", "8;5"]  # fmt: skip
+SMALL = ["--data_dir", "data", "--max_steps", "2", "--batch_size", "10"]
+
+
+def command_lines(framework):
+    parser = PARSERS[framework]()
+    actions = {action.option_strings[-1]: action for action in parser._actions}
+    del actions["--help"]
+    flags = {  # every flag, with values that it may take
+        name: GOOD.get(name) or action.choices or (NUMBERS if action.nargs is None else [])
+        for name, action in actions.items()
+    }
+    odd = st.sampled_from(ODD) | st.text("-=,@.09eE_ \n\0é", max_size=8)
+
+    def values(flag):
+        return st.sampled_from(flags[flag]) if flags[flag] else st.none()
+
+    def written(flag, value, equals):
+        if value is None:
+            return [flag]
+        return [f"{flag}={value}"] if equals else [flag, value]
+
+    def flag_with(value):
+        return st.sampled_from([*flags, *2 * list(GOOD)]).flatmap(
+            lambda flag: st.builds(written, st.just(flag), value(flag), st.booleans())
+        )
+
+    good = flag_with(values)
+    wrong = st.one_of(
+        flag_with(lambda flag: odd),
+        odd.map(lambda text: [text]),
+        odd.map(lambda text: ["@" + text]),
+        st.sampled_from(list(flags)).map(lambda flag: [flag[:-1]]),
+        st.sampled_from(["--learning-rate=1", "--no-resume", "-h1", "--Seed", "@flags", "@wrong"]
+                        ).map(lambda text: [text]),
+    )  # fmt: skip
+    return st.builds(
+        lambda start, some, others: [*start, *sum(some + others, [])],
+        st.sampled_from([SMALL, SMALL, SMALL, []]),
+        st.lists(good, max_size=5),
+        st.one_of(*4 * [st.just([])], st.lists(wrong, max_size=2)),
+    )
+
+
+@pytest.fixture
+def place(data, tmp_path, monkeypatch, no_curves):
+    """A folder to work in with data, odd things in the way, a finished run; and no network."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("training.data._fetch_default_data", lambda: False)
+    monkeypatch.setattr(cifar10_utils, "get_synthetic", lambda **options: cifar10_utils._split(
+        "synthetic", *[(part.pixels, part.labels) for part in
+                       (cifar10_utils.get_cifar10(data, one_hot=False).train,
+                        cifar10_utils.get_cifar10(data, one_hot=False).test)],
+        options["one_hot"], options["validation_size"], options["seed"]))  # fmt: skip
+    # Runs are long where no flag says otherwise; what they do does not depend on that.
+    steps = Run.steps
+
+    def few_steps(self):
+        for step in steps(self):
+            yield step
+            if step == 8:
+                self.step = self.total
+
+    monkeypatch.setattr(Run, "steps", few_steps)
+    shutil.copytree(data, tmp_path / "data" / cifar10_utils.FOLDER)
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "mine").write_text("my work")
+    (tmp_path / "file").write_text("my work")
+    (tmp_path / "flags").write_text("--seed 3 # a comment\n\n--eval_freq=2\n")
+    (tmp_path / "wrong").write_bytes(b"--seed \xff\xfe\0 @wrong")
+    return tmp_path
+
+
+@times(50, 1500)
+@pytest.mark.parametrize("framework", TRAINERS)
+def test_any_command_line_runs_or_is_refused_in_one_line(framework, times, place, record_figure):
+    main, outcomes = MAINS[framework], []
+
+    @settings(
+        max_examples=times,
+        deadline=None,
+        derandomize=True,
+        database=None,
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(command_lines(framework))
+    def check(argv):
+        before = {path for path in place.iterdir() if path.name != "runs"}
+        status, said = outcome(main, argv)
+        outcomes.append(status)
+        assert ("the loss is" in said) == (status == 1)
+        if status == 2:
+            assert {path for path in place.iterdir() if path.name != "runs"} == before
+
+    check()
+    record_figure(
+        f"{len(outcomes)} command lines for {framework}: {outcomes.count(0)} ran, "
+        f"{outcomes.count(1)} ended with a loss that is not finite, {outcomes.count(2)} refused"
+    )
+    assert min(outcomes.count(0), outcomes.count(2)) > times // 10
+    assert (place / "full" / "mine").read_text() == (place / "file").read_text() == "my work"

@@ -1,0 +1,210 @@
+"""A run's folder in trouble: in use, deleted under the run, read-only, on a full disk."""
+
+import ctypes
+import errno
+import io
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from contextlib import contextmanager
+
+import pytest
+from common import failed, interrupted, listing, outcome, refused, rows_of
+
+from training import files
+from training.run import Run
+
+resource = pytest.importorskip("resource", reason="limits and permissions are those of Unix")
+
+
+def test_a_run_folder_in_use_is_refused_and_left_alone(trainer, data, tmp_path):
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.txt").write_text("my work")
+    (tmp_path / "file").write_text("my work")
+    before = listing(tmp_path)
+    for name, complaint in (("full", "is not empty"), ("file", "is a file")):
+        argv = ["--data_dir", data, "--run_dir", str(tmp_path / name)]
+        assert complaint in refused(trainer.main, argv)
+    argv = ["--data_dir", data, "--batch_size", "5", "--run_dir", str(tmp_path / "file" / "deeper")]
+    assert "/file: File exists" in refused(trainer.main, argv)
+    argv[-1] = "/proc/nowhere"
+    assert "cannot use --run_dir /proc/nowhere" in refused(trainer.main, argv)
+    assert listing(tmp_path) == before
+
+
+def test_an_empty_run_folder_is_taken(run, tmp_path):
+    (tmp_path / "a").mkdir()
+    assert (run("a") / "run.json").exists()
+
+
+def test_a_run_folder_that_exists_stays_the_same_folder(run, tmp_path):
+    (tmp_path / "a").mkdir()
+    before = (tmp_path / "a").stat().st_ino
+    assert run("a").stat().st_ino == before
+    run(250 * "b")
+
+
+def test_two_runs_cannot_share_a_folder(run, tmp_path, monkeypatch):
+    add_row = Run.add_row
+
+    def second(self, *args):
+        monkeypatch.setattr(Run, "add_row", add_row)
+        assert "another run is under way" in refused(run, "a", "--resume")
+        return add_row(self, *args)
+
+    monkeypatch.setattr(Run, "add_row", second)
+    run("a")
+
+
+@pytest.mark.parametrize("file", [False, True])
+@pytest.mark.parametrize("step", [0, 5, 12])
+def test_a_folder_deleted_under_the_run(run, step, file, tmp_path, monkeypatch):
+    """Or moved away, and a file put in its place."""
+    add_row = Run.add_row
+
+    def delete(self, *args):
+        if self.step == step:
+            os.rename(self.folder.path, tmp_path / "elsewhere")
+            if file:
+                self.folder.path.write_text("my work")
+        return add_row(self, *args)
+
+    monkeypatch.setattr(Run, "add_row", delete)
+    line = failed(run, "a")
+    assert "cannot go on in" in line and ("Not a directory" if file else "No such file") in line
+    assert (tmp_path / "a").exists() == file
+    assert not file or (tmp_path / "a").read_text() == "my work"
+    os.rename(tmp_path / "elsewhere", tmp_path / "b")  # and what was there is as good as ever
+    monkeypatch.setattr(Run, "add_row", add_row)
+    assert rows_of(run("b", "--resume")) == rows_of(run("whole"))
+
+
+def test_a_limit_on_the_size_of_files(run, tmp_path):
+    """The operating system's own refusal, in the middle of writing a checkpoint."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, before[1]))
+    try:
+        line = failed(run, "a")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert "cannot go on in" in line and "File too large" in line
+    assert sorted(p.name for p in (tmp_path / "a").iterdir()) == ["metrics.csv", "run.json"]
+
+
+class FullDisk:
+    """open() on a disk that has room for so many files and half of one more."""
+
+    def __init__(self, files):
+        self.left = files
+
+    def __call__(self, path, mode="r"):
+        if "x" in mode:
+            self.left -= 1
+        return open(path, mode) if "x" not in mode or self.left >= 0 else self.HalfAFile(path)
+
+    class HalfAFile(io.BytesIO):
+        def __init__(self, path):
+            super().__init__()
+            path.touch()
+
+        def write(self, _):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.mark.parametrize("flags", [[], ["--validation_size", "15"]], ids=str)
+def test_a_disk_that_is_full_at_any_write(run, flags, tmp_path, monkeypatch):
+    whole = rows_of(run("whole", *flags))
+    for room in range(10):  # eleven files are written into such a run's folder once it is there
+        with monkeypatch.context() as patch:
+            patch.setattr(files, "open", FullDisk(room), raising=False)
+            line = failed(run, "a", *flags)
+        assert "cannot go on in" in line and "No space left on device" in line
+        folder = tmp_path / "a"
+        assert not [path for path in folder.iterdir() if path.suffix == ".tmp"]
+        assert room == 0 or rows_of(folder) == whole[: (room + 1) // 2][: len(whole)]
+        assert rows_of(run("a", *flags, "--resume")) == whole
+        shutil.rmtree(folder)
+
+
+def test_ctrl_c_on_a_full_disk(run, tmp_path, monkeypatch):
+    def interrupt(self, *_):
+        monkeypatch.setattr(files, "open", FullDisk(0), raising=False)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Run, "finish", interrupt)
+    assert "the last checkpoint is saved" in interrupted(run, "a")
+
+
+def test_a_disk_of_any_size(run, tmp_path):
+    """A real one, in memory, that is full sooner or later; with more room the run goes on."""
+    whole, disk = run("whole"), tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=4k", "tmpfs", disk]
+    if subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("no disk can be mounted here")
+    statuses = []
+    try:
+        (disk / "mine").write_bytes(bytes(4096))
+        for size in (4, 8, 12, 20, 100, 200, 300, 400, 2000):
+            for room in (size, 9000):
+                subprocess.run(["mount", "-o", f"remount,size={room}k", disk], check=True)
+                resume = ["--resume"] * (disk / "a" / "run.json").exists()
+                status, line = outcome(run, "disk/a", *resume)
+                statuses.append(status)
+                if status:
+                    assert "No space left on device" in line
+                    assert status == 1 or not (disk / "a").exists()
+            assert rows_of(disk / "a") == rows_of(whole)
+            shutil.rmtree(disk / "a")
+    finally:
+        subprocess.run(["umount", disk], check=True)
+    assert statuses[-3:] == [0, 0, 0] and {1, 2} <= set(statuses)
+
+
+@contextmanager
+def as_anybody():
+    """Takes from root, for a while, the right to write where permissions forbid it."""
+    libc, held = ctypes.CDLL(None, use_errno=True), (ctypes.c_uint32 * 8)(0x20080522, 0)
+    data = ctypes.byref(held, 8)
+    assert libc.capget(held, data) == 0
+    effective = held[2]
+    held[2] &= ~(1 << 1)  # CAP_DAC_OVERRIDE
+    assert libc.capset(held, data) == 0
+    try:
+        yield
+    finally:
+        held[2] = effective
+        assert libc.capset(held, data) == 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="takes root's rights away as Linux does")
+def test_a_read_only_folder(run, trainer, tmp_path, monkeypatch):
+    whole = run("whole")
+    shut = tmp_path / "shut"
+    (shut / "empty").mkdir(parents=True)
+    add_row = Run.add_row
+
+    def shut_down(self, *args):
+        if self.step == 5:
+            self.folder.path.chmod(0o500)
+        return add_row(self, *args)
+
+    with as_anybody(), monkeypatch.context() as patch:
+        patch.setattr(Run, "add_row", shut_down)
+        line = failed(run, "a")
+        assert "cannot go on in" in line and "Permission denied" in line
+    before = listing(tmp_path)
+    for folder in (shut, shut / "empty"):
+        folder.chmod(0o500)
+    with as_anybody():
+        for name, *flags in (["shut/empty"], ["shut/new"], ["a", "--resume"]):
+            line = refused(run, name, *flags)
+            assert "cannot use --run_dir" in line and "Permission denied" in line
+    for folder in (shut, shut / "empty", tmp_path / "a"):
+        folder.chmod(0o700)
+    assert listing(tmp_path) == before
+    assert rows_of(run("a", "--resume")) == rows_of(whole)

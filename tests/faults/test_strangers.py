@@ -1,0 +1,588 @@
+"""Files from strangers: batches, checkpoints, records and archives, altered in every way. Each is
+loaded right or refused in one line; none of their code runs, and nothing is written elsewhere.
+
+The ordinary suite alters some of each kind, `-m slow` thousands.
+"""
+
+import collections
+import functools
+import gzip
+import importlib
+import io
+import json
+import os
+import pickle
+import random
+import re
+import shutil
+import sys
+import tarfile
+import zipfile
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from common import (
+    REAL,
+    TRAINERS,
+    Killed,
+    N,
+    archive_of,
+    good_batch,
+    listing,
+    little_memory,
+    md5_of,
+    needs_real,
+    outcome,
+    refused,
+    times,
+    use_small_files,
+    write_files,
+)
+
+import cifar10_utils
+from cifar10_utils import DataError, get_cifar10, parse_batch
+from training.download import _unpack
+from training.files import read_checkpoint, write_checkpoint
+from training.run import Run
+
+pytest.importorskip("resource", reason="limits of memory, links and pipes are those of Unix")
+
+# What must not happen -----------------------------------------------------------------------------
+
+WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
+FORBIDDEN = {"os.system", "os.exec", "os.posix_spawn", "os.fork", "subprocess.Popen", "os.symlink"}
+CHANGES = {"os.mkdir", "os.rmdir", "os.remove", "os.rename", "os.chmod", "os.truncate", "os.link"}
+watched = {"folder": None, "seen": []}
+
+
+def audit(event, args):
+    if watched["folder"] is None:
+        return
+    if event in FORBIDDEN or event.startswith("socket."):
+        watched["seen"].append((event, args))
+    elif event in CHANGES or (event == "open" and args[2] & WRITES):
+        path = os.path.realpath(args[0]) if isinstance(args[0], str | bytes | Path) else "?"
+        if not os.fsdecode(path).startswith((watched["folder"], os.devnull)):
+            watched["seen"].append((event, args))
+
+
+sys.addaudithook(audit)  # for good, but it looks only while a folder is watched
+
+
+@contextmanager
+def nothing_outside(folder):
+    """Fails where a process is started, a socket opened or a file changed outside folder."""
+    watched.update(folder=os.path.realpath(folder), seen=[])
+    try:
+        yield
+    finally:
+        watched["folder"] = None
+    assert watched["seen"] == []
+
+
+def test_the_watch_sees_what_happens(tmp_path):
+    for act in (
+        lambda: os.mkdir(tmp_path / "b" / "x"),
+        lambda: open(tmp_path / "c", "w").close(),
+        lambda: os.system("true"),
+    ):
+        (tmp_path / "b").mkdir(exist_ok=True)
+        with pytest.raises(AssertionError), nothing_outside(tmp_path / "a"):
+            act()
+        with nothing_outside(tmp_path):
+            (tmp_path / "d").write_text("fine")
+
+
+# How to alter a file ------------------------------------------------------------------------------
+
+
+EVIL = [  # pieces of pickles that call something, or ask for a lot
+    b"cos\nmkdir\n(S'ran'\ntR",
+    b"cposix\nsystem\n(S'touch ran'\ntR",
+    b"(S'ran'\nios\nmkdir\n",
+    b'c__builtin__\neval\n(S\'open("ran","w")\'\ntR',
+    b"\x8c\x05posix\x8c\x05mkdir\x93\x8c\x03ran\x85R",
+    b"c__builtin__\nexec\n(S'import os; os.mkdir(\"ran\")'\ntR",
+    b"cnumpy\nmemmap\n(S'ran'\nS'w+'\ntR",
+    b"ctorch\nload\n(S'ran'\ntR",
+]
+
+
+def altered(raw, rng, other=b""):
+    """raw with a bit flipped, pieces cut, doubled, taken from other, or code put in: once or more
+    often, mostly near the beginning or the end."""
+    out = bytearray(raw)
+    for _ in range(rng.choice([1, 1, 1, 2, 5])):
+        i = rng.randrange(min(len(out), rng.choice([700, 700, 10**9])) + 1)
+        i, n = rng.choice([i, len(out) - i]), rng.choice([1, 4, 50, 5000])
+        flipped = bytes(byte ^ 1 << rng.randrange(8) for byte in out[i : i + 1])
+        taken = other[rng.randrange(len(other) + 1) :][:n]
+        gone, piece = rng.choice([
+            (1, flipped), (n, b""), (n, out[i : i + n] * 2), (4, rng.randbytes(n)), (0, taken),
+            (4, taken), (0, rng.choice(EVIL)), (rng.choice([0, len(out)]), b""),
+        ])  # fmt: skip
+        out[i : i + gone] = piece
+    return bytes(out)
+
+
+NASTY = ["null", "true", "-1", "0", "1", "7", "2147483648", "1" + 400 * "0", "0.5", "5.0", "1e308",
+         "1_0", "NaN", "nan", "Infinity", "1e999", "[]", "[[]]", "{}", "", '"', '""', '"x"', "x",
+         "1,2", "\0", "\n", '"\\u001b[2J"', '"' + 200_000 * "x", 5000 * "9", '"completed"',
+         '"running"', '"cifar10"', '"synthetic"', '"numpy"', '"pytorch"']  # fmt: skip
+
+
+def altered_text(raw, rng, other=b""):
+    """JSON or a table with another word in the place of one or more."""
+    if rng.random() < 0.3:
+        return altered(raw, rng, other)
+    text = raw.decode()
+    for _ in range(rng.choice([1, 1, 2])):
+        word = rng.choice(list(re.finditer(r'"[^"]*"|[-+.\w]+', text)))
+        text = text[: word.start()] + rng.choice(NASTY) + text[word.end() :]
+    return text.encode()
+
+
+# Data ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def small(tmp_path, monkeypatch):
+    return write_files(tmp_path / "cifar10" / cifar10_utils.FOLDER, use_small_files(monkeypatch))
+
+
+@pytest.mark.parametrize("name", ["data_batch_1", "test_batch", "batches.meta"])
+def test_an_altered_or_truncated_file_is_refused_by_its_sum(small, name):
+    whole = (small / name).read_bytes()
+    for wrong in (whole[:-1], whole[:-5] + b"x" + whole[-4:], b""):
+        (small / name).write_bytes(wrong)
+        with pytest.raises(DataError, match=f"{name}: truncated or altered"):
+            get_cifar10(small)
+
+
+@needs_real
+def test_one_flipped_bit_in_real_data_is_found(tmp_path):
+    shutil.copytree(REAL, tmp_path / "data")
+    with open(tmp_path / "data" / "data_batch_4", "r+b") as file:
+        file.seek(12_345_678)
+        byte = file.read(1)[0]
+        file.seek(12_345_678)
+        file.write(bytes([byte ^ 1]))
+    before = listing(tmp_path)
+    with pytest.raises(DataError, match=re.escape("data_batch_4: truncated or altered")):
+        get_cifar10(tmp_path / "data")
+    assert listing(tmp_path) == before
+
+
+SPOILT = {  # what is done to a folder of data, and what is then said
+    "no CIFAR-10 in": lambda folder: [path.unlink() for path in folder.iterdir()],
+    "lacks test_batch": lambda folder: (folder / "test_batch").unlink(),
+    "data_batch_2: truncated or altered": lambda folder: os.truncate(folder / "data_batch_2", 1000),
+    "data_batch_5: truncated or altered": lambda folder: (folder / "data_batch_5").write_text("x"),
+    "typo": lambda folder: folder / "typo",
+    "is a file": lambda folder: folder / "data_batch_1",
+}
+
+
+@pytest.mark.parametrize("said", SPOILT)
+def test_bad_data_is_refused_and_nothing_is_written(trainer, said, data, tmp_path):
+    given = SPOILT[said](Path(data))
+    folder = str(given) if isinstance(given, Path) else data
+    assert said in refused(trainer.main, ["--data_dir", folder, "--run_dir", str(tmp_path / "a")])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_malicious_batch_with_the_right_sum_is_refused(trainer, data, tmp_path):
+    evil = b"cos\nmkdir\n(S'%s'\ntR." % str(tmp_path / "ran").encode()
+    (Path(data) / "data_batch_1").write_bytes(evil)
+    cifar10_utils.MD5["data_batch_1"] = md5_of(evil)
+    line = refused(trainer.main, ["--data_dir", data, "--run_dir", str(tmp_path / "a")])
+    assert "data_batch_1" in line
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_parse_batch_reads_a_batch():
+    pixels, labels = parse_batch(good_batch())
+    assert (pixels.shape, pixels.dtype, labels.shape) == ((N, 3, 32, 32), np.uint8, (N,))
+
+
+@pytest.mark.parametrize(
+    "old, new, complaint",
+    [
+        (b"numpy\nndarray", b"posix\nsystem", "asks for posix.system"),
+        (b"numpy\ndtype", b"builtins\neval", "asks for builtins.eval"),
+        (b"numpy\ndtype", b"numpy\nmemmap", "asks for numpy.memmap"),
+        (b"numpy\ndtype", b"numpy.dtype\nnewbyteorder", "asks for numpy.dtype.newbyteorder"),
+        (b"U\x02u1", b"U\x02f4", "not a CIFAR-10 batch"),
+        (b"U\x02u1", b"U\x02O8", "not a CIFAR-10 batch"),
+        (b"M\x00\x0c", b"M\xff\xff", "not a CIFAR-10 batch"),
+        (b"U\x04data", b"U\x04dada", "KeyError"),
+        (pickle.STOP, b"", "EOFError"),
+        (b"K\x09e", b"K\x0ae", "wrong shape or values"),
+        (b"K\x09e", b"e", "wrong shape or values"),
+    ],
+)
+def test_parse_batch_refuses_what_is_no_batch(old, new, complaint):
+    raw = good_batch()
+    assert old in raw
+    with pytest.raises(DataError, match=complaint):
+        parse_batch(new.join(raw.rsplit(old, 1)))
+
+
+class Evil:
+    def __init__(self, marker):
+        self.marker = marker
+
+    def __reduce__(self):
+        return os.mkdir, (self.marker,)
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_a_malicious_pickle_runs_nothing(tmp_path, protocol):
+    marker = str(tmp_path / "ran")
+    with pytest.raises(DataError):
+        parse_batch(pickle.dumps({b"data": Evil(marker), b"labels": []}, protocol))
+    assert not os.path.exists(marker)
+
+
+@pytest.mark.parametrize("evil", EVIL, ids=repr)
+def test_code_in_a_batch_runs_nothing(evil, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    raw = good_batch()
+    with nothing_outside("/nowhere"):
+        for at in (2, raw.index(b"U\x06labels"), raw.index(b"U\x04data"), len(raw) - 1):
+            with pytest.raises(DataError):
+                parse_batch(raw[:at] + evil + raw[at:])
+    assert list(tmp_path.iterdir()) == []
+
+
+# Checkpoints and records --------------------------------------------------------------------------
+
+
+SMALL = ["--dnn_hidden_units", "8", "--max_steps", "12", "--batch_size", "20", "--eval_freq", "5"]
+OPTIONS = {
+    "numpy": ["--validation_size", "15"],
+    "pytorch": ["--validation_size", "15", "--optimizer", "adamw", "--ema", "0.9"],
+}
+
+
+@pytest.fixture(params=TRAINERS)
+def runs(request, data, tmp_path, monkeypatch, no_curves):
+    """Two runs of a trainer, one that was killed after step 10 and one to the end, and a function
+    that resumes a folder."""
+    load = functools.cache(cifar10_utils.get_cifar10)
+
+    def load_again(*args, **options):
+        splits = load(*args, **options)
+        splits.train.position = 0
+        return splits
+
+    monkeypatch.setattr(cifar10_utils, "get_cifar10", load_again)
+    monkeypatch.chdir(tmp_path)
+    trainer = importlib.import_module(f"train_mlp_{request.param}")
+    flags = ["--data_dir", data, *SMALL, *OPTIONS[request.param], "--run_dir"]
+    tally = Run.tally
+
+    def killed(self, *args):
+        if self.step == 11:
+            raise Killed
+        tally(self, *args)
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(Run, "tally", killed)
+        trainer.main([*flags, "killed"])
+    trainer.main([*flags, "whole"])
+    return lambda folder: outcome(trainer.main, [*flags, str(folder), "--resume"])
+
+
+@times(40, 1000)
+@pytest.mark.parametrize("kind", ["checkpoint", "run.json", "metrics.csv"])
+def test_altered_checkpoints_and_records(runs, kind, times, request, tmp_path, record_figure):
+    alter = altered if kind == "checkpoint" else altered_text
+    whole, found = (tmp_path / "whole" / "metrics.csv").read_bytes(), collections.Counter()
+    folder, outside = tmp_path / "in" / "run", sorted(tmp_path.iterdir())
+    with little_memory():
+        for i in range(times):
+            rng = random.Random(i)
+            source = tmp_path / "killed"
+            if kind == "metrics.csv" or (kind == "run.json" and rng.random() < 0.5):
+                source = tmp_path / "whole"
+            shutil.copytree(source, folder)
+            (path,) = folder.glob(f"{kind}*")
+            other = next((tmp_path / "whole").glob(f"{kind}*")).read_bytes()
+            raw = path.read_bytes()
+            path.write_bytes(alter(raw, rng, other) if i else raw)  # the first as it was
+            with nothing_outside(folder):
+                try:
+                    status, line = runs(folder)
+                except BaseException as error:
+                    error.add_note(f"alteration {i} of {kind}")
+                    raise
+            assert "alloc" not in line and "MemoryError" not in line, i
+            same = (folder / "metrics.csv").read_bytes() == whole
+            found["loaded" if status == 0 else "refused" if status == 2 else "not finite"] += 1
+            assert i or status == 0
+            if status == 0 and (kind == "run.json" or not i):
+                assert same, i
+            shutil.rmtree(folder)
+    (tmp_path / "in").rmdir()
+    record_figure(f"{times} altered {path.name}: {dict(found)}")
+    assert min(found["refused"], found["loaded"]) > times // 50
+    assert sorted(tmp_path.iterdir()) == outside
+
+
+def forge(checkpoint, change):
+    """Changes what a checkpoint holds by change(state)."""
+    state = read_checkpoint(checkpoint)
+    change(state)
+    write_checkpoint(checkpoint, state)
+
+
+def progress_of(change):
+    """A change to how far the run is, by change(step, sums, history) -> the same."""
+
+    def forged(state):
+        progress = json.loads(str(state["run"]["progress"]))
+        names = ("step", "sums", "history")
+        progress.update(zip(names, change(*(progress[n] for n in names)), strict=True))
+        state["run"]["progress"] = json.dumps(progress)
+
+    return forged
+
+
+STATES = [
+    lambda step, sums, history: (2.5, sums, history),
+    lambda step, sums, history: (True, sums, history),
+    lambda step, sums, history: (5, sums, history),
+    lambda step, sums, history: (13, sums, history),
+    lambda step, sums, history: (step, [0.0, 0.0, -1], history),
+    lambda step, sums, history: (step, [0.0, 0.0, 11], history),
+    lambda step, sums, history: (step, [float("inf"), 0.0, 1], history),
+    lambda step, sums, history: (step, sums, history | {"step": [0.0, 5, 10]}),
+    lambda step, sums, history: (step, sums, history | {"step": [0, 5, 10, 12]}),
+    lambda step, sums, history: (step, sums, history | {"val_loss": [1, 2, float("nan")]}),
+    lambda step, sums, history: (step, sums, history | {"val_loss": [1, 2]}),
+    lambda step, sums, history: (step, sums, history | {"val_loss": ["1", "2", "3"]}),
+    lambda step, sums, history: (step, sums, {"step": history["step"]}),
+]
+
+
+TENSORS = [
+    lambda state: state["optimizer"][0].update(exp_avg=torch.zeros(2)),
+    lambda state: state["optimizer"][0].update(exp_avg=state["optimizer"][0]["exp_avg"].double()),
+    lambda state: state["optimizer"][0].update(exp_avg="x"),
+    lambda state: state["optimizer"][0].pop("exp_avg_sq"),
+    lambda state: state["optimizer"].clear(),
+    lambda state: state["optimizer"].update({9: state["optimizer"][0]}),
+    lambda state: state["best"].update({key: torch.zeros(2) for key in state["best"]}),
+    lambda state: state["mlp"].update({key: v.half() for key, v in state["mlp"].items()}),
+    lambda state: state["mlp"].update(more=torch.zeros(2)),
+]
+ARRAYS = [
+    lambda state: state["network"].update({"modules.0.weight": np.zeros((8, 3072))}),
+    lambda state: state["network"].update({"modules.0.weight": np.zeros((3072, 8), np.float32)}),
+    lambda state: state["network"].update({"modules.0.bias": np.zeros(8, np.float32)}),
+    lambda state: state["network"].update(more=np.zeros(2)),
+]
+EITHER = [lambda state: state["best"].popitem(), lambda state: state.pop("network")]
+
+
+def test_checkpoints_that_no_run_writes_are_refused(runs, tmp_path):
+    (checkpoint,) = (tmp_path / "killed").glob("checkpoint.*")
+    raw = checkpoint.read_bytes()
+    values = TENSORS if checkpoint.suffix == ".pt" else ARRAYS
+    for i, change in enumerate([*map(progress_of, STATES), *EITHER, *values]):
+        checkpoint.write_bytes(raw)
+        forge(checkpoint, change)
+        status, line = runs("killed")
+        assert status == 2 and "is damaged" in line, i
+
+    def odd_in_memory(state):  # laid out as no optimizer could write
+        held = state.get("optimizer", {}).get(0, {})
+        held.update({k: v[0].expand_as(v) for k, v in held.items() if v.ndim})
+
+    checkpoint.write_bytes(raw)
+    forge(checkpoint, odd_in_memory)
+    assert runs("killed") == (0, "")
+
+
+def rezip(path, change):
+    """Replaces each member of a zip file by change(name, content), and its checksum."""
+    with zipfile.ZipFile(path) as archive:
+        members = {name: change(name, archive.read(name)) for name in archive.namelist()}
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+
+
+def test_code_in_a_checkpoint_does_not_run(runs, tmp_path):
+    """In the pickle that is all of a .pt, or in an array of objects of a .npz."""
+    (checkpoint,) = (tmp_path / "killed").glob("checkpoint.*")
+    raw = checkpoint.read_bytes()
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(
+        header, {"descr": "|O", "fortran_order": False, "shape": (8, 3072)}
+    )
+    for evil in EVIL:
+        checkpoint.write_bytes(raw)
+        for name, forged in (("data.pkl", evil + b"."), ("weight.npy", header.getvalue() + evil)):
+            rezip(checkpoint, lambda n, content, name=name, forged=forged:
+                  forged if n.endswith(name) else content)  # fmt: skip
+        before = listing(tmp_path)
+        with nothing_outside(tmp_path / "killed"):
+            status, line = runs("killed")
+        assert status == 2 and "is damaged" in line
+        assert listing(tmp_path) == before
+
+
+def test_a_bare_pickle_in_place_of_a_checkpoint_does_not_run(runs, tmp_path):
+    (checkpoint,) = (tmp_path / "killed").glob("checkpoint.*")
+    checkpoint.write_bytes(pickle.dumps(Evil("ran")))
+    assert runs("killed")[0] == 2
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("name", ["../out", "x/data.pkl", "archive/DATA.PKL", "archive/more"])
+def test_more_members_than_a_checkpoint_has_are_refused_or_do_no_harm(runs, name, tmp_path):
+    (checkpoint,) = (tmp_path / "killed").glob("checkpoint.*")
+    with zipfile.ZipFile(checkpoint) as archive:
+        members = [(n, archive.read(n)) for n in archive.namelist()]
+    with zipfile.ZipFile(checkpoint, "w") as archive:
+        for member in [(name, EVIL[0] + b"."), *members]:
+            archive.writestr(*member)
+    outside = sorted(tmp_path.iterdir())
+    with nothing_outside(tmp_path / "killed"):
+        status, line = runs("killed")
+    assert status == 0 or "is damaged" in line
+    assert sorted(tmp_path.iterdir()) == outside
+
+
+@pytest.mark.parametrize(
+    "name, old, new, complaint",
+    [
+        ("run.json", '"steps": 12', '"steps": 1' + 400 * "0", "OverflowError"),
+        ("run.json", '"steps": 12', '"steps": 999999999999999', "not that of this run"),
+        ("run.json", '"steps": 12', '"steps": "12"', "TypeError"),
+        ("run.json", '"test_loss": 2', '"test_loss": NaN, "x": 2', "not a finite number"),
+        ("run.json", '"cifar10"', '"\\u001b[2J\\n"', "unknown framework or dataset"),
+        ("run.json", '"cifar10"', "[]", "unknown framework or dataset"),
+        ("run.json", '"framework": "', '"framework": "\\n', "unknown framework or dataset"),
+        ("run.json", '"seed": 42,\n  "val', '"seed": "\\n\\u001b",\n  "val', "--seed is 42 now"),
+        ("run.json", '"seed": 42,\n  "val', f'"seed": "{9 * "x" * 999}",\n  "val', "--seed is 42"),
+        ("metrics.csv", "\n5,", "\n\n5,", "IndexError"),
+        ("metrics.csv", "\n5,", "\n" + 200_000 * "5" + ",", "field larger than"),
+        ("metrics.csv", "\n5,", "\n5.0,", "ValueError"),
+        ("metrics.csv", "\n5,", "\n6,", "other steps"),
+        ("metrics.csv", "\n5,", "\n5,nan,", "ValueError"),
+        ("metrics.csv", "train_loss", "train_lass", "not that of this run"),
+    ],
+    ids=str,
+)
+def test_records_that_no_run_has(runs, name, old, new, complaint, tmp_path):
+    path = tmp_path / "whole" / name
+    content = path.read_text()
+    assert content.count(old) == 1
+    path.write_text(content.replace(old, new))
+    status, line = runs("whole")
+    assert status == 2 and complaint in line and len(line) < 1000
+
+
+def test_every_flipped_bit_of_a_checkpoint_is_found_or_does_no_harm(runs, tmp_path):
+    whole = (tmp_path / "whole" / "metrics.csv").read_bytes()
+    (checkpoint,) = (tmp_path / "killed").glob("checkpoint.*")
+    raw = checkpoint.read_bytes()
+    statuses = []
+    for i in range(0, len(raw), len(raw) // 60):
+        folder = tmp_path / "flipped"
+        shutil.copytree(tmp_path / "killed", folder)
+        flipped = raw[:i] + bytes([raw[i] ^ 1 << i % 8]) + raw[i + 1 :]
+        (folder / checkpoint.name).write_bytes(flipped)
+        status, line = runs(folder)
+        statuses.append(status)
+        assert "is damaged" in line if status else (folder / "metrics.csv").read_bytes() == whole
+        shutil.rmtree(folder)
+    assert statuses.count(2) > 50
+
+
+def test_a_device_a_pipe_and_a_link_in_the_folder(runs, tmp_path):
+    mine = tmp_path / "mine"
+    mine.write_text("my work")
+    (checkpoint,) = (tmp_path / "killed").glob("checkpoint.*")
+    for name in ("run.json", "metrics.csv", checkpoint.name):
+        for kind in ("device", "pipe", "folder"):
+            source = "killed" if name == checkpoint.name else "whole"
+            folder = tmp_path / "odd"
+            shutil.copytree(tmp_path / source, folder)
+            (folder / name).unlink()
+            if kind == "device":
+                (folder / name).symlink_to("/dev/zero")
+            elif kind == "pipe":
+                os.mkfifo(folder / name)
+            else:
+                (folder / name).mkdir()
+            status, line = runs(folder)
+            assert status == 2 and "is not a regular file" in line, (name, kind)
+            shutil.rmtree(folder)
+    folder = tmp_path / "killed"
+    for name in ("run.json", "metrics.csv", checkpoint.name, "curves.png"):
+        (folder / f".{name}.tmp").symlink_to(mine)
+    assert runs(folder)[0] == 0
+    assert mine.read_text() == "my work"
+
+
+# Archives -----------------------------------------------------------------------------------------
+
+
+def member(size, name=f"{cifar10_utils.FOLDER}/data_batch_1"):
+    """The header of a member of a tar archive."""
+    info = tarfile.TarInfo(name)
+    info.size = size
+    return info.tobuf(tarfile.GNU_FORMAT)
+
+
+@pytest.mark.parametrize(
+    "bomb",
+    [
+        member(2**40),
+        member(-512),
+        member(0, "x") + member(-512),  # tarfile alone reads the second one again and again
+        18 * (member(2**22, "x") + bytes(2**22)),
+    ],
+    ids=["a large member", "a negative member", "a negative member later", "many members"],
+)
+def test_an_archive_that_would_unpack_to_far_more_is_refused(bomb, tmp_path, monkeypatch):
+    (tmp_path / "archive").write_bytes(gzip.compress(bomb, 1))
+    monkeypatch.setattr("training.download.MAX_ARCHIVE", 2**26)
+    with little_memory(80), pytest.raises((ValueError, tarfile.TarError)):
+        _unpack(tmp_path / "archive", cifar10_utils.FOLDER, cifar10_utils.MD5)
+
+
+@times(100, 3000)
+def test_altered_archives(times, tmp_path, monkeypatch, record_figure):
+    files, found = use_small_files(monkeypatch), collections.Counter()
+    modes = ["w", "w:gz", "w:xz", "w:bz2"]
+    raws = {mode: archive_of(files, mode) for mode in modes}
+    path = tmp_path / "archive"
+    monkeypatch.chdir(tmp_path)
+    with nothing_outside("/nowhere"), little_memory():
+        for i in range(times):
+            rng = random.Random(i)
+            raw = raws["w"]
+            if rng.random() < 0.5:
+                raw = altered(raws["w"], rng, raws["w"][: rng.randrange(2000)])
+                raw = gzip.compress(raw, 1) if rng.random() < 0.5 else raw
+            else:
+                raw = altered(raws[rng.choice(modes)], rng)
+            watched["folder"] = None
+            path.write_bytes(raw)
+            watched["folder"] = "/nowhere"
+            try:
+                assert _unpack(path, cifar10_utils.FOLDER, cifar10_utils.MD5) == files, i
+                found["loaded"] += 1
+            except Exception as error:
+                assert not isinstance(error, AssertionError | MemoryError), i
+                found["refused"] += 1
+    record_figure(f"{times} altered archives: {dict(found)}")
+    assert min(found["refused"], found["loaded"]) > times // 50

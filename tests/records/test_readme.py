@@ -1,0 +1,92 @@
+"""What the README shows can be typed: its commands, its flags, and its lines of Python."""
+
+import importlib
+import re
+import shlex
+import shutil
+
+import pytest
+from common import ROOT
+
+import cifar10_utils
+import train_mlp_numpy
+import train_mlp_pytorch
+from training import flags
+from training.data_pytorch import TensorData
+from training.processes import Processes
+
+README = (ROOT / "README.md").read_text()
+PARSERS = {
+    "train_mlp_numpy.py": lambda: flags.make_parser(""),
+    "train_mlp_pytorch.py": train_mlp_pytorch.make_parser,
+}
+COMMANDS = re.findall(
+    r"^(?:.* && )?(?:python|torchrun [-\w=]+) (train_mlp_\w+\.py.*)$", README, re.M
+)
+
+
+def test_every_flag_of_both_trainers_is_explained_with_its_default():
+    rows = re.findall(r"^\| `(--\w+)` \| (?:`(.*)`)? ?\|", README, re.M)
+    explained = dict(rows)
+    args = vars(flags.make_parser("").parse_args([]))
+    assert list(explained) == [f"--{name}" for name in args]
+    for name, value in args.items():
+        if value and name != "dnn_hidden_units":
+            assert float(explained[f"--{name}"]) == value
+    assert explained["--dnn_hidden_units"] == ",".join(map(str, args["dnn_hidden_units"]))
+
+
+def test_the_help_explains_the_others():
+    assert "`python train_mlp_pytorch.py --help`" in README
+    actions = train_mlp_pytorch.make_parser()._actions
+    assert len(actions) >= 30 and all(action.help for action in actions)
+
+
+def test_the_scripts_exist():
+    scripts = set(re.findall(r"^(?:.* && )?python ([\w/]+\.py)", README, re.M))
+    assert "train_mlp_numpy.py" in scripts
+    for script in scripts:
+        assert (ROOT / script).is_file(), script
+    for module in set(re.findall(r"python -m ((?:report|plots)\.\w+)", README)):
+        assert importlib.util.find_spec(module), module
+    for path in set(re.findall(r"\btests/[\w/.]+", README)):
+        assert (ROOT / path).exists(), path
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_flags_of_a_command_are_accepted(command, monkeypatch):
+    monkeypatch.chdir(ROOT)  # from where argument files are named
+    script, *argv = shlex.split(command, comments=True)
+    flags.parse(PARSERS[script](), argv)
+
+
+BLOCKS = [b for b in re.findall(r"```python\n(.*?)```", README, re.S) if "load_weights" in b]
+
+
+def test_weights_are_loaded_in_numpy_and_in_pytorch():
+    assert [module for block in BLOCKS for module in ("mlp_numpy", "mlp_pytorch") if module in block
+            ] == ["mlp_numpy", "mlp_pytorch"]  # fmt: skip
+
+
+@pytest.mark.parametrize("block", BLOCKS)
+def test_the_lines_that_load_weights_and_classify_an_image(
+    block, data, tmp_path, no_curves, monkeypatch, capsys
+):
+    """As they stand, in a folder with data and a run of the name that they give."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(data, tmp_path / cifar10_utils.DEFAULT_DIR)
+    trainer = train_mlp_pytorch if "mlp_pytorch" in block else train_mlp_numpy
+    run_dir = re.search(r'load_weights\("(.+?)"\)', block)[1]
+    argv = ["--max_steps", "4", "--batch_size", "20", "--validation_size", "10", "--eval_freq", "1"]
+    trainer.main([*argv, "--run_dir", run_dir])
+    tested = capsys.readouterr().out.splitlines()[-1]
+    names = {}
+    exec(block, names)
+    (mlp,) = [value for value in names.values() if type(value).__name__ == "MLP"]
+    test_set = cifar10_utils.get_cifar10(one_hot=trainer is train_mlp_numpy).test
+    if trainer is train_mlp_pytorch:
+        args = flags.parse(train_mlp_pytorch.make_parser(), [])
+        test_set = TensorData(test_set, "cpu", Processes(), args)
+    _, accuracy = trainer.evaluate(mlp, test_set)
+    assert tested.startswith(f"test accuracy {accuracy:.4f} ")
+    assert re.search(r"\d", capsys.readouterr().out)  # the class, or its number, is printed

@@ -1,0 +1,180 @@
+"""The PyTorch network: parity with the NumPy one, which autograd does not know, and its layers."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+import mlp_numpy
+from mlp_pytorch import MLP, Dropout
+from modules import CrossEntropyModule, ELUModule, LinearModule, SoftMaxModule
+
+
+def twins(n_hidden, n_inputs=12, n_classes=5):
+    """The NumPy and the PyTorch network with the same random parameters, in float64."""
+    one = mlp_numpy.MLP(n_inputs, n_hidden, n_classes)
+    two = MLP(n_inputs, n_hidden, n_classes, dtype=torch.float64)
+    rng = np.random.default_rng(1)
+    linears = [module for module in one.modules if module.params]
+    with torch.no_grad():
+        for module, linear in zip(linears, two.linear_layers(), strict=True):
+            for value in module.params.values():
+                value[:] = 0.5 * rng.standard_normal(value.shape)
+            linear.weight.copy_(torch.from_numpy(module.params["weight"]))
+            linear.bias.copy_(torch.from_numpy(module.params["bias"][0]))
+    return one, two, list(zip(linears, two.linear_layers(), strict=True))
+
+
+def assert_close(ours, theirs):
+    np.testing.assert_allclose(ours, theirs.detach().numpy(), rtol=1e-10, atol=1e-13)
+
+
+# Parity
+
+
+@pytest.mark.parametrize("n_hidden", [[], [7], [7, 6], [4, 5, 6, 7]], ids=str)
+@pytest.mark.parametrize("samples", [1, 2, 33])
+@pytest.mark.parametrize("labels", ["one-hot", "integer", "soft"])
+def test_output_loss_and_every_gradient_equal_autograds_through_ten_steps(
+    n_hidden, samples, labels
+):
+    one, two, pairs = twins(n_hidden)
+    rng = np.random.default_rng(2)
+    optimizer = torch.optim.SGD(two.parameters(), lr=0.1)
+    cross_entropy = CrossEntropyModule()
+    for _ in range(10):
+        x = rng.standard_normal((samples, 3, 2, 2))
+        numbers = rng.integers(0, 5, samples)
+        y = {
+            "integer": numbers,
+            "one-hot": np.eye(5)[numbers],
+            "soft": rng.dirichlet(np.ones(5), samples),
+        }[labels]
+        probabilities = one.forward(x)
+        loss = cross_entropy.forward(probabilities, y)
+        one.backward(cross_entropy.backward(probabilities, y))
+        logits = two(torch.from_numpy(x))
+        expected = F.cross_entropy(logits, torch.from_numpy(y))
+        optimizer.zero_grad()
+        expected.backward()
+        assert_close(probabilities, logits.softmax(dim=1))
+        assert_close(loss, expected)
+        for module, linear in pairs:
+            assert_close(module.grads["weight"], linear.weight.grad)
+            assert_close(module.grads["bias"][0], linear.bias.grad)
+            for name, gradient in module.grads.items():
+                module.params[name] -= 0.1 * gradient
+        optimizer.step()
+
+
+def as_function(module, *targets):
+    """A NumPy module as a torch function, so that torch can check its gradient."""
+
+    class Function(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            ctx.save_for_backward(x)
+            return torch.as_tensor(module.forward(x.detach().numpy(), *targets))
+
+        @staticmethod
+        def backward(ctx, dout):
+            if not targets:
+                return torch.from_numpy(module.backward(dout.numpy()))
+            (x,) = ctx.saved_tensors
+            return dout * torch.from_numpy(module.backward(x.numpy(), *targets))
+
+    return Function.apply
+
+
+@pytest.mark.parametrize(
+    "module, reference",
+    [
+        (ELUModule(), F.elu),
+        (ELUModule(0.5), lambda x: F.elu(x, alpha=0.5)),
+        (SoftMaxModule(), lambda x: x.softmax(dim=1)),
+        (LinearModule(4, 4), None),
+    ],
+    ids=repr,
+)
+def test_gradcheck_accepts_the_modules(module, reference):
+    x = torch.from_numpy(np.random.default_rng(0).standard_normal((5, 4))).requires_grad_()
+    assert torch.autograd.gradcheck(as_function(module), x)
+    if reference:
+        assert_close(module.forward(x.detach().numpy()), reference(x))
+        dout = torch.arange(20.0, dtype=torch.float64).reshape(5, 4)
+        (expected,) = torch.autograd.grad(reference(x), x, dout)
+        assert_close(module.backward(dout.numpy()), expected)
+
+
+def test_gradcheck_accepts_the_cross_entropy():
+    module, y = CrossEntropyModule(), np.eye(4)[[0, 3, 1, 1, 2]]
+    x = torch.from_numpy(np.random.default_rng(0).uniform(0.1, 1, (5, 4))).requires_grad_()
+    assert torch.autograd.gradcheck(as_function(module, y), x)
+    loss = F.nll_loss(x.log(), torch.from_numpy(y.argmax(axis=1)))
+    assert_close(module.forward(x.detach().numpy(), y), loss)
+    (expected,) = torch.autograd.grad(loss, x)
+    assert_close(module.backward(x.detach().numpy(), y), expected)
+
+
+def test_elu_at_zero_has_torchs_gradient():
+    for alpha in (0.5, 1.0, 2.0):
+        x = torch.zeros(1, dtype=torch.float64, requires_grad=True)
+        F.elu(x, alpha=alpha).backward()
+        elu = ELUModule(alpha)
+        elu.forward(np.zeros(1))
+        assert elu.backward(np.ones(1)) == x.grad.item()
+
+
+@pytest.mark.parametrize("n_hidden", [[], [100], [30, 20, 10]], ids=str)
+def test_both_networks_draw_the_same_initial_weights(n_hidden):
+    one = mlp_numpy.MLP(3072, n_hidden, 10, seed=3, input_scale=64, dtype=np.float32)
+    two = MLP(3072, n_hidden, 10, seed=3, input_scale=64)
+    linears = [module for module in one.modules if module.params]
+    for module, linear in zip(linears, two.linear_layers(), strict=True):
+        np.testing.assert_array_equal(module.params["weight"], linear.weight.detach().numpy())
+        np.testing.assert_array_equal(module.params["bias"][0], linear.bias.detach().numpy())
+
+
+def test_both_networks_have_a_state_as_pytorch_means_it():
+    """The parameters themselves go out; values that come in are copied, and must be all there."""
+    one, two, pairs = twins([7, 6])
+    for mlp in (one, two):
+        before = mlp.state_dict()
+        state = {name: 2 * value + 1 for name, value in before.items()}
+        mlp.load_state_dict(state)
+        for name, value in mlp.state_dict().items():
+            assert np.shares_memory(value, before[name])
+            assert (value == state[name]).all() and not np.shares_memory(value, state[name])
+        state.popitem()
+        with pytest.raises((ValueError, RuntimeError)):
+            mlp.load_state_dict(state)
+    for module, linear in pairs:
+        assert_close(module.params["weight"], linear.weight)
+        assert_close(module.params["bias"][0], linear.bias)
+
+
+# The network
+
+
+def test_the_network_has_the_layers_asked_for():
+    mlp = MLP(6, [5, 4], 3, activation="gelu", normalization="layer", dropout=0.5)
+    kinds = [nn.Linear, nn.LayerNorm, nn.GELU, Dropout] * 2 + [nn.Linear]
+    assert [type(layer) for layer in mlp.layers] == kinds
+    assert [type(layer) for layer in MLP(6, [], 3, dropout=0.5).layers] == [nn.Linear]
+    assert mlp.device == torch.device("cpu")
+    assert MLP(6, [], 3)(torch.zeros(7, 3, 2)).shape == (7, 3)
+
+
+def test_dropout_keeps_its_share_of_units_and_their_mean():
+    torch.manual_seed(0)
+    dropout = Dropout(0.25)
+    x = torch.ones(1003, 301, requires_grad=True)
+    out = dropout(x)
+    assert set(out.unique().tolist()) == {0.0, torch.tensor(1 / 0.75).item()}
+    for share in ((out > 0).float().mean(dim=d) for d in (0, 1)):
+        assert abs(share.mean() - 0.75) < 0.005
+        assert share.std() < 0.03
+    out.sum().backward()
+    torch.testing.assert_close(x.grad, out.detach())
+    assert dropout.eval()(x) is x

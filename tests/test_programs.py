@@ -1,0 +1,95 @@
+"""The programs from end to end, each in a process of its own, on generated and on real data."""
+
+import re
+import signal
+import sys
+import time
+
+import numpy as np
+import pytest
+from common import REAL, needs_real, record_of, rows_of, start, train, wait_for
+
+NUMPY, PYTORCH = SCRIPTS = ["train_mlp_numpy.py", "train_mlp_pytorch.py"]
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_synthetic_data_is_learned_and_named_everywhere(script, tmp_path):
+    flags = ["--synthetic", "--max_steps", 300, "--eval_freq", 300, "--run_dir", tmp_path / "a"]
+    out, err = train(script, *flags)
+    assert re.fullmatch(r"test accuracy 0\.[89]\d* \(synthetic, 300 steps, \d+\.\d s\)", out[-1])
+    assert sum("SYNTHETIC DATA, not CIFAR-10" in line for line in err) == 2  # start and end
+    assert record_of(tmp_path / "a")["dataset"] == "synthetic"
+    assert not any("step/s" in line for line in err)  # no progress bar where there is no terminal
+
+
+def test_a_linear_model_learns_the_synthetic_set_poorly(tmp_path):
+    flags = ["--synthetic", "--max_steps", 100, "--dnn_hidden_units", ""]
+    train(NUMPY, *flags, "--run_dir", tmp_path / "a")
+    assert 0.15 < record_of(tmp_path / "a")["test_accuracy"] < 0.4
+
+
+def test_without_torch_data_and_network_it_falls_back_and_says_so(tmp_path):
+    (tmp_path / "torch.py").write_text("raise ImportError('torch is not here')")
+    began = time.monotonic()
+    nowhere = {"CIFAR10_URL": "http://127.0.0.1:9/x", "PYTHONPATH": str(tmp_path)}
+    out, err = train(NUMPY, "--max_steps", 1, cwd=tmp_path, **nowhere)
+    assert time.monotonic() - began < 60
+    assert "cannot download CIFAR-10 from http://127.0.0.1:9/x" in "".join(err)
+    assert "(synthetic, 1 steps" in out[-1]
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert [name for name in names if name != "__pycache__"] == ["runs", "torch.py"]
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_bad_input_is_one_line_and_status_2(script, tmp_path):
+    flags = ["--dnn_hidden_units", "100,x", "--run_dir", tmp_path / "a"]
+    out, (line,) = train(script, *flags, status=2)
+    assert out == [] and f"{script}: error: " in line and "'100,x'" in line
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows sends no SIGINT to one process")
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_ctrl_c(script, tmp_path):
+    flags = ["--synthetic", "--max_steps", 10**6, "--run_dir", tmp_path / "a"]
+    process = start(script, *flags)
+    wait_for(lambda: len(rows_of(tmp_path / "a")) > 1)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert re.search(r"step \d+ of 1000000 is saved", err.splitlines()[-1])
+    assert "Traceback" not in err
+    assert record_of(tmp_path / "a")["status"] == "interrupted"
+
+
+# Real data, where it is
+
+
+@needs_real
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_the_default_run_on_cifar10(script, tmp_path):
+    out, _ = train(script, "--data_dir", REAL, "--run_dir", tmp_path / "a")
+    record = record_of(tmp_path / "a")
+    assert 0.455 < record["test_accuracy"] < 0.53
+    assert out[-1].startswith(f"test accuracy {record['test_accuracy']:.4f} (cifar10, 1400 steps, ")
+    if script == NUMPY and sys.platform == "linux":
+        assert record["peak_rss_mb"] < 350
+
+
+@pytest.mark.slow
+@needs_real
+@pytest.mark.parametrize(
+    "units, seeds, least",
+    [
+        ("100", [42, 1, 2, 3, 4], 0.475),
+        ("100,100", [42, 1, 2], 0.48),
+        ("200,200,200", [42, 1, 2], 0.48),
+    ],
+)
+def test_mean_accuracy_over_seeds(units, seeds, least, tmp_path):
+    accuracies = []
+    for seed in seeds:
+        flags = ["--dnn_hidden_units", units, "--seed", seed, "--data_dir", REAL]
+        train(NUMPY, *flags, "--run_dir", tmp_path / str(seed))
+        accuracies.append(record_of(tmp_path / str(seed))["test_accuracy"])
+    assert np.mean(accuracies) >= least

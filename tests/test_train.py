@@ -1,0 +1,291 @@
+"""The two trainers: their step, that both train alike, and what a run leaves behind.
+
+Runs are made in this process, on a data folder of fifty training and ten test images.
+"""
+
+import re
+import sys
+
+import numpy as np
+import pytest
+import torch
+from common import listing, record_of, rows_of
+from torch.nn import functional as F
+
+import mlp_numpy
+import mlp_pytorch
+import train_mlp_numpy
+import train_mlp_pytorch
+from cifar10_utils import get_cifar10
+from training import flags as every_flag
+from training.curves import draw_curves
+from training.data_pytorch import TensorData
+from training.files import load_weights
+from training.optimization import Optimizer, PlainSGD
+from training.processes import Processes
+
+RATE = 0.1
+
+
+def parsed(trainer, *argv):
+    """The flags of a trainer."""
+    numpy = trainer is train_mlp_numpy
+    parser = every_flag.make_parser("") if numpy else train_mlp_pytorch.make_parser()
+    return every_flag.parse(parser, argv)
+
+
+# The step
+
+
+def a_batch(seed=0, samples=16):
+    """x (S, 3, 2, 2) and y (S, 5) one-hot, in float64."""
+    rng = np.random.default_rng(seed)
+    return rng.standard_normal((samples, 3, 2, 2)), np.eye(5)[rng.integers(0, 5, samples)]
+
+
+def random_network():
+    """A NumPy network of three linear layers in float64, with no zero among its parameters."""
+    mlp, rng = mlp_numpy.MLP(12, [7, 6], 5), np.random.default_rng(1)
+    for value in mlp.state_dict().values():
+        value[:] = 0.5 * rng.standard_normal(value.shape)
+    return mlp
+
+
+def by_autograd(state, x, y):
+    """The loss, the accuracy and the gradients by name, from PyTorch, for the state of a network
+    like that above. Uses nothing of ours."""
+    tensors = {name: torch.tensor(value, requires_grad=True) for name, value in state.items()}
+    (w0, b0, w1, b1, w2, b2), x = tensors.values(), torch.from_numpy(x).flatten(1)
+    logits = F.linear(F.elu(F.linear(F.elu(x @ w0.T + b0), w1, b1[0])), w2, b2[0])
+    loss = F.cross_entropy(logits, torch.from_numpy(y))
+    loss.backward()
+    hits = logits.argmax(1).numpy() == y.argmax(1)
+    return loss.item(), hits.mean(), {name: value.grad.numpy() for name, value in tensors.items()}
+
+
+def copied(state):
+    return {name: value.copy() for name, value in state.items()}
+
+
+def test_a_numpy_step_is_gradient_descent_on_the_mean_loss():
+    mlp = random_network()
+    for seed in range(5):
+        x, y = a_batch(seed)
+        before = copied(mlp.state_dict())
+        loss, accuracy, gradients = by_autograd(before, x, y)
+        result = train_mlp_numpy.train_step(mlp, x, y, RATE)
+        assert result == (pytest.approx(loss, rel=1e-12), accuracy)  # those before the step
+        after = mlp.state_dict()
+        for name, gradient in gradients.items():
+            _, i, key = name.split(".")
+            ours = mlp.modules[int(i)].grads[key]
+            np.testing.assert_allclose(ours, gradient, rtol=1e-9, atol=1e-14)
+            np.testing.assert_allclose(after[name], before[name] - RATE * gradient, rtol=1e-12)
+
+
+def test_a_numpy_step_with_learning_rate_zero_changes_nothing():
+    mlp, (x, y) = random_network(), a_batch()
+    before, images = copied(mlp.state_dict()), x.copy()
+    loss, accuracy, gradients = by_autograd(before, x, y)
+    assert train_mlp_numpy.train_step(mlp, x, y, 0) == (pytest.approx(loss), accuracy)
+    np.testing.assert_array_equal(x, images)
+    for name, value in mlp.state_dict().items():
+        np.testing.assert_array_equal(value, before[name])
+    np.testing.assert_allclose(mlp.modules[0].grads["weight"], gradients["modules.0.weight"])
+
+
+@pytest.fixture
+def torch_network():
+    """The PyTorch network with the parameters of random_network(), and their names there."""
+    mlp = mlp_pytorch.MLP(12, [7, 6], 5, dtype=torch.float64)
+    state = random_network().state_dict()
+    with torch.no_grad():
+        for parameter, value in zip(mlp.parameters(), state.values(), strict=True):
+            parameter.copy_(torch.from_numpy(value).view_as(parameter))
+    return mlp, state
+
+
+@pytest.mark.parametrize("optimizer", ["PlainSGD", "of the flags"])
+def test_a_pytorch_step_is_gradient_descent_on_the_mean_loss(optimizer, torch_network):
+    mlp, state = torch_network
+    if optimizer == "PlainSGD":
+        optimizer = PlainSGD(mlp.parameters(), RATE)
+    else:
+        args = parsed(train_mlp_pytorch, "--learning_rate", str(RATE))
+        optimizer = Optimizer(mlp, args, 10)
+        optimizer.set_learning_rate(1)
+    x, y = a_batch()
+    loss, accuracy, gradients = by_autograd(state, x, y)
+    x, labels = torch.from_numpy(x), torch.from_numpy(y.argmax(1))
+    result = train_mlp_pytorch.train_step(mlp, x, labels, optimizer)
+    assert [value.item() for value in result] == pytest.approx([loss, accuracy], rel=1e-7)
+    assert not any(value.requires_grad for value in result)
+    for parameter, name in zip(mlp.parameters(), gradients, strict=True):
+        expected = (state[name] - RATE * gradients[name]).reshape(parameter.shape)
+        np.testing.assert_allclose(parameter.detach(), expected, rtol=1e-12)
+
+
+def test_a_pytorch_step_of_an_optimizer_with_nothing_to_update_changes_nothing(torch_network):
+    mlp, _ = torch_network
+    before = {name: value.clone() for name, value in mlp.state_dict().items()}
+    x, y = map(torch.from_numpy, a_batch())
+    train_mlp_pytorch.train_step(mlp, x, y, PlainSGD([], 0))
+    for name, value in mlp.state_dict().items():
+        assert torch.equal(value, before[name])
+
+
+# Both trainers
+
+
+def test_both_trainers_agree_in_float64_over_fifty_steps(data, monkeypatch, tmp_path, no_curves):
+    """The trainers themselves, with the networks in float64: every loss to 1e-9."""
+    monkeypatch.setattr(
+        train_mlp_numpy, "MLP", lambda *a, dtype, **k: mlp_numpy.MLP(*a, dtype=np.float64, **k)
+    )
+    monkeypatch.setattr(
+        train_mlp_pytorch, "MLP", lambda *a, **k: mlp_pytorch.MLP(*a, dtype=torch.float64, **k)
+    )
+    as_float = TensorData._as_float
+    monkeypatch.setattr(TensorData, "_as_float", lambda *a: as_float(*a).double())
+    flags = ["--data_dir", data, "--max_steps", "50", "--batch_size", "20", "--eval_freq", "1"]
+    flags += ["--dnn_hidden_units", "20,15"]
+    one, two = (
+        main([*flags, "--run_dir", str(tmp_path / name)])
+        for name, main in (("numpy", train_mlp_numpy.main), ("pytorch", train_mlp_pytorch.main))
+    )
+    assert one["train_loss"][-1] < one["train_loss"][0] - 0.1
+    for column in one:
+        np.testing.assert_allclose(one[column], two[column], rtol=1e-9, atol=1e-7)
+    for column in ("train_loss", "test_loss"):
+        np.testing.assert_allclose(one[column], two[column], rtol=1e-9)
+
+
+# What a run leaves
+
+
+def test_the_files_of_a_run(run, capsys, monkeypatch):
+    monkeypatch.setattr("training.run.draw_curves", draw_curves)
+    folder = run("a")
+    assert sorted(p.name for p in folder.iterdir()) == sorted(
+        ["run.json", "metrics.csv", "curves.png", next(folder.glob("checkpoint.*")).name]
+    )
+    record = record_of(folder)
+    assert record["status"] == "completed" and record["dataset"] == "cifar10"
+    assert record["seed"] == 42 and record["flags"]["batch_size"] == 20 and record["steps"] == 12
+    assert record["versions"]["numpy"] == np.__version__
+    assert 0 < record["train_seconds"] < 5
+    assert 30 < record["peak_rss_mb"] < 5000 if sys.platform == "linux" else "peak_rss_mb" in record
+    rows = rows_of(folder)
+    assert list(rows[0]) == ["step", "train_loss", "train_accuracy", "test_loss", "test_accuracy"]
+    assert [int(row["step"]) for row in rows] == [0, 5, 10, 12]
+    assert float(rows[-1]["test_accuracy"]) == record["test_accuracy"]
+    assert float(rows[-1]["test_loss"]) == record["test_loss"]
+    assert float(rows[0]["test_loss"]) == pytest.approx(np.log(10), rel=1e-6)
+    assert (folder / "curves.png").read_bytes().startswith(b"\x89PNG")
+    last = capsys.readouterr().out.splitlines()[-1]
+    pattern = r"test accuracy \d\.\d{4} \(cifar10, 12 steps, \d+\.\d s\)"
+    assert re.fullmatch(pattern, last) and f"{record['test_accuracy']:.4f}" in last
+
+
+def test_main_returns_the_history(trainer, data, tmp_path):
+    history = trainer.main(
+        ["--data_dir", data, "--max_steps", "3", "--batch_size", "50", "--run_dir"]
+        + [str(tmp_path / "a")]
+    )
+    assert history["step"] == [0, 3]
+    assert history["train_loss"][1] < history["train_loss"][0]
+
+
+def test_train_columns_are_means_since_the_row_before(run):
+    every = rows_of(run("a", "--eval_freq", "1"))
+    some = rows_of(run("b"))
+    for name in ("train_loss", "train_accuracy"):
+        values = [float(row[name]) for row in every]
+        means = [values[0], np.mean(values[1:6]), np.mean(values[6:11]), np.mean(values[11:13])]
+        np.testing.assert_allclose([float(row[name]) for row in some], means)
+    assert every[0]["train_loss"] == every[1]["train_loss"]  # both: first batch, first weights
+    assert some[-1]["test_loss"] == every[-1]["test_loss"]  # evaluation does not disturb training
+
+
+def test_the_same_seed_gives_the_same_file_and_another_does_not(run):
+    first, same = run("a", "--seed", "5"), run("b", "--seed", "5")
+    other = run("c", "--seed", "6")
+    assert (first / "metrics.csv").read_bytes() == (same / "metrics.csv").read_bytes()
+    assert (first / "metrics.csv").read_bytes() != (other / "metrics.csv").read_bytes()
+
+
+def test_the_default_run_folder(trainer, data, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    trainer.main(["--data_dir", data, "--max_steps", "1", "--batch_size", "50"])
+    trainer.main(["--data_dir", data, "--max_steps", "1", "--batch_size", "50"])
+    kind = trainer.__name__.removeprefix("train_mlp_")
+    names = [path.name for path in (tmp_path / "runs").iterdir()]
+    assert len(names) == 2 and all(
+        re.fullmatch(rf"{kind}-\d{{8}}-\d{{6}}-\d{{6}}", n) for n in names
+    )
+
+
+def test_validation_replaces_the_test_set_until_the_end(run, capsys):
+    folder = run("a", "--validation_size", "15", "--learning_rate", "0.05")
+    rows = rows_of(folder)
+    assert list(rows[0]) == ["step", "train_loss", "train_accuracy", "val_loss", "val_accuracy"]
+    record = record_of(folder)
+    assert 0 <= record["test_accuracy"] <= 1 and record["test_loss"] > 0
+
+
+def test_the_best_weights_on_validation_are_restored(trainer, data, tmp_path, monkeypatch):
+    """The accuracies on validation are dictated: step 2 is best, so its weights must be tested."""
+    seen = []
+    accuracies = iter([0.1, 0.2, 0.9, 0.3, 0.9])
+
+    def evaluate(network, dataset, *_):
+        weights = {name: value + 0 for name, value in network.state_dict().items()}
+        seen.append((getattr(dataset, "dataset", dataset).num_examples, weights))
+        return 1.0, next(accuracies, 0.5)
+
+    monkeypatch.setattr(trainer, "evaluate", evaluate)
+    trainer.main(
+        ["--data_dir", data, "--validation_size", "20", "--max_steps", "4", "--eval_freq", "1"]
+        + ["--batch_size", "10", "--run_dir", str(tmp_path / "a")]
+    )
+    assert [n for n, _ in seen] == [20] * 5 + [10]  # the test set once, at the end
+    equal = [all((w[k] == seen[-1][1][k]).all() for k in w) for _, w in seen]
+    assert equal == [False, False, True, False, False, True]
+
+
+@pytest.mark.parametrize("flags", [[], ["--validation_size", "20", "--eval_freq", "1"]], ids=str)
+def test_the_weights_of_a_finished_run_are_those_it_was_tested_with(flags, run, trainer, data):
+    folder = run("a", "--learning_rate", "0.05", *flags)
+    args = parsed(trainer, "--dnn_hidden_units", "8")
+    mlp = trainer.make_mlp(args)
+    mlp.load_state_dict(load_weights(folder))
+    test_set = get_cifar10(data, one_hot=trainer is train_mlp_numpy).test
+    if trainer is train_mlp_pytorch:
+        test_set = TensorData(test_set, "cpu", Processes(), args)
+    loss, accuracy = trainer.evaluate(mlp, test_set)
+    record = record_of(folder)
+    assert (loss, accuracy) == (pytest.approx(record["test_loss"]), record["test_accuracy"])
+
+
+def test_an_empty_list_of_units_is_logistic_regression(trainer, data, tmp_path):
+    history = trainer.main(
+        ["--data_dir", data, "--dnn_hidden_units", "", "--max_steps", "30", "--batch_size", "50"]
+        + ["--learning_rate", "1e-4", "--run_dir", str(tmp_path / "a")]
+    )
+    assert history["train_loss"][-1] < 2
+
+
+def test_an_argument_file(trainer, data, tmp_path):
+    (tmp_path / "flags.txt").write_text("# a comment\n--max_steps 2  # another\n--batch_size=50\n")
+    run = str(tmp_path / "a")
+    history = trainer.main([f"@{tmp_path}/flags.txt", "--data_dir", data, "--run_dir", run])
+    assert history["step"] == [0, 2]
+
+
+def test_a_finished_run_prints_its_line_again(run, capsys):
+    folder = run("a")
+    first = capsys.readouterr().out.splitlines()[-1]
+    before = listing(folder)
+    run("a", "--resume")
+    assert capsys.readouterr().out.splitlines() == [first]
+    assert listing(folder) == before

@@ -1,0 +1,1 @@
+"""What the trainers stand on. Nobody needs it to understand a training step."""

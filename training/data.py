@@ -1,0 +1,42 @@
+"""The data that the flags ask for."""
+
+import sys
+
+import cifar10_utils
+from training.errors import UsageError, one_line
+
+
+def load_data(args, share, one_hot=True):
+    """The splits that the flags ask for, synthetic ones if CIFAR-10 is not available. share is
+    Run.share: only one process downloads."""
+    options = {"one_hot": one_hot, "validation_size": args.validation_size, "seed": args.seed}
+    try:
+        if args.synthetic or not (args.data_dir or share(_fetch_default_data)):
+            splits = cifar10_utils.get_synthetic(**options)
+        else:
+            data_dir = args.data_dir or cifar10_utils.DEFAULT_DIR
+            splits = cifar10_utils.get_cifar10(data_dir, **options)
+    except (OSError, ValueError) as error:
+        raise UsageError(error) from error
+    if args.batch_size > splits.train.num_examples:
+        raise UsageError(
+            f"--batch_size {args.batch_size} is above {splits.train.num_examples}, "
+            "the number of training examples"
+        )
+    return splits
+
+
+def _fetch_default_data():
+    """Downloads CIFAR-10 if it is missing. Returns whether it is there."""
+    try:
+        cifar10_utils.find_data()
+    except FileNotFoundError:
+        from training.download import DownloadError  # here: see cifar10_utils.download
+
+        try:
+            cifar10_utils.download()
+        except DownloadError as error:
+            print(one_line(error), file=sys.stderr)
+            print("to try again: python cifar10_utils.py", file=sys.stderr)
+            return False
+    return True

@@ -1,0 +1,185 @@
+"""Fetch an archive over a network that may fail and from a server that may lie."""
+
+import hashlib
+import os
+import sys
+import tarfile
+import time
+import urllib.error
+import urllib.request
+from contextlib import contextmanager, suppress
+from http.client import HTTPException
+
+from tqdm import tqdm
+
+from training import files
+from training.errors import RunError, Stopped, one_line
+
+MAX_ARCHIVE, MAX_MEMBER = 2**29, 2**26  # bytes; CIFAR-10 has 170 MB, and 31 MB in a file
+TIME_OUT = 12  # seconds of silence, after which a connection counts as dead
+SLOWEST = 1000  # bytes a second, measured over WINDOW seconds: likewise
+WINDOW = 30
+ATTEMPTS, PROGRESS = 6, 2**20  # gives up after so many connections of fewer bytes in a row
+FIRST_ATTEMPTS, FIRST_SECONDS = 3, 12  # the same before the first byte
+BACKOFF_SECONDS = 0.2  # doubled after each of them
+
+
+class DownloadError(RunError):
+    """The data could not be fetched."""
+
+
+def download(url, folder, md5, inside):
+    """Fetch the archive at url and write the files that md5 names, with their sums, into folder.
+    In the archive they lie in the folder `inside`.
+
+    The archive grows in `<folder>.tar.part`, so that the next call goes on where this one broke
+    off. A mirror may have packed it anew: a file appears under its name once its MD5 is right.
+    Raises DownloadError where the archive cannot be had or is wrong.
+    """
+    if _complete(folder, md5):
+        return
+    if not url.startswith(("https://", "http://")):
+        raise DownloadError(f"the address {url!r} does not start with https:// or http://")
+    made = not folder.parent.exists()
+    with _writing(folder.parent):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        os.listdir(folder.parent)  # fails here, with a sentence, where it cannot be locked either
+    try:
+        with files.locked(folder.parent, wait=True):
+            if not _complete(folder, md5):  # another process may just have fetched it
+                _fetch_and_unpack(url, folder, md5, inside)
+    except KeyboardInterrupt as stop:
+        raise Stopped("run the same command again to continue") from stop
+    finally:
+        if made:
+            with suppress(OSError):  # not empty: then it stays
+                folder.parent.rmdir()
+
+
+def _fetch_and_unpack(url, folder, md5, inside):
+    part = folder.parent / f"{folder.name}.tar.part"
+    continued = part.exists()
+    if part.is_symlink():  # never write into a file elsewhere
+        part.unlink()
+    _fetch(url, part)
+    try:
+        contents = _unpack(part, inside, md5)
+    except Exception as error:  # a damaged archive can raise almost anything
+        part.unlink()
+        if continued:  # the archive may have changed since the earlier call
+            return _fetch_and_unpack(url, folder, md5, inside)
+        raise DownloadError(f"what {url} sent is not CIFAR-10's archive: {error}") from error
+    with _writing(folder):
+        folder.mkdir(exist_ok=True)
+        for name, content in contents.items():
+            with files.replacing(folder / name) as file:
+                file.write(content)
+        part.unlink()
+
+
+def _complete(folder, md5):
+    paths = [folder / name for name in md5]
+    return all(path.is_file() and md5_of(path.read_bytes()) == md5[path.name] for path in paths)
+
+
+def md5_of(raw):
+    return hashlib.md5(raw, usedforsecurity=False).hexdigest()
+
+
+def _unpack(archive, inside, md5):
+    """The contents of the files that md5 names, by name."""
+    contents, wanted = {}, {f"{inside}/{name}": name for name in md5}
+    with tarfile.open(archive) as tar:
+        for member in tar:
+            if not 0 <= member.size <= MAX_MEMBER or tar.offset > MAX_ARCHIVE:
+                raise ValueError(f"its member {member.name} has {member.size} bytes")
+            if (name := wanted.get(member.name.removeprefix("./"))) and member.isreg():
+                contents[name] = tar.extractfile(member).read()
+                if md5_of(contents[name]) != md5[name]:
+                    raise ValueError(f"its {name} has the wrong MD5")
+    if missing := [name for name in md5 if name not in contents]:
+        raise ValueError(f"it lacks {', '.join(missing)}")
+    return contents
+
+
+def _fetch(url, part):
+    """Download url to the file part, over as many connections as it takes."""
+    print(f"downloading CIFAR-10 (170 MB) from {one_line(url)}", file=sys.stderr)
+    began, longest, failures = time.monotonic(), 0, 0
+    while True:
+        try:
+            return _fetch_rest(url, part)
+        except urllib.error.HTTPError as error:
+            error.close()
+            if error.code == 416:  # nothing beyond what is already here
+                return
+            if error.code < 500:
+                raise DownloadError(f"cannot download CIFAR-10 from {url}: {error}") from error
+            reason = error
+        except ValueError as error:  # the mirror or a redirect gave an invalid address
+            raise DownloadError(f"cannot download CIFAR-10 from {url}: {error}") from error
+        except (OSError, HTTPException) as error:
+            reason = getattr(error, "reason", None) or error
+        size = _size(part)
+        failures = 1 if size >= longest + PROGRESS else failures + 1
+        longest = max(longest, size)
+        late = not size and time.monotonic() - began > FIRST_SECONDS
+        if late or failures >= (ATTEMPTS if size else FIRST_ATTEMPTS):
+            raise DownloadError(
+                f"cannot download CIFAR-10 from {url}: {str(reason) or type(reason).__name__}"
+            )
+        time.sleep(BACKOFF_SECONDS * 2**failures)
+
+
+def _fetch_rest(url, part):
+    """One connection: append to the file part what it lacks."""
+    start = _size(part)
+    headers = {"Range": f"bytes={start}-"} if start else {}
+    opener = urllib.request.build_opener(_NoWeakerRedirect)
+    with opener.open(urllib.request.Request(url, headers=headers), timeout=TIME_OUT) as response:
+        if "html" in response.headers.get("Content-Type", ""):
+            raise DownloadError(f"{url} answers with a web page, not with CIFAR-10's archive")
+        if response.status != 206:  # a server that does not know Range starts from the beginning
+            start = 0
+        elif not response.headers.get("Content-Range", "").startswith(f"bytes {start}-"):
+            raise DownloadError(f"{url} answers with another part of the archive than asked for")
+        length = response.headers.get("Content-Length", "")
+        total = start + int(length) if length.isdecimal() else None
+        with _writing(part):
+            file = open(part, "ab" if start else "wb", 0)  # noqa: SIM115 (closed below)
+        bar = tqdm(desc="CIFAR-10", total=total, initial=start, unit="B", unit_scale=True,
+                   disable=None)  # fmt: skip
+        began, before = time.monotonic(), start
+        with file, bar:
+            while chunk := response.read1(2**16):
+                with _writing(part):
+                    file.write(chunk)
+                bar.update(len(chunk))
+                if file.tell() > MAX_ARCHIVE:
+                    raise DownloadError(f"{url} sends far more than CIFAR-10's archive")
+                if time.monotonic() - began > WINDOW:
+                    if file.tell() - before < SLOWEST * WINDOW:
+                        raise TimeoutError(f"only {file.tell() - before} bytes in {WINDOW} s")
+                    began, before = time.monotonic(), file.tell()
+    if _size(part) < (total or 0):
+        raise ConnectionError(f"the connection broke off at {_size(part)} of {total} bytes")
+
+
+class _NoWeakerRedirect(urllib.request.HTTPRedirectHandler):
+    def redirect_request(self, req, fp, code, msg, headers, newurl):
+        if newurl.startswith(("https://", f"{req.type}://")):
+            return super().redirect_request(req, fp, code, msg, headers, newurl)
+        fp.close()
+        raise DownloadError(f"{req.full_url} redirects to {newurl}: refused, not https")
+
+
+def _size(path):
+    return path.stat().st_size if path.exists() else 0
+
+
+@contextmanager
+def _writing(path):
+    try:
+        yield
+    except OSError as error:
+        raise DownloadError(f"cannot write {path}: {error.strerror}") from error

@@ -1,0 +1,164 @@
+"""The folder of a run: run.json says what the run is and how it ended, metrics.csv has its curves.
+
+Each file is written beside its name and then renamed, so that it is whole at any moment.
+"""
+
+import csv
+import io
+import json
+import math
+import os
+import shutil
+import time
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+
+from training import files
+from training.curves import DATASETS, FRAMEWORKS
+from training.errors import UsageError
+from training.flags import differing, flag_text
+
+
+class Folder:
+    """The folder at path, of the run that record describes."""
+
+    def __init__(self, path, record):
+        self.path, self.record = Path(os.path.realpath(path)), record
+
+    def require_empty(self):
+        """Raises UsageError unless the path is free for a new run: absent or an empty folder."""
+        with self._usable():
+            if self.path.exists() and not self.path.is_dir():
+                raise UsageError(f"--run_dir {self.path} is a file: give a folder")
+            if self.path.exists() and any(self.path.iterdir()):
+                raise UsageError(
+                    f"--run_dir {self.path} is not empty: give another, or --resume to go on there"
+                )
+
+    def read_earlier(self):
+        """Reads run.json of the run to go on with, whose flags must be those of now. Returns its
+        record and history where it is finished, else None."""
+        now = json.loads(as_json(self.record))
+        try:
+            with self._usable():
+                if not (self.path / "run.json").exists():
+                    raise UsageError(f"nothing to resume: there is no {self.path / 'run.json'}")
+                record = json.loads(files.read_plain(self.path / "run.json"))
+            flags, framework, dataset = record["flags"], record["framework"], record["dataset"]
+            if framework not in FRAMEWORKS or dataset not in (None, *DATASETS):
+                raise ValueError("an unknown framework or dataset")
+            if framework != now["framework"]:
+                raise UsageError(f"the run in {self.path} is one of train_mlp_{framework}.py")
+            for name in differing(now["flags"], flags):
+                raise UsageError(
+                    f"--{name} is {flag_text(now['flags'].get(name))} now, but the run in "
+                    f"{self.path} began with {flag_text(flags.get(name)):.200}: use the same flags"
+                )
+            self.record["dataset"] = dataset
+            return read_run(self.path) if record["status"] == "completed" else None
+        except UsageError:
+            raise
+        except Exception as error:  # a damaged file can raise almost anything
+            raise UsageError(
+                f"run.json or metrics.csv in {self.path} is damaged ({error!r:.200}): "
+                "begin a new run"
+            ) from error
+
+    def require_dataset(self, dataset):
+        """Raises UsageError where the run to go on with was on other data."""
+        if (earlier := self.record["dataset"]) not in (None, dataset):
+            raise UsageError(f"{self.path} holds a run on {earlier}, not {dataset}")
+
+    @contextmanager
+    def claimed(self, resume):
+        """Makes the folder, or takes the existing one, and locks it while the block runs."""
+        with ExitStack() as stack:
+            with self._usable():
+                if self.path.is_dir():
+                    stack.enter_context(files.locked(self.path))
+                if not resume:
+                    self.require_empty()
+                if self.path.exists():
+                    self.write_record()
+                else:
+                    self._make(stack)
+            yield
+
+    @contextmanager
+    def _usable(self):
+        try:
+            yield
+        except OSError as error:
+            reason = f"{error.filename or self.path}: {error.strerror}"
+            if isinstance(error, BlockingIOError):
+                reason = "another run is under way there"
+            raise UsageError(f"cannot use --run_dir {self.path}: {reason}") from error
+
+    def write_record(self, **changes):
+        self.record.update(changes)
+        with files.replacing(self.path / "run.json") as file:
+            file.write(as_json(self.record))
+
+    def write_metrics(self, history):
+        table = io.StringIO()
+        rows = zip(*history.values(), strict=True)
+        csv.writer(table, lineterminator="\n").writerows([history, *rows])
+        with files.replacing(self.path / "metrics.csv") as file:
+            file.write(table.getvalue().encode())
+
+    def _make(self, stack):
+        """Makes the folder with run.json inside by one rename, locked before it is visible."""
+        temporary = self.path.with_name(f".{os.getpid()}-{time.time_ns()}.tmp")
+        missing = [parent for parent in self.path.parents if not parent.exists()]
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            temporary.mkdir()
+            stack.enter_context(files.locked(temporary))
+            (temporary / "run.json").write_bytes(as_json(self.record))
+            os.rename(temporary, self.path)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            with suppress(OSError):
+                for parent in missing:
+                    parent.rmdir()
+            raise
+
+
+def read_run(folder):
+    """The record and the history of the finished run in folder. Raises an exception where
+    run.json or metrics.csv is damaged."""
+    record = json.loads(files.read_plain(folder / "run.json"))
+    require_numbers(record[name] for name in ("train_seconds", "test_accuracy", "test_loss"))
+    names, *rows = csv.reader(files.read_plain(folder / "metrics.csv").decode().splitlines())
+    columns = zip(*([int(row[0]), *map(float, row[1:])] for row in rows), strict=True)
+    history = dict(zip(names, map(list, columns), strict=True))
+    check_history(history, record["flags"], record["steps"], record["steps"])
+    return record, history
+
+
+def columns_of(flags):
+    """The columns of metrics.csv."""
+    split = "val" if flags["validation_size"] else "test"
+    return ["step", "train_loss", "train_accuracy", f"{split}_loss", f"{split}_accuracy"]
+
+
+def check_history(history, flags, step, steps):
+    """Raises ValueError where history is not that of a run with such flags, after step of steps."""
+    due = range(0, step + 1, flags["eval_freq"])
+    last = [step] if step == steps and step not in due else []
+    n_rows = len(due) + len(last)
+    if list(history) != columns_of(flags) or {*map(len, history.values())} != {n_rows}:
+        raise ValueError("the history is not that of this run")
+    if [*map(repr, history["step"])] != [*map(repr, [*due, *last])]:
+        raise ValueError("the history has other steps than this run")
+    for column in history.values():
+        require_numbers(column)
+
+
+def require_numbers(values):
+    if not all(type(value) in (int, float) and math.isfinite(value) for value in values):
+        raise ValueError("a value is not a finite number")
+
+
+def as_json(record):
+    return (json.dumps(record, indent=1) + "\n").encode()

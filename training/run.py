@@ -1,0 +1,243 @@
+"""A run: its record, best weights, checkpoint and progress; how it stops and resumes."""
+
+import copy
+import json
+import platform
+import re
+import signal
+import sys
+import time
+from contextlib import ExitStack, contextmanager, suppress
+from datetime import datetime
+from pathlib import Path
+
+from tqdm import tqdm
+
+from training import files
+from training.curves import draw_curves
+from training.errors import RunError, Stopped, UsageError
+from training.flags import differing
+from training.folder import Folder, check_history, columns_of, require_numbers
+from training.meter import Meter
+
+CHECKPOINTS = {"numpy": "checkpoint.npz", "pytorch": "checkpoint.pt"}
+NOT_IN_RECORD = ("run_dir", "resume", "data_dir")  # flags that may differ where a run goes on
+SYNTHETIC_WARNING = "*** SYNTHETIC DATA, not CIFAR-10: its accuracy says nothing about CIFAR-10 ***"
+
+
+class Run:
+    """One training run, in the order of calls that both trainers keep:
+
+        run = Run(args, "numpy", versions)          # looks at the folder, writes nothing
+        if run.finished:
+            return run.report()
+        with run.open(data.name, steps, mlp):       # makes the folder or reads the checkpoint
+            if run.is_new:
+                run.tally(loss, accuracy)           # of the first batch, before any step
+                run.add_row(loss, accuracy)         # on the validation or test set
+            for step in run.steps():
+                run.tally(loss, accuracy)           # of the batch that the step learned from
+                if run.is_due():
+                    run.add_row(loss, accuracy)
+            run.restore_best()
+            return run.finish(loss, accuracy)       # on the test set
+
+    `record` is what run.json holds, `history` the columns of metrics.csv as lists, `step` the
+    number of the current step. `train_seconds` adds up from the beginning of
+    each step to its tally. Of several processes that share the work, only the first writes.
+    """
+
+    def __init__(self, args, framework, versions, processes=None):
+        self.args, self.processes = args, processes
+        self.writes = processes is None or processes.rank == 0
+        flags = {k: v for k, v in vars(args).items() if k not in NOT_IN_RECORD}
+        versions = {"python": platform.python_version(), **versions}
+        self.record = {"status": "running", "framework": framework, "dataset": None,
+                       "seed": args.seed, "flags": flags, "versions": versions}  # fmt: skip
+        self.history = {name: [] for name in columns_of(flags)}
+        self.step, self.train_seconds, self._best = 0, 0.0, {}
+        self._meter = Meter(args.learning_rate)
+        default = Path("runs", f"{framework}-{datetime.now():%Y%m%d-%H%M%S-%f}")
+        self.folder = Folder(args.run_dir or default, self.record)
+        self._checkpoint = self.folder.path / CHECKPOINTS[framework]
+        look = self.folder.read_earlier if args.resume else self.folder.require_empty
+        earlier = self.share(look)
+        self.finished = earlier is not None
+        if self.finished:
+            self.record, self.history = earlier
+
+    def share(self, action):
+        """Calls action() in the first process only. Returns its result in all."""
+        return self.processes.share(action) if self.processes else action()
+
+    @property
+    def is_new(self):
+        """Whether nothing is recorded yet."""
+        return not self.history["step"]
+
+    @contextmanager
+    def open(self, dataset, steps, network, **parts):
+        """Around the training of so many steps, after which run.json tells how it ended. A
+        checkpoint holds network, whose best weights are kept, and parts: all with state_dict() and
+        load_state_dict()."""
+        path = self.folder.path
+        self.share(lambda: self.folder.require_dataset(dataset))
+        self.total, self._parts = steps, {"network": network, **parts}
+        self._load()
+        self.record.update(dataset=dataset, status="running")
+        with ExitStack() as stack:
+            claimed = self.folder.claimed(self.args.resume)
+            self.share(lambda: stack.enter_context(claimed))
+            self._warn_if_synthetic()
+            try:
+                yield
+            except OSError as error:
+                raise RunError(f"cannot go on in {path}: {error.strerror or error}") from error
+            except (Stopped, KeyboardInterrupt) as stop:
+                self._write_end(status="interrupted", steps=self.step)
+                saved = str(stop) or "what is in the last checkpoint is saved"
+                how = f"the same flags with --resume --run_dir {path}"
+                raise Stopped(f"{saved}; to go on: {how}") from stop
+            except Exception:
+                self._write_end(status="failed")
+                raise
+
+    def steps(self):
+        """Yields the numbers of the remaining steps, under a progress bar. After Ctrl-C the current
+        step is finished and saved; a second Ctrl-C ends the run at once."""
+        stopping = []
+
+        def on_interrupt(*_):
+            stopping.append(True)
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+        before, every = signal.getsignal(signal.SIGINT), getattr(self.args, "checkpoint_freq", None)
+        if before is not signal.SIG_IGN:
+            signal.signal(signal.SIGINT, on_interrupt)
+        hidden = None if self.writes else True  # None: where there is no terminal
+        try:
+            with tqdm(total=self.total, initial=self.step, unit="step", disable=hidden) as bar:
+                while self.step < self.total:
+                    self.step += 1
+                    self._began = time.perf_counter()
+                    yield self.step
+                    bar.update()
+                    if stopping or (every and self.step % every == 0 and not self.is_due()):
+                        self._save()
+                    if stopping:
+                        raise Stopped(f"step {self.step} of {self.total} is saved")
+        finally:
+            signal.signal(signal.SIGINT, before)
+
+    def tally(self, loss, accuracy):
+        """Adds the mean loss and accuracy of a batch to the next row of metrics.csv."""
+        self._meter.add(self.step, loss, accuracy)
+        if self.is_due():
+            self._meter.flush()
+        if self.step:
+            self.train_seconds += time.perf_counter() - self._began
+
+    def is_due(self):
+        """Whether a row and a checkpoint are due after this step."""
+        return self.step % self.args.eval_freq == 0 or self.step == self.total
+
+    def add_row(self, loss, accuracy):
+        """Adds a row to metrics.csv: the means over the batches since the row before, and the loss
+        and the accuracy on the validation or test set. Keeps the weights if they are the best."""
+        self._meter.require_finite(self.step, loss)
+        *_, accuracies = self.history.values()
+        if self.args.validation_size and accuracy > max(accuracies, default=-1):
+            self._best = copy.deepcopy(self._parts["network"].state_dict())
+        row = (self.step, *self._meter.take_means(), loss, accuracy)
+        for column, value in zip(self.history.values(), row, strict=True):
+            column.append(value)
+        if self.writes:
+            self.folder.write_metrics(self.history)
+            shown = (f"{k} {v:.4f}" for k, v in zip([*self.history][1:], row[1:], strict=True))
+            tqdm.write(f"step {self.step:>5}  {'  '.join(shown)}")
+        self._save()
+
+    def restore_best(self):
+        """Gives the network the weights that did best on the validation split, if there is one."""
+        if self._best:
+            self._parts["network"].load_state_dict(self._best)
+
+    def finish(self, loss, accuracy):
+        """Completes the record with the test set's loss and accuracy. Returns the history."""
+        self._meter.require_finite(self.step, loss)
+        self.record.update(steps=self.step, train_seconds=round(self.train_seconds, 3),
+                           test_accuracy=float(accuracy), test_loss=float(loss))  # fmt: skip
+        if self.writes:
+            self.folder.write_metrics(self.history)
+            with files.replacing(self.folder.path / "curves.png") as file:
+                draw_curves(self.record, self.history, file)
+            self.folder.write_record(status="completed", peak_rss_mb=peak_rss_mb())
+        return self.report()
+
+    def report(self):
+        """Prints the last line of a finished run. Returns its history."""
+        if self.writes:
+            self._warn_if_synthetic()
+            print(
+                f"test accuracy {self.record['test_accuracy']:.4f} ({self.record['dataset']}, "
+                f"{self.record['steps']} steps, {self.record['train_seconds']:.1f} s)"
+            )
+        return self.history
+
+    def _save(self):
+        """Writes the checkpoint: the parts, the best weights and the progress."""
+        began = time.perf_counter()
+        self._meter.flush()  # waits for the steps that a GPU has still to do
+        self.train_seconds += time.perf_counter() - began
+        if self.writes:
+            state = {name: part.state_dict() for name, part in self._parts.items()}
+            progress = {"flags": self.record["flags"], "step": self.step, "sums": self._meter.sums,
+                        "train_seconds": self.train_seconds, "history": self.history}  # fmt: skip
+            state |= {"best": self._best, "run": {"progress": json.dumps(progress)}}
+            files.write_checkpoint(self._checkpoint, state)
+
+    def _load(self):
+        """Restores the run from its checkpoint, if there is one."""
+        path = self._checkpoint
+        try:
+            state = self.share(lambda: files.read_checkpoint(path) if path.exists() else None)
+            if state is not None:
+                self._restore(state)
+        except (RunError, MemoryError):
+            raise
+        except Exception as error:  # a damaged file can raise almost anything
+            raise UsageError(f"{path} is damaged ({error!r:.200}): begin a new run") from error
+
+    def _restore(self, state):
+        """Restores what _save wrote. Raises an exception for anything else."""
+        progress, best = json.loads(str(state["run"]["progress"])), state.get("best")
+        step, sums, history = (progress[name] for name in ("step", "sums", "history"))
+        require_numbers([progress["train_seconds"], *sums])
+        if names := differing(progress["flags"], self.record["flags"]):
+            raise ValueError(f"it belongs to a run with other flags: {', '.join(names)}")
+        if not (type(step) is type(sums[2]) is int and 0 <= sums[2] <= step <= self.total):
+            raise ValueError(f"step {step} with {sums[2]} batches since the last row")
+        check_history(history, self.record["flags"], step, self.total)
+        if best:
+            files.require_form(best, self._parts["network"].state_dict())
+        for name, part in self._parts.items():
+            files.require_form(state[name], part.state_dict())
+            part.load_state_dict(state[name])
+        self.step, self._meter.sums, self.history, self._best = step, sums, history, best or {}
+        self.train_seconds = progress["train_seconds"]
+
+    def _write_end(self, **changes):
+        with suppress(OSError):
+            if self.writes:
+                self.folder.write_record(**changes)
+
+    def _warn_if_synthetic(self):
+        if self.writes and self.record["dataset"] == "synthetic":
+            print(SYNTHETIC_WARNING, file=sys.stderr)
+
+
+def peak_rss_mb():
+    """The most memory that this process has held so far, in MB (10^6 bytes); None where the system
+    does not say. (getrusage counts what a parent held before it started this process.)"""
+    with suppress(OSError, TypeError), open("/proc/self/status") as file:
+        return round(int(re.search(r"VmHWM:\s+(\d+) kB", file.read())[1]) * 1024 / 1e6, 1)
