@@ -7,7 +7,6 @@
 With the same flags it starts from the same weights and sees the same batches as train_mlp_numpy.py.
 """
 
-import contextlib
 import copy
 import sys
 
@@ -107,7 +106,7 @@ def train(args, processes):
         if run.is_new:
             processes.seed(args.seed, 1)
             x, y = training_set.next_batch(args.batch_size)
-            # A copy, for batch normalisation remembers what it has seen; and nothing to update.
+            # A copy, because batch normalisation keeps statistics; and an optimizer of nothing.
             start = train_step(copy.deepcopy(mlp), x, y, PlainSGD([], 0), args.label_smoothing)
             run.tally(*processes.means(start))
             run.add_row(*evaluate(evaluated, held_out, args.test_time_averaging))
@@ -128,9 +127,7 @@ def train(args, processes):
 @command
 def main(argv=None):
     """Checks the flags and trains. Returns the history."""
-    processes = Processes()
-    with contextlib.redirect_stdout(None if processes.rank else sys.stdout):  # --help, once
-        args = flags.parse(make_parser(), argv)
+    args, processes = flags.parse(make_parser(), argv), Processes()
     flags.check_experiment(args, processes, torch.cuda.device_count())
     with processes.start(args.use_gpu, args.deterministic):
         return train(args, processes)

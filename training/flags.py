@@ -2,6 +2,7 @@
 
 import argparse
 import math
+import os
 from contextlib import suppress
 
 import cifar10_utils
@@ -13,6 +14,10 @@ MAX_STEPS = 1400  # unless --max_steps or --epochs says otherwise
 class Parser(argparse.ArgumentParser):
     def error(self, message):
         raise UsageError(f"{message} (--help lists the flags)")
+
+    def print_help(self, file=None):
+        if os.environ.get("RANK", "0") == "0":  # once under torchrun
+            super().print_help(file)
 
 
 def number(kind, low, high):

@@ -77,8 +77,8 @@ class Run:
 
     @contextmanager
     def open(self, dataset, steps, network, **parts):
-        """Around the training of so many steps, after which run.json tells how it ended. A
-        checkpoint holds network, whose best weights are kept, and parts: all with state_dict() and
+        """Wraps the training, of so many steps; afterwards run.json says how it ended. A checkpoint
+        holds network, whose best weights are kept, and parts: all with state_dict() and
         load_state_dict()."""
         path = self.folder.path
         self.share(lambda: self.folder.require_dataset(dataset))
