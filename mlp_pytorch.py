@@ -43,15 +43,19 @@ class MLP(nn.Module):
         activation: a key of ACTIVATIONS.
         normalization: a key of NORMALIZATIONS; it stands between a linear layer and its activation.
         dropout: probability that a hidden unit is set to zero in a training step.
+        half_resolution: replace each 2 x 2 pixels by their mean, which leaves n_inputs/4 inputs of
+            the first layer; then x is (S, channels, rows, columns).
         bfloat16: multiply matrices in bfloat16; parameters and logits stay float32.
     """
 
     def __init__(
         self, n_inputs, n_hidden, n_classes, dtype=torch.float32, seed=42, input_scale=1.0,
-        activation="elu", normalization="none", dropout=0.0, bfloat16=False,
+        activation="elu", normalization="none", dropout=0.0, half_resolution=False, bfloat16=False,
     ):  # fmt: skip
         super().__init__()
         self.bfloat16 = bfloat16
+        self.pool = nn.AvgPool2d(2) if half_resolution else nn.Identity()
+        n_inputs //= 4 if half_resolution else 1
         layers = []
         for fan_in, fan_out in itertools.pairwise([n_inputs, *n_hidden]):
             layers += [nn.Linear(fan_in, fan_out, dtype=dtype), ACTIVATIONS[activation]()]
@@ -74,7 +78,7 @@ class MLP(nn.Module):
     def forward(self, x):
         """x: (S, n_inputs) float, or (S, ...) with n_inputs values per sample. Returns the logits
         (S, n_classes)."""
-        x = x.flatten(start_dim=1)
+        x = self.pool(x).flatten(start_dim=1)
         if not self.bfloat16:
             return self.layers(x)
         with torch.autocast(x.device.type, torch.bfloat16):

@@ -3,8 +3,8 @@
 Every module has the same two methods. `forward` computes the output and keeps what the gradient
 will need; `backward` takes the gradient of the loss with respect to that output, `dout`, and
 returns the gradient with respect to the input, `dx`. A module with parameters holds them in the
-dict `params` and leaves their gradients in the dict `grads`. A gradient has the shape of what it
-differentiates, and replaces the one of the call before.
+dict `params` and leaves their gradients in the dict `grads`. A gradient has the shape of its
+parameter or input, and replaces the gradient of the previous call.
 
 S is the number of samples in a batch, M and N are numbers of features, C is the number of classes.
 A module computes in the dtype of its input and parameters, and never writes into `x` or `dout`.
@@ -20,10 +20,10 @@ class LinearModule:
     dL/dW = (dL/dY)^T X,    dL/db = 1^T dL/dY,    dL/dX = dL/dY W
 
     Args:
-        in_features: M, the features of a sample that comes in.
-        out_features: N, the features of a sample that goes out.
+        in_features: M, the number of input features of a sample.
+        out_features: N, the number of output features of a sample.
         input_layer: True for the first layer of a network: backward then returns None instead of
-            the gradient of the data, which nobody needs.
+            the gradient with respect to the data, which is not needed.
         dtype: of the parameters; float64 for finite differences, float32 for training.
         rng: the source of the random weights: a numpy.random.Generator, or NumPy's global state.
 
@@ -117,8 +117,8 @@ class SoftMaxModule:
         """x: (S, C) float, the logits. Returns (S, C), rows of probabilities."""
         # The largest exponent of each row is 0: no overflow, and no row of zeros.
         exp = np.exp(x - x.max(axis=1, keepdims=True))
-        # The floor is here and not in the logarithm, so that a sample whose right class
-        # underflows still gets its gradient, -1/S, through Y in backward.
+        # The floor is here and not in the logarithm: if the probability of the right class
+        # underflows, backward still gives that class's logit its gradient, -1/S.
         self.out = _floor(exp / exp.sum(axis=1, keepdims=True))
         return self.out
 
@@ -170,5 +170,5 @@ def _targets(x, y):
 
 def _cached(value):
     if value is None:
-        raise RuntimeError("backward needs the values of a forward before it: call forward first")
+        raise RuntimeError("backward needs values that forward stores: call forward first")
     return value

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 import cifar10_utils
 from mlp_pytorch import ACTIVATIONS, MLP, NORMALIZATIONS
 from training import flags
-from training.augmentation import average_over_views, local_fields
+from training.augmentation import average_over_views
 from training.data import load_data
 from training.data_pytorch import TensorData, pixel_std
 from training.errors import command
@@ -31,7 +31,7 @@ EVAL_BATCH = 500  # examples
 def accuracy(logits, labels):
     """The fraction of samples whose largest logit is at the label: a tensor on their device.
 
-    logits: (S, C). labels: (S,) int64, or (S, C), whose largest entry counts.
+    logits: (S, C). labels: (S,) int64, or targets (S, C), whose largest entry marks the label.
     """
     labels = labels.argmax(dim=1) if labels.ndim > 1 else labels
     return (logits.argmax(dim=1) == labels).float().mean()
@@ -65,14 +65,11 @@ def train_step(mlp, x, y, optimizer, label_smoothing=0.0):
 def make_mlp(args):
     """The network of the flags, with its initial weights, on the CPU."""
     input_scale = 1.0 if args.standardize else cifar10_utils.PIXEL_RMS
-    mlp = MLP(cifar10_utils.N_INPUTS, args.dnn_hidden_units, cifar10_utils.N_CLASSES,
-              seed=args.seed, input_scale=input_scale, activation=args.activation,
-              normalization=args.normalization, dropout=args.dropout,
-              bfloat16=args.bfloat16 and has_bfloat16(args.use_gpu))  # fmt: skip
-    if args.local_fields:
-        first = mlp.linear_layers()[0]
-        first.weight.data.copy_(local_fields(first.out_features, args.seed) / input_scale)
-    return mlp
+    return MLP(cifar10_utils.N_INPUTS, args.dnn_hidden_units, cifar10_utils.N_CLASSES,
+               seed=args.seed, input_scale=input_scale, activation=args.activation,
+               normalization=args.normalization, dropout=args.dropout,
+               half_resolution=args.half_resolution,
+               bfloat16=args.bfloat16 and has_bfloat16(args.use_gpu))  # fmt: skip
 
 
 def make_parser():
@@ -80,6 +77,11 @@ def make_parser():
     parser = flags.make_parser(__doc__.splitlines()[0])
     flags.add_experiment_flags(parser, list(ACTIVATIONS), list(NORMALIZATIONS))
     return parser
+
+
+def scores(mlp, sets, args):
+    """The mean loss and the accuracy on each of the sets, one after the other."""
+    return [number for data in sets for number in evaluate(mlp, data, args.test_time_averaging)]
 
 
 def train(args, processes):
@@ -95,33 +97,33 @@ def train(args, processes):
     if args.bfloat16 and not mlp.bfloat16 and run.writes:
         print("no bfloat16 instructions here: --bfloat16 multiplies in float32", file=sys.stderr)
     optimizer = Optimizer(mlp, args, steps)
-    network, evaluated = processes.parallel(mlp), optimizer.average
+    network = processes.parallel(mlp)
     scale = 1 / pixel_std(data.train) if args.standardize else None
-    random = args.dropout or args.flip or args.shift or args.distortion or args.mixup
     training_set, held_out, test_set = (
         TensorData(split, mlp.device, processes, args, scale)
         for split in (data.train, data.validation or data.test, data.test)
     )
-    with run.open(data.name, steps, evaluated, mlp=mlp, optimizer=optimizer):
+    in_rows = [training_set.first(args.clean_images)] if args.clean_images else []
+    in_rows += [] if held_out.dataset is data.test and args.test_at_end else [held_out]
+    with run.open(data.name, steps, mlp, optimizer=optimizer):
         if run.is_new:
             processes.seed(args.seed, 1)
             x, y = training_set.next_batch(args.batch_size)
-            # A copy, because batch normalisation keeps statistics; and an optimizer of nothing.
+            # A copy, as batch normalisation updates statistics; the optimizer has no parameters.
             start = train_step(copy.deepcopy(mlp), x, y, PlainSGD([], 0), args.label_smoothing)
             run.tally(*processes.means(start))
-            run.add_row(*evaluate(evaluated, held_out, args.test_time_averaging))
+            run.add_row(*scores(mlp, in_rows, args))
         data.train.position = run.step * args.batch_size
         for step in run.steps():
-            if random:
-                processes.seed(args.seed, step)
+            processes.seed(args.seed, step)
             optimizer.set_learning_rate(step)
             x, y = training_set.next_batch(args.batch_size)
             result = train_step(network, x, y, optimizer, args.label_smoothing)
             run.tally(*processes.means(result))
             if run.is_due():
-                run.add_row(*evaluate(evaluated, held_out, args.test_time_averaging))
+                run.add_row(*scores(mlp, in_rows, args))
         run.restore_best()
-        return run.finish(*evaluate(evaluated, test_set, args.test_time_averaging))
+        return run.finish(*scores(mlp, [test_set], args))
 
 
 @command

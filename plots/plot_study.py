@@ -4,7 +4,6 @@ python -m plots.plot_study
 """
 
 import numpy as np
-from matplotlib.colors import PowerNorm
 from matplotlib.patches import Rectangle
 
 from plots import style
@@ -17,8 +16,12 @@ ORDER = (
 )
 VEHICLES = 4
 TRAINING_IMAGES = 50_000
-KINDS = {"vehicles": "C0", "animals": "C2"}
-WITHOUT, WITH = "C7", "C2"  # augmentation
+CURVES = {  # colour and label of a column of metrics.csv
+    "train": ("C0", "training batches, augmented"),
+    "clean": ("C2", "training images, unaugmented"),
+    "val": ("C1", "validation images"),
+}
+AUGMENTATION = {"without": "C7", "with": "C2"}
 
 
 def name_of(run):
@@ -26,19 +29,19 @@ def name_of(run):
 
 
 def draw_curves(record):
-    """Loss and accuracy over training: train and validation as lines, the test set as a point."""
+    """Loss and accuracy over training: of the run with validation images as lines; of the run on
+    all images dotted, with its test accuracy as a star."""
     run, validated = record["run"], record["validated"] or record["run"]
     title = f"{name_of(run)}: test accuracy {run['test_accuracy']:.4f}"
     figure, panels = style.loss_and_accuracy(title, xlabel="epoch")
-    tested = "test" if run["flags"]["validation_size"] else "test (run on all images)"
-    at, history = epochs(validated)[1:], validated["history"]
-    # The weights that the test set was evaluated with: the best on validation, or the last.
-    best = np.argmax(run["history"].get("val_accuracy", run["history"]["step"]))
     for quantity, panel in panels.items():
-        panel.plot(at, history[f"train_{quantity}"][1:], "C0", label="training batches (augmented)")
-        panel.plot(at, history[f"val_{quantity}"][1:], "C1", label="validation")
-        panel.plot(epochs(run)[best], run[f"test_{quantity}"], "*", color="C3", ms=9,
-                   mec="white", mew=0.5, zorder=3, label=tested)  # fmt: skip
+        for split, (color, label) in CURVES.items():
+            for one, line in ((run, ":"), (validated, "-")):
+                if values := one["history"].get(f"{split}_{quantity}"):
+                    shown = label if one is validated else None
+                    panel.plot(epochs(one)[1:], values[1:], line, color=color, label=shown)
+        panel.plot(epochs(run)[-1], run[f"test_{quantity}"], "*", color="C3", ms=9,
+                   mec="white", mew=0.5, zorder=3, label="test (run on all images)")  # fmt: skip
         panel.legend()
     style.save(figure, "study_curves")
 
@@ -60,7 +63,7 @@ def draw_confusion(record):
         0.55 * style.TEXT_WIDTH, 2.83,
     )  # fmt: skip
     axes = figure.subplots()
-    image = axes.imshow(shares, cmap="Blues", norm=PowerNorm(0.5, 0, 1))
+    image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     for (row, column), count in np.ndenumerate(matrix):
         dark = image.norm(shares[row, column]) > 0.55
         axes.text(column, row, count, color="white" if dark else "black", ha="center", va="center",
@@ -73,69 +76,8 @@ def draw_confusion(record):
     axes.set_yticks(range(len(ORDER)), ORDER)
     axes.tick_params(length=0)
     axes.set(xlabel="prediction", ylabel="class")
-    figure.colorbar(image, label="share of the images of the class", ticks=[0, 0.05, 0.2, 0.5, 1],
-                    format="{x:g}", aspect=30, pad=0.03)  # fmt: skip
+    figure.colorbar(image, label="share of the images of the class", aspect=30, pad=0.03)
     style.save(figure, "study_confusion")
-
-
-def draw_class_accuracy(record):
-    """Accuracy by class, with the class that its images are most often taken for."""
-    names, matrix = record["classes"], np.array(record["confusion"])
-    mistakes = matrix - np.diag(matrix.diagonal())
-    order = np.argsort(record["class_accuracy"])
-    figure = style.new_figure(
-        "Accuracy by class on the test set, and what its images are most often taken for",
-        height=2.6,
-    )
-    axes = figure.subplots()
-    for row, i in enumerate(order):
-        value, other = record["class_accuracy"][i], mistakes[i].argmax()
-        kind = "vehicles" if names[i] in ORDER[:VEHICLES] else "animals"
-        axes.barh(row, value, color=KINDS[kind], height=0.75)
-        axes.text(value + 0.01, row, f"{value:.3f}", va="center")
-        axes.text(0.01, row,
-                  f"taken for {names[other]}: {mistakes[i, other]} of {matrix[i].sum()}",
-                  va="center", color="white")  # fmt: skip
-    axes.axvline(record["test_accuracy"], color="black", ls="--", lw=1,
-                 label=f"all: {record['test_accuracy']:.3f}")  # fmt: skip
-    for kind, color in KINDS.items():
-        axes.bar(0, 0, color=color, label=kind)
-    axes.set_yticks(range(len(names)), [names[i] for i in order])
-    axes.set(xlim=(0, 1), ylim=(-0.6, len(names) - 0.4), xlabel="accuracy (fraction)")
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(loc="lower right")
-    style.save(figure, "study_classes")
-
-
-def draw_calibration(record):
-    """Accuracy against confidence, and how many images have it, before and after."""
-    figure = style.new_figure(
-        "Calibration on the test set before and after temperature scaling (fitted on validation)",
-        height=3.8,
-    )
-    axes = figure.subplots(2, 2, height_ratios=(3, 1), sharex=True, sharey="row")
-    after = f"at temperature {record['temperature']:.2f}"
-    for column, (when, title) in enumerate((("before", "as trained"), ("after", after))):
-        result = record["calibration"][when]
-        bins = {name: np.array(values, float) for name, values in result["bins"].items()}
-        width = 1 / len(bins["count"])
-        centres = width * (np.arange(len(bins["count"])) + 0.5)
-        top, bottom = axes[:, column]
-        top.bar(centres, bins["accuracy"], 0.94 * width, color="C0", label="accuracy")
-        distance = bins["confidence"] - bins["accuracy"]
-        top.bar(centres, distance, 0.94 * width, bins["accuracy"], color="none", edgecolor="C3",
-                hatch="//", label="distance to the confidence")  # fmt: skip
-        top.plot([0, 1], [0, 1], color="black", ls="--", lw=1)
-        top.set_title(
-            f"{title}: calibration error {result['error']:.3f}, loss {result['loss']:.3f}"
-        )
-        top.grid()
-        bottom.bar(centres, bins["count"] / bins["count"].sum(), 0.94 * width, color="C7")
-        bottom.set(xlim=(0, 1), xlabel="confidence (probability of the predicted class)")
-    axes[0, 0].legend(loc="upper left")
-    axes[0, 0].set(ylabel="accuracy (fraction)", ylim=(0, 1))
-    axes[1, 0].set(ylabel="share of images")
-    style.save(figure, "study_calibration")
 
 
 def tile(pictures, columns):
@@ -155,7 +97,7 @@ def show_units(axes, pictures, columns):
 def draw_first_layer(record, pictures):
     shown, units = len(pictures["run"]), record["run"]["flags"]["dnn_hidden_units"][0]
     figure = style.new_figure(
-        f"First layer: {shown} of {units} units,\nfrom large weights to small ones; grey is 0",
+        f"First layer: {shown} of {units} units,\nfrom large weights to small ones",
         0.43 * style.TEXT_WIDTH, 1.78,
     )  # fmt: skip
     show_units(figure.subplots(), pictures["run"], 8)
@@ -163,36 +105,19 @@ def draw_first_layer(record, pictures):
 
 
 def draw_augmentation(record, pictures):
-    """Two runs, without and with augmentation: the first layers, the gap between training and
-    validation, and the accuracy on moved images."""
+    """Two runs, without and with augmentation: first layers, and accuracy on moved images."""
     runs = record["augmentation"]
     title = f"{name_of(runs['with']['run'])}, one seed, without and with augmentation"
     figure = style.new_figure(title)
-    *layers, gap, shift = figure.subplots(1, 4, width_ratios=(4, 4, 4.2, 3.6))
-    for i, (panel, name, color) in enumerate(
-        zip(layers, ("without", "with"), (WITHOUT, WITH), strict=True)
-    ):
-        run = runs[name]
-        show_units(panel, pictures[name], 5)
-        structure, start = run["first_layer"], run["first_layer_at_start"]
-        panel.set_title(f"{name} augmentation", color=color)
-        panel.text(
-            0.5, -0.04, "first layer: neighbouring\n"
-            f"weights correlate {start['neighbour_correlation']:z.2f} at\n"
-            f"the start, {structure['neighbour_correlation']:.2f} at the end",
-            transform=panel.transAxes, ha="center", va="top", size=style.SMALL,
-        )  # fmt: skip
-        values = run["train_accuracy"], run["val_accuracy"]
-        bars = gap.bar(np.arange(2) + 0.42 * (i - 0.5), values, 0.4, color=color)
-        gap.bar_label(bars, fmt="%.3f", size=style.SMALL)
-        shift.plot(run["moved_by"], run["moved"], "o-", color=color, ms=2, label=name)
-    gap.set_xticks((0, 1), ("training\nimages as\nthey are", "validation\nimages"))
-    gap.set(ylabel="accuracy (fraction)", ylim=(0, 1), title="training and validation")
-    shift.set(xlabel="moved to the right\n(pixels)", title="validation images")
-    shift.sharey(gap)
-    shift.tick_params(labelleft=False)
-    shift.grid()
-    shift.legend(loc="upper center")
+    *layers, moved = figure.subplots(1, 3, width_ratios=(4, 4, 5))
+    for panel, (name, color) in zip(layers, AUGMENTATION.items(), strict=True):
+        show_units(panel, pictures[name], 7)
+        panel.set_title(f"first layer {name} augmentation", color=color)
+        moved.plot(runs[name]["moved_by"], runs[name]["moved"], "o-", color=color, ms=2,
+                   label=f"{name} augmentation")  # fmt: skip
+    moved.set(xlabel="validation images moved to the right by (pixels)", ylabel="accuracy")
+    moved.grid()
+    moved.legend()
     style.save(figure, "study_augmentation")
 
 
@@ -201,8 +126,6 @@ def main():
     pictures = np.load(records.RESULTS / "study.npz")
     draw_curves(record)
     draw_confusion(record)
-    draw_class_accuracy(record)
-    draw_calibration(record)
     draw_first_layer(record, pictures)
     if record["augmentation"]:
         draw_augmentation(record, pictures)

@@ -11,6 +11,9 @@ from report import records
 
 TEXT_WIDTH = 16.6 / 2.54  # inches: a line of the report
 PANELS = {"loss": "cross-entropy loss (nats)", "accuracy": "accuracy (fraction)"}
+ACTIVATIONS = {"elu": "C0", "tanh": "C3"}
+NAMES = {"elu": "ELU", "tanh": "Tanh"}
+INPUTS = {False: "pixels minus their mean", True: "standardised pixels"}
 SMALL = 7  # points: the smallest text, as printed
 SETTINGS = {
     **{"font.size": 7.5, "figure.titlesize": 8.5, "axes.titlesize": 7.5},

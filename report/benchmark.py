@@ -2,16 +2,14 @@
 
     python -m report.benchmark [SECTION ...]
 
-The candidates of a comparison take turns, many times over, so that whatever else slows the machine
-down slows all of them alike: believe the ratios, each of which is the median over the rounds. About
-six minutes. The record is report/results/benchmark.json; report/PERFORMANCE.md and plots/speed.png
-are made from it. Given names of sections, it measures these anew and leaves the others as they
-are. `gpu` needs CUDA.
+The candidates of a comparison take turns for many rounds, so other work on the machine slows all of
+them equally: the ratios, medians over the rounds, are more reliable than the times. The record is
+report/results/benchmark.json; report/PERFORMANCE.md and plots/speed.png are made from it. If
+sections are named, only these are measured again. All take about three minutes. `gpu` needs CUDA.
 """
 
 import argparse
 import functools
-import hashlib
 import itertools
 import json
 import multiprocessing
@@ -28,7 +26,6 @@ import torch
 from torch.nn import functional as F
 
 import cifar10_utils
-import mlp_pytorch
 import train_mlp_numpy
 import train_mlp_pytorch
 from report import records
@@ -102,21 +99,6 @@ def products(hidden, batch):
     return step
 
 
-def products_and_passes(data):
-    """The two large products, and the passes over memory that no training can do without: a batch
-    is gathered, converted and centred, and the large weights are updated."""
-    multiply = products([100], 200)
-    params = {"weight": np.zeros((100, N_INPUTS), np.float32, order="F")}
-    gradient = np.zeros_like(params["weight"])
-
-    def step():
-        data.next_batch(200)
-        multiply()
-        params["weight"] -= RATE * gradient
-
-    return step
-
-
 def straightforward_step(data):
     """The default step in unoptimised NumPy: float64 weights, an array for every result, the whole
     Jacobian of the softmax, the gradient of the data too. The images are float32 already."""
@@ -172,8 +154,8 @@ def bare_step(data, hidden, batch):
 
 
 def one_round(candidates, turn=0.06):
-    """The median of the milliseconds of a call, by name. Each candidate has its turn: three calls
-    to warm up, then calls for so many seconds."""
+    """The median time of a call in milliseconds, by name. Each candidate gets about `turn`
+    seconds; its first three calls are a warm-up and do not count."""
     medians = {}
     for name, call in candidates.items():
         times, began = [], time.perf_counter()
@@ -188,9 +170,9 @@ def one_round(candidates, turn=0.06):
 def measure(candidates, seconds, elsewhere=None):
     """Medians by name: arrays (rounds,).
 
-    elsewhere: a connection to a process that does a round of others at each request. The threads of
-    a library go on spinning for a while after its last product, so two libraries in one process
-    would slow each other down.
+    elsewhere: a connection to a process that runs a round of other candidates on request. A
+    library's threads keep spinning for a while after its last product, so two libraries in one
+    process would slow each other down.
     """
     rounds, end = [], time.perf_counter() + seconds
     while len(rounds) < 3 or time.perf_counter() < end:
@@ -228,14 +210,14 @@ def measure_with_pytorch(candidates, seconds, hidden, batch, everything=False):
 
 
 def summary(values):
-    """Best, median and distance of the quartiles."""
+    """Best, median and interquartile range."""
     best, low, middle, high = np.percentile(values, [0, 25, 50, 75])
     numbers = {"best": best, "median": middle, "quartiles": high - low}
     return {name: round(float(value), 3) for name, value in numbers.items()}
 
 
 def comparison(times, pairs):
-    """The times, and for each pair of names the ratio: of the bests, and the rounds' median."""
+    """The times and, for each pair, the ratio of the best times and the median ratio."""
     ratios = {}
     for one, other in pairs:
         ratio = summary(times[one] / times[other])
@@ -255,27 +237,12 @@ def default_step():
     train = load().train
     candidates = {
         "products": products([100], 200),
-        "products and passes": products_and_passes(train),
         "numpy": numpy_step(train, [100], 200),
         "numpy straightforward": straightforward_step(train),
     }
     times = measure_with_pytorch(candidates, 40, [100], 200, everything=True)
     pairs = [("numpy", other) for other in times if other != "numpy"]
     return comparison(times, [*pairs, ("pytorch", "pytorch bare")])
-
-
-def shapes():
-    """NumPy, its products and bare PyTorch for wider, deeper and larger steps."""
-    rows = []
-    for hidden, batch in (([100], 512), ([512], 512), ([2048], 512), ([512, 512], 512)):
-        candidates = {
-            "products": products(hidden, batch),
-            "numpy": numpy_step(load().train, hidden, batch),
-        }
-        times = measure_with_pytorch(candidates, 8, hidden, batch)
-        pairs = [("numpy", "products"), ("numpy", "pytorch bare")]
-        rows.append({"hidden": hidden, "batch": batch, **comparison(times, pairs)})
-    return rows
 
 
 def evaluation_times(data, seconds):
@@ -292,11 +259,6 @@ def evaluation_times(data, seconds):
     return measure(
         {"products": bare, "numpy": lambda: train_mlp_numpy.evaluate(mlp, data)}, seconds
     )
-
-
-def evaluation():
-    """Evaluating the test set beside its products."""
-    return comparison(evaluation_times(load().test, 6), [("numpy", "products")])
 
 
 def growth():
@@ -325,103 +287,29 @@ def growth():
 # Whole runs ---------------------------------------------------------------------------------------
 
 
-def timed_run(command, **environment):
-    """Seconds of a command from the start of its process to its end."""
-    began = time.perf_counter()
-    subprocess.run([sys.executable, *command], cwd=records.ROOT, check=True,
-                   capture_output=True, env=os.environ | environment)  # fmt: skip
-    return time.perf_counter() - began
-
-
 def trainer_run(trainer, *argv, launcher=(), **environment):
     """Seconds of a trainer's run from start to end, and what it recorded itself."""
     with tempfile.TemporaryDirectory() as folder:
-        argv = ["--data_dir", DATA, "--run_dir", f"{folder}/run", *argv]
-        wall = timed_run([*launcher, trainer, *argv], **environment)
+        command = [sys.executable, *launcher, trainer, "--data_dir", DATA]
+        began = time.perf_counter()
+        subprocess.run([*command, "--run_dir", f"{folder}/run", *argv], cwd=records.ROOT,
+                       check=True, capture_output=True, env=os.environ | environment)  # fmt: skip
+        wall = time.perf_counter() - began
         record = records.read_finished(Path(folder, "run"))
     return {"wall_seconds": round(wall, 2), "train_seconds": round(record["train_seconds"], 2),
             "peak_rss_mb": record["peak_rss_mb"], "steps": record["steps"]}  # fmt: skip
 
 
-class SingleImages(torch.utils.data.Dataset):
-    """The idiom of the public template: each image on its own becomes a float tensor between 0 and
-    1 and is then normalised by channel, as by torchvision's ToTensor and Normalize, but without
-    their detour over PIL."""
-
-    def __init__(self, data):
-        self.images = np.ascontiguousarray(data.pixels.transpose(0, 2, 3, 1))
-        self.labels = data.labels.tolist()
-
-    def __len__(self):
-        return len(self.images)
-
-    def __getitem__(self, i):
-        image = torch.from_numpy(self.images[i].copy())
-        image = image.permute(2, 0, 1).contiguous().float().div(255)
-        mean = torch.as_tensor((0.49, 0.48, 0.45)).view(-1, 1, 1)
-        std = torch.as_tensor((0.25, 0.24, 0.26)).view(-1, 1, 1)
-        return image.sub_(mean).div_(std), self.labels[i]
-
-
-def template_job():
-    """The default job, evaluations included, in the idiom of the public template."""
-    data = cifar10_utils.get_cifar10(DATA, one_hot=False)
-    train = torch.utils.data.DataLoader(SingleImages(data.train), 200, shuffle=True)
-    test = torch.utils.data.DataLoader(SingleImages(data.test), 200)
-    mlp = mlp_pytorch.MLP(N_INPUTS, [100], N_CLASSES)
-    optimizer = torch.optim.SGD(mlp.parameters(), lr=RATE)
-    step = 0
-    while True:
-        for x, y in train:
-            if step % 100 == 0:
-                with torch.no_grad():
-                    for images, _ in test:
-                        mlp(images)
-            if step == 1400:
-                return
-            F.cross_entropy(mlp(x), y).backward()
-            optimizer.step()
-            optimizer.zero_grad()
-            step += 1
-
-
 def default_run():
-    """The default jobs of both trainers and the template's, each the faster of two in turn."""
-    jobs = {
-        "numpy": lambda: trainer_run("train_mlp_numpy.py"),
-        "pytorch": lambda: trainer_run("train_mlp_pytorch.py"),
-        "template": lambda: {"wall_seconds": round(timed_run(
-            ["-c", "from report import benchmark; benchmark.template_job()"]), 2)},
-    }  # fmt: skip
-    runs = [{name: job() for name, job in jobs.items()} for _ in range(2)]
+    """The default job of each trainer: the faster of two runs, the trainers taking turns."""
+    names = "numpy", "pytorch"
+    runs = [{name: trainer_run(f"train_mlp_{name}.py") for name in names} for _ in range(2)]
     return {name: min((run[name] for run in runs), key=lambda run: run["wall_seconds"])
-            for name in jobs}  # fmt: skip
-
-
-def start_up():
-    """Seconds from the start of the NumPy trainer's process to its first line, the evaluation
-    before the first step, and, in turn with it, of reading and hashing the files."""
-
-    def read_and_hash():
-        for name in cifar10_utils.MD5:
-            hashlib.md5((DATA / name).read_bytes(), usedforsecurity=False)
-
-    def first_step():
-        with tempfile.TemporaryDirectory() as folder:
-            trainer = [sys.executable, "-u", "train_mlp_numpy.py", "--data_dir", DATA]
-            with subprocess.Popen(
-                [*trainer, "--run_dir", f"{folder}/run"],
-                cwd=records.ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-            ) as process:  # fmt: skip
-                process.stdout.readline()
-                process.kill()
-
-    times = measure({"read and hash": read_and_hash, "first step": first_step}, 12)
-    return {name: summary(values / 1000) for name, values in times.items()}
+            for name in names}  # fmt: skip
 
 
 def processes():
-    """Milliseconds of a step in one process and in two, and how much of two is used."""
+    """Milliseconds of a step in one process and in two, and the parallel efficiency of two."""
     two = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     result = {}
     for name, argv in (
@@ -475,9 +363,8 @@ def machine():
 
 SECTIONS = {
     section.__name__: section
-    for section in (machine, default_step, shapes, evaluation, growth, start_up, default_run,
-                    processes, gpu)
-}  # fmt: skip
+    for section in (machine, default_step, growth, default_run, processes, gpu)
+}
 
 
 @command

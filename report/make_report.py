@@ -3,8 +3,8 @@
     python -m report.make_report
 
 `latexmk` in this folder calls it first. report/generated.tex is committed, so that a difference
-between the records and the report can be seen. report/build/inputs.tex holds a digest of all that
-the report is made from; the PDF carries it too, which shows whether the PDF is up to date.
+between the records and the report can be seen. report/build/inputs.tex holds a digest of
+everything the report is made from. The PDF contains it too, so one can check that it is up to date.
 """
 
 import hashlib
@@ -21,8 +21,8 @@ from report.records import changed_flags, column, runs_of, validation_accuracy
 TEXT = records.ROOT / "report" / "report.tex"
 GENERATED = records.ROOT / "report" / "generated.tex"
 
-# Question 2.1: the record that the others are compared with, and these by kind. The table says
-# by which flags they differ; those combined-* come last.
+# Question 2.1: the baseline, and by kind the experiments that are compared with it. The table
+# lists the flags that differ; the experiments combined-* come last.
 BASELINE = "base"
 MODIFICATIONS = {
     "Optimisation": (
@@ -31,22 +31,12 @@ MODIFICATIONS = {
     ),
     "Width and depth": ("width-small", "width-large", "depth-one", "depth-four"),
     "Activation": ("relu", "gelu", "tanh"),
-    "Inputs and units": ("standardize", "local-fields", "batch-norm", "layer-norm"),
-    "Regularisation of the weights": ("weight-decay", "adam", "l1", "first-layer-l1"),
+    "Inputs and units": ("standardize", "batch-norm", "layer-norm"),
+    "Regularisation of the weights": ("weight-decay", "adam", "l1"),
     "Regularisation by noise in the network": ("dropout",),
     "Regularisation by the data": ("flip", "shift", "flip-shift", "distortion", "mixup"),
     "Regularisation by the targets": ("label-smoothing",),
-    "Averaging": ("ema", "test-time"),
-}
-# The recipe of the best network for few epochs, and the same without one part or with another.
-WIDE = (
-    *("wide", "wide-l1-none", "wide-l1-weak", "wide-l1-strong", "wide-without-fields"),
-    *("wide-without-dropout", "wide-without-distortion"),
-)
-MOVED = 4  # pixels by which images are moved, for the effect of augmentation
-COMPARED = {  # question 2.2: the settings in the table, by what the inputs are
-    "less their mean": {"standardize": False, "learning_rate": 1e-3},
-    "standardised": {"standardize": True, "learning_rate": 1e-1},
+    "Averaging": ("test-time",),
 }
 
 
@@ -76,6 +66,10 @@ def test_accuracy(runs, digits=4):
 
 def test_loss(runs):
     return mean_and_spread([run["test_loss"] for run in runs], 3)
+
+
+def thousands(n):
+    return rf"${n // 1000}\,{n % 1000:03}$"
 
 
 def typewriter(words):
@@ -117,7 +111,7 @@ def numpy_values():
         "batch size": str(flags["batch_size"]),
         "eval freq": str(flags["eval_freq"]),
         "epochs": fixed(flags["max_steps"] * flags["batch_size"] / n_train, 1),
-        "test images": rf"${n_test // 1000}\,{n_test % 1000:03}$",
+        "test images": thousands(n_test),
         "seeds": str(len(runs)),
         "accuracy": test_accuracy(runs),
         "lowest accuracy": fixed(min(accuracies)),
@@ -133,7 +127,7 @@ def numpy_values():
 
 
 def agreement_values():
-    """Question 2.1: the largest distances between the curves of the two halves, seed by seed."""
+    """Question 2.1: the largest distances between NumPy and PyTorch curves of the same seed."""
     theirs = runs_of("pytorch-100")
     ours = [records.with_seed(runs_of("numpy-100"), run["seed"]) for run in theirs]
 
@@ -175,71 +169,46 @@ def activation_values():
         "relu mean": fixed(expected(np.maximum(z, 0)), 2),
     }
     for name, slope in (("tanh", 1 - np.tanh(z) ** 2), ("elu", np.exp(np.minimum(z, 0)))):
-        factor = expected(slope**2)
-        numbers[f"{name} factor"] = fixed(factor, 2)
-        numbers[f"{name} ten layers"] = fixed(math.sqrt(factor) ** 10, 2)
-    numbers["tanh slope at two"] = fixed(1 - math.tanh(2) ** 2, 2)
-    numbers["elu slope at minus two"] = fixed(math.exp(-2), 2)
+        numbers[f"{name} ten layers"] = fixed(math.sqrt(expected(slope**2)) ** 10, 2)
     return numbers
 
 
 def modification_values():
     """Question 2.1: the gains by the modifications that the text names."""
     numbers = {}
-    for kind, before in (("points", BASELINE), ("wide points", WIDE[0])):
-        for name in re.findall(rf"\\val\{{{kind} ([\w-]+)\}}", TEXT.read_text()):
-            numbers[f"{kind} {name}"] = points(name, before)
-    numbers["views after schedule"] = points("combined-5-views", "combined-4-smoothing")
-    numbers["wide epochs"] = str(runs_of("wide")[0]["flags"]["epochs"])
+    text = TEXT.read_text().replace("\n", " ")
+    for name in re.findall(r"\\val\{points ([\w-]+)\}", text):
+        numbers[f"points {name}"] = points(name, BASELINE)
+    for name in re.findall(r"\\val\{validation of ([\w-]+)\}", text):
+        numbers[f"validation of {name}"] = validation(runs_of(name), 3)
+    for name in re.findall(r"\\val\{train of ([\w-]+)\}", text):
+        numbers[f"train of {name}"] = fixed(train_accuracy(runs_of(name)), 3)
+    flags = runs_of(BASELINE)[0]["flags"]
+    numbers["validation images"] = thousands(flags["validation_size"])
     return numbers
-
-
-def muon_factor(rows, columns, batch):
-    """Multiplications that orthogonalise the gradient of a layer, over those of its step: five
-    iterations of three products each, X X^T, its square, and that times X."""
-    iteration = 2 * rows**2 * columns + rows**3
-    return 5 * iteration / (2 * batch * rows * columns)
 
 
 def best_values():
     """Question 2.1: the best model, trained on all training images."""
     record = records.read("best-cpu")
     runs, flags = record["runs"], record["runs"][0]["flags"]
-    first, baseline = runs_of("best-cpu-first")[0], runs_of(BASELINE)[0]["flags"]
-    slowest, step = (
-        f"{1000 * run['train_seconds'] / run['steps']:.0f}" for run in (first, runs[0])
-    )
-    sizes = [cifar10_utils.N_INPUTS, *flags["dnn_hidden_units"], cifar10_utils.N_CLASSES]
-    weights = sum(n * m for n, m in itertools.pairwise(sizes))
+    (validated,) = runs_of("best-cpu-validated")
+    inputs = cifar10_utils.N_INPUTS // (4 if flags["half_resolution"] else 1)
+    sizes = [inputs, *flags["dnn_hidden_units"], cifar10_utils.N_CLASSES]
     return {
         "best layers": "-".join(map(str, sizes)),
-        "best weights": fixed(weights / 1e6, 1),
+        "best weights": fixed(sum(n * m for n, m in itertools.pairwise(sizes)) / 1e6, 1),
         "best accuracy": test_accuracy(runs),
         "best seeds": "one seed" if len(runs) == 1 else f"{len(runs)} seeds",
         "best minutes": f"{record['train_seconds'] / 60:.0f}",
-        "best strength": f"${flags['first_layer_l1']:g}$",
         "best epochs": str(flags["epochs"]),
-        "times longer": f"{flags['epochs'] / baseline['epochs']:.0f}",
-        "times wider": f"{flags['dnn_hidden_units'][0] / baseline['dnn_hidden_units'][0]:.0f}",
-        "first accuracy": fixed(first["test_accuracy"]),
-        "slowest step": slowest,
-        "best step": step,
-        "muon factor": f"{muon_factor(sizes[1], sizes[0], flags['batch_size']):.0f}",
         "best flags": typewriter(changed_flags(flags, runs_of("pytorch-100")[0]["flags"])),
         "best command": typewriter([record["command"]]).replace("~", " "),
-        **long_run_values("validated", "best-cpu-validated"),
-        **long_run_values("plain", "best-cpu-without-l1"),
-    }
-
-
-def long_run_values(name, experiment):
-    """A run with validation images, of one seed."""
-    (run,) = runs_of(experiment)
-    return {
-        f"{name} epochs": str(run["flags"]["epochs"]),
-        f"{name} train": fixed(run["history"]["train_accuracy"][-1], 3),
-        f"{name} validation": fixed(validation_accuracy(run), 3),
-        f"{name} accuracy": fixed(run["test_accuracy"], 3),
+        "validated validation": fixed(validation_accuracy(validated), 3),
+        **{
+            f"validated {split}": fixed(validated["history"][f"{split}_accuracy"][-1], 3)
+            for split in ("train", "clean")
+        },
     }
 
 
@@ -252,8 +221,6 @@ def study_values():
     pairs = np.triu(mistakes + mistakes.T)
     first, second = np.unravel_index(pairs.argmax(), pairs.shape)
     numbers = {
-        "study accuracy": fixed(record["test_accuracy"]),
-        "study train accuracy": fixed(record["train_accuracy"], 3),
         "worst class": classes[order[0]],
         "worst class accuracy": fixed(record["class_accuracy"][order[0]], 3),
         "best class": classes[order[-1]],
@@ -264,17 +231,11 @@ def study_values():
         "temperature": fixed(record["temperature"], 2),
         "mistakes certainty": fixed(record["mistakes"][-1]["probability"], 2),
         "mistakes listed": str(len(record["mistakes"])),
-        "first layer pixels": fixed(record["first_layer"]["effective_pixels"], 0),
+        "neighbours": fixed(record["neighbour_correlation"], 2),
     }
     for when, result in record["calibration"].items():
         numbers[f"error {when}"] = fixed(result["error"], 3)
         numbers[f"loss {when}"] = fixed(result["loss"], 3)
-    for name, run in record["augmentation"].items():
-        numbers[f"train {name}"] = fixed(run["train_accuracy"], 3)
-        numbers[f"validation {name}"] = fixed(run["val_accuracy"], 3)
-        numbers[f"moved {name}"] = fixed(run["moved"][run["moved_by"].index(MOVED)], 3)
-        numbers[f"neighbours {name}"] = fixed(run["first_layer"]["neighbour_correlation"], 2)
-    numbers["moved"] = str(MOVED)
     return numbers
 
 
@@ -283,39 +244,55 @@ def tanh_and_elu_values():
     record = records.read("activations")
     depths = records.all_values(record, "depth")
     numbers = {
-        "measured steps": str(records.last_step(record)),
+        "measured steps": str(record["steps"]),
         "measured seeds": str(len(records.all_values(record, "seed"))),
         "measured units": str(record["units"]),
         "threshold": fixed(record["threshold"], 2),
         "deep": str(depths[-1]),
     }
-    ahead = {}  # by how much the ELU is ahead at the end, for every depth
-    for inputs, setting in COMPARED.items():
-        pairs = [tanh_and_elu_runs(record, depth, setting) for depth in depths]
-        means = np.array([[last_accuracy(runs).mean() for runs in pair] for pair in pairs])
-        ahead[inputs] = means[:, 1] - means[:, 0]
-    taken_away = 100 * (1 - ahead["standardised"] / ahead["less their mean"])
-    numbers["least taken away"] = f"${taken_away.min():.0f}\\,\\%$"
-    numbers["most taken away"] = f"${taken_away.max():.0f}\\,\\%$"
     for activation in ("tanh", "elu"):
         runs = records.matching(record["runs"], activation=activation)
         numbers[f"{activation} runs"] = str(len(runs))
-        completed = records.not_diverged(record, runs)
-        numbers[f"{activation} diverged"] = str(len(runs) - len(completed))
+        diverged = records.matching(runs, val_accuracy=None)
+        numbers[f"{activation} diverged"] = str(len(diverged))
+        for standardize, inputs in ((False, "pixels"), (True, "standardised")):
+            for depth, name in ((depths[0], "shallow"), (depths[-1], "deep")):
+                best = mean_and_spread(best_rate(record, activation, depth, standardize), 3)
+                numbers[f"{activation} {inputs} {name}"] = best
+    for inputs, standardize, rates in (("pixels", False, (1e-4, 1e-2)),
+                                       ("standardised", True, (1e-2, 1e-1))):  # fmt: skip
+        tanh, elu = (records.activation_points(record, activation, depths[0], standardize)
+                     for activation in ("tanh", "elu"))  # fmt: skip
+        for i, rate in enumerate(rates, 1):
+            runs = records.matching(record["runs"], activation="tanh", depth=depths[0],
+                                    standardize=standardize, learning_rate=rate)  # fmt: skip
+            share = np.mean([run["saturated"][0] for run in runs])
+            numbers[f"saturated {inputs} rate {i}"] = fixed(share, 2)
+            if standardize:
+                numbers[f"elu ahead {inputs} rate {i}"] = fixed(elu[rate] - tanh[rate], 3)
+            else:
+                numbers[f"tanh {inputs} rate {i}"] = fixed(tanh[rate], 3)
+    for name in ("tanh", "standardize", "tanh-standardized"):
+        numbers[f"validation {name}"] = validation(runs_of(name), 3)
     return numbers
 
 
-def tanh_and_elu_runs(record, depth, setting):
-    """The runs of a setting that did not diverge: with Tanh, and with the ELU."""
-    completed = records.not_diverged(record, record["runs"])
-    return [
-        records.matching(completed, activation=activation, depth=depth, **setting)
-        for activation in ("tanh", "elu")
-    ]
+def best_rate(record, activation, depth, standardize):
+    """The accuracies of the seeds at the learning rate that suits the network best."""
+    points = records.activation_points(record, activation, depth, standardize)
+    best = max((rate for rate, mean in points.items() if mean), key=points.get)
+    runs = records.matching(record["runs"], activation=activation, depth=depth,
+                            standardize=standardize, learning_rate=best)  # fmt: skip
+    return [run["val_accuracy"] for run in runs]
 
 
-def last_accuracy(runs):
-    return np.array([run["val_accuracy"][-1] for run in runs])
+def validation(runs, digits):
+    return mean_and_spread([validation_accuracy(run) for run in runs], digits)
+
+
+def train_accuracy(runs):
+    """The mean accuracy on the training batches before the last evaluation."""
+    return column(runs, "train_accuracy")[:, -1].mean()
 
 
 def points(name, before):
@@ -338,10 +315,14 @@ def numpy_table():
     return "\n".join(rows)
 
 
+def recorded(prefix):
+    """The names of the records that begin with prefix."""
+    return sorted(path.stem for path in records.RESULTS.glob(f"{prefix}*.json"))
+
+
 def modifications():
     """The records of the table, by their kind."""
-    combined = sorted(path.stem for path in records.RESULTS.glob("combined-*.json"))
-    return MODIFICATIONS | {"Combined": combined}
+    return MODIFICATIONS | {"Combined": recorded("combined-")}
 
 
 def modifications_table():
@@ -368,42 +349,17 @@ def modification_row(name, label, before=BASELINE):
     runs = runs_of(name)
     return row(
         label,
-        fixed(column(runs, "train_accuracy")[:, -1].mean(), 3),
-        mean_and_spread([validation_accuracy(run) for run in runs], 3),
+        fixed(train_accuracy(runs), 3),
+        validation(runs, 3),
         "" if name == before else f"${points(name, before)}$",
         test_accuracy(runs, 3),
         str(len(runs)),
     )
 
 
-def wide_table():
-    """Question 2.1: the rows of the table over the parts of the best recipe."""
-    flags = runs_of(WIDE[0])[0]["flags"]
-    rows = [modification_row(WIDE[0], "the recipe", WIDE[0])]
-    for name in WIDE[1:]:
-        changes = changed_flags(runs_of(name)[0]["flags"], flags)
-        rows.append(modification_row(name, typewriter(changes), WIDE[0]))
-    return "\n".join(text.rpartition(" & ")[0] + r" \\" for text in rows)  # all of one seed
-
-
 def baseline_flags():
     flags, defaults = (runs_of(name)[0]["flags"] for name in (BASELINE, "pytorch-100"))
     return typewriter(changed_flags(flags, defaults))
-
-
-def tanh_and_elu_table():
-    """Question 2.2: the rows of the table: accuracy, and saturation of the first layer."""
-    record = records.read("activations")
-    depths = records.all_values(record, "depth")
-    rows = []
-    for inputs, setting in COMPARED.items():
-        for depth in (depths[0], depths[-1]):
-            pair = tanh_and_elu_runs(record, depth, setting)
-            cells = [inputs, f"${setting['learning_rate']:g}$", str(depth)]
-            cells += [mean_and_spread(last_accuracy(runs), 3) for runs in pair]
-            cells += [fixed(np.mean([run["saturated"][-1][0] for run in r]), 2) for r in pair]
-            rows.append(row(*cells))
-    return "\n".join(rows)
 
 
 # Files --------------------------------------------------------------------------------------------
@@ -416,9 +372,7 @@ def generated():
     for name, rows in (
         ("NumpyTable", numpy_table()),
         ("ModificationsTable", modifications_table()),
-        ("WideTable", wide_table()),
         ("BaselineFlags", baseline_flags()),
-        ("TanhAndEluTable", tanh_and_elu_table()),
     ):
         lines.append(rf"\newcommand*{{\{name}}}{{" + f"%\n{rows}%\n}}")
     return "\n".join(lines) + "\n"

@@ -14,15 +14,14 @@ from training.folder import read_run
 ROOT = Path(__file__).resolve().parent.parent
 EXPERIMENTS = ROOT / "report" / "experiments"
 RESULTS = ROOT / "report" / "results"
-BUILD = ROOT / "report" / "build"  # what the report takes in and git does not keep
+BUILD = ROOT / "report" / "build"  # generated files that the report includes; not in git
 NUMPY_RUNS = "numpy-none", "numpy-100", "numpy-100-100", "numpy-200-200-200"
-NO_RECIPE = (  # flags that may differ between runs of the same recipe
-    *("seed", "validation_size", "eval_freq", "checkpoint_freq", "use_gpu", "deterministic"),
-)
+OF_A_RUN = "validation_size", "eval_freq", "clean_images", "test_at_end"
+NO_RECIPE = "seed", "use_gpu", "deterministic", *OF_A_RUN  # may differ within a recipe
 
 
 def read(name, missing=None):
-    """What the record NAME.json holds; without such a file, missing where that is given."""
+    """The content of NAME.json. If it does not exist: missing, or an error if that is None."""
     path = RESULTS / f"{name}.json"
     if missing is not None and not path.exists():
         return missing
@@ -80,7 +79,7 @@ def with_seed(runs, seed):
 
 
 def validation_accuracy(run):
-    """The accuracy on the validation split of the weights that a run ended with, the best ones."""
+    """The best validation accuracy of a run, which is that of the weights it ended with."""
     return max(run["history"]["val_accuracy"])
 
 
@@ -90,7 +89,7 @@ def differing_recipe(flags, others):
 
 
 def changed_flags(flags, before):
-    """The flags that make another recipe out of before, nearly as one would type them."""
+    """The flags in which a recipe differs from before, roughly as typed on a command line."""
     changes = []
     for name in differing_recipe(flags, before):
         value = flags.get(name)
@@ -115,11 +114,11 @@ def all_values(record, name):
     return sorted({run[name] for run in record["runs"]})
 
 
-def last_step(record):
-    """The step at which the runs end that do not diverge."""
-    return max(run["step"][-1] for run in record["runs"])
-
-
-def not_diverged(record, runs):
-    """The runs that reached the last step of their record."""
-    return [run for run in runs if run["step"][-1] == last_step(record)]
+def activation_points(record, activation, depth, standardize):
+    """The mean accuracy over the seeds by learning rate; None where a run diverged."""
+    runs = matching(record["runs"], activation=activation, depth=depth, standardize=standardize)
+    points = {}
+    for rate in sorted({run["learning_rate"] for run in runs}):
+        values = [run["val_accuracy"] for run in matching(runs, learning_rate=rate)]
+        points[rate] = None if None in values else np.mean(values)
+    return points

@@ -8,16 +8,15 @@ layer's weights. RUN/mistakes.png shows the mistakes: images of CIFAR-10, so do 
 
 The temperature of the calibration is fitted on validation images, never on the test set. A RUN on
 all training images has none. Then --validated names a run of the same recipe with a validation
-split: its curves are drawn, and its temperature is used for RUN. This assumes that both are equally
-overconfident, so the record also has what the temperature does on the other run's test set.
+split: its curves are drawn, and its temperature is used for RUN.
 
 --augmentation names two runs with the same validation split, one without and one with augmentation,
 to be compared with each other.
 """
 
 import argparse
-import copy
 import json
+import math
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -42,7 +41,7 @@ CLASSES = (
 )
 BINS = 15  # of the confidence, equally wide
 MISTAKES = 24  # recorded, the most confident ones
-UNITS_SHOWN, UNITS_COMPARED = 40, 20  # of the first layer: of RUN, and of each run compared
+UNITS_SHOWN, UNITS_COMPARED = 40, 28  # of the first layer: of RUN, and of each run compared
 MOST_MOVED = 8  # pixels to either side
 TRAIN_IMAGES = 10_000  # of the training images, as many as there are test images
 
@@ -57,7 +56,8 @@ def load_run(folder, data_dir):
     if record["framework"] != "pytorch":
         raise UsageError(f"{folder} holds no run of train_mlp_pytorch.py")
     record["history"] = {
-        name: [round(value, 5) for value in values] for name, values in record["history"].items()
+        name: [value and round(value, 5) for value in values]
+        for name, values in record["history"].items()
     }
     args = flags.parse(trainer.make_parser(), [])
     synthetic = record["dataset"] == "synthetic"
@@ -89,19 +89,14 @@ def predict_all(run, data):
     return torch.cat(logits).double().numpy(), data.labels.numpy()
 
 
-def accuracy(run, data, pixels=None):
-    """The accuracy on a split; on its first examples with other pixels where these are given."""
-    if pixels is not None:
-        data = copy.copy(data)
-        data.pixels, data.labels = pixels, data.labels[: len(pixels)]
-        data.num_examples = len(pixels)
+def accuracy(run, data):
     _, fraction = trainer.evaluate(run.mlp, data, run.args.test_time_averaging)
     return round(fraction, 4)
 
 
 def train_accuracy(run):
     """The accuracy on unaugmented training images."""
-    return accuracy(run, run.train, run.train.pixels[:TRAIN_IMAGES])
+    return accuracy(run, run.train.first(TRAIN_IMAGES))
 
 
 # Mistakes -----------------------------------------------------------------------------------------
@@ -164,73 +159,43 @@ def fit_temperature(logits, labels):
     return 10 ** -((low + high) / 2)
 
 
-def calibration(p, labels):
-    """How well the probabilities p (N, C) agree with the accuracy.
-
-    Returns the cross entropy in nats; the expected calibration error, which is the distance between
-    confidence and accuracy, averaged over the examples in BINS bins of the confidence; and for each
-    bin the number of examples, their mean confidence and their accuracy (None where it is empty).
-    """
+def calibration(logits, labels, temperature):
+    """The cross entropy in nats, and the expected calibration error: the distance between
+    confidence and accuracy, averaged over the examples in BINS bins of the confidence."""
+    p = probabilities(logits, temperature)
     confidence, right = p.max(axis=1), p.argmax(axis=1) == labels
     bins = np.minimum((confidence * BINS).astype(int), BINS - 1)
-    count, confident, correct = (
-        np.bincount(bins, weights, BINS) for weights in (None, confidence, right)
-    )
-
-    def means(sums):
-        return [round(s / n, 4) if n else None for s, n in zip(sums, count.tolist(), strict=True)]
-
+    confident, correct = (np.bincount(bins, weights, BINS) for weights in (confidence, right))
     return {
         "loss": round(float(-np.log(p[np.arange(len(labels)), labels]).mean()), 4),
         "error": round(float(np.abs(confident - correct).sum() / len(labels)), 4),
-        "bins": {
-            "count": count.tolist(),
-            "confidence": means(confident.tolist()),
-            "accuracy": means(correct.tolist()),
-        },
     }
-
-
-def both_calibrations(logits, labels, temperature):
-    temperatures = {"before": 1.0, "after": temperature}
-    return {k: calibration(probabilities(logits, t), labels) for k, t in temperatures.items()}
 
 
 # The first layer ----------------------------------------------------------------------------------
 
 
 def first_weights(mlp):
-    """(units, 3, 32, 32) float32."""
+    """(units, 3, side, side) float32."""
     weight = mlp.linear_layers()[0].weight.detach().numpy()
-    return weight.reshape(len(weight), *cifar10_utils.SHAPE)
-
-
-def first_layer(run):
-    """The structure of a run's first layer, at the end and at the start."""
-    start = trainer.make_mlp(run.args)
-    return {
-        "first_layer": structure(first_weights(run.mlp)),
-        "first_layer_at_start": structure(first_weights(start)),
-    }
+    side = math.isqrt(weight.shape[1] // 3)
+    return weight.reshape(len(weight), 3, side, side)
 
 
 def sample(weights, n):
-    """n units at even distances in the order of their weights' norms, from the largest to the
-    smallest, as bytes: 128 stands for 0, and the largest weight of a unit for 1 or 255."""
+    """n units, evenly spaced in the order of decreasing weight norm, as bytes: 128 stands for 0,
+    1 and 255 for minus and plus three standard deviations of a unit's weights. Larger weights are
+    clipped."""
     norms = np.sqrt((weights**2).sum(axis=(1, 2, 3)))
     places = np.linspace(0, len(weights) - 1, n).round().astype(int)
     chosen = weights[np.argsort(-norms, kind="stable")[places]]
-    largest = np.abs(chosen).max(axis=(1, 2, 3), keepdims=True)
-    return np.round(128 + 127 * chosen / largest).astype(np.uint8)
+    scaled = chosen / (3 * chosen.std(axis=(1, 2, 3), keepdims=True))
+    return np.round(128 + 127 * scaled.clip(-1, 1)).astype(np.uint8)
 
 
-def structure(weights):
-    """What the first layer looks like, as medians over the units.
-
-    neighbour_correlation: of the weights of pixels side by side or one above the other; 0 in noise.
-    effective_pixels: (sum e)^2 / sum e^2 for the squares e of a pixel's weights, summed over the
-        colours: the number of pixels, where they count alike; 1, where a single one counts.
-    """
+def neighbour_correlation(weights):
+    """The correlation between the weights of adjacent pixels, as the median over the units: 0 for
+    noise."""
     w = weights.astype(np.float64)
 
     def correlation(one, other):
@@ -238,20 +203,15 @@ def structure(weights):
         return products / np.sqrt((one**2).sum(axis=(1, 2, 3)) * (other**2).sum(axis=(1, 2, 3)))
 
     neighbours = correlation(w[..., 1:], w[..., :-1]) + correlation(w[:, :, 1:], w[:, :, :-1])
-    energy = (w**2).sum(axis=1).reshape(len(w), -1)
-    effective = energy.sum(axis=1) ** 2 / (energy**2).sum(axis=1)
-    return {
-        "neighbour_correlation": round(float(np.median(neighbours / 2)), 4),
-        "effective_pixels": round(float(np.median(effective)), 1),
-    }
+    return round(float(np.median(neighbours / 2)), 4)
 
 
 # Augmentation -------------------------------------------------------------------------------------
 
 
 def moved(pixels, fill, right):
-    """pixels (S, 3, 32, 32) moved to the right, or to the left where that is negative; fill
-    (3, 1, 1), a colour, comes in at the edge."""
+    """pixels (S, 3, 32, 32) moved by `right` pixels, to the left if negative; the new edge gets
+    the colour fill (3, 1, 1)."""
     size = pixels.shape[-1]
     out = fill.expand_as(pixels).clone()
     out[..., max(right, 0) : size + min(right, 0)] = pixels[
@@ -261,17 +221,20 @@ def moved(pixels, fill, right):
 
 
 def compared(run):
-    """The accuracies of a run with a validation split: on unaugmented training images, and on its
-    validation images, also mirrored, and moved by up to MOST_MOVED pixels."""
+    """The accuracy of a run on unaugmented training images, and on its validation images moved
+    by up to MOST_MOVED pixels; also its neighbour_correlation."""
     data, distances = run.validation, list(range(-MOST_MOVED, MOST_MOVED + 1))
+    accuracies = []
+    for distance in distances:
+        there = data.first(data.num_examples)
+        there.pixels = moved(data.pixels, data.fill, distance)
+        accuracies.append(accuracy(run, there))
     return {
         "run": run.record,
         "train_accuracy": train_accuracy(run),
-        "val_accuracy": accuracy(run, data),
-        "mirrored": accuracy(run, data, data.pixels.flip(3)),
         "moved_by": distances,
-        "moved": [accuracy(run, data, moved(data.pixels, data.fill, d)) for d in distances],
-        **first_layer(run),
+        "moved": accuracies,
+        "neighbour_correlation": neighbour_correlation(first_weights(run.mlp)),
     }
 
 
@@ -295,10 +258,11 @@ def study(run, validated):
         "class_accuracy": (matrix.diagonal() / matrix.sum(axis=1)).round(4).tolist(),
         "mistakes": confident_mistakes(probabilities(logits), labels),
         "temperature": round(temperature, 4),
-        "calibration": both_calibrations(logits, labels, temperature),
-        "calibration_validated": both_calibrations(*predict_all(validated, validated.test),
-                                                   temperature),
-        **first_layer(run),
+        "calibration": {
+            "before": calibration(logits, labels, 1.0),
+            "after": calibration(logits, labels, temperature),
+        },
+        "neighbour_correlation": neighbour_correlation(first_weights(run.mlp)),
     }  # fmt: skip
 
 
@@ -307,7 +271,7 @@ def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     add = parser.add_argument
     add("run", type=Path, help="folder of the run to study")
-    add("--validated", type=Path, metavar="RUN", help="one of the same recipe that has validation")
+    add("--validated", type=Path, metavar="RUN", help="run of the same recipe with validation")
     add("--augmentation", type=Path, nargs=2, metavar=("WITHOUT", "WITH"), help="runs to compare")
     add("--data_dir", default=cifar10_utils.DEFAULT_DIR, help="folder of CIFAR-10's files")
     options = parser.parse_args(argv)

@@ -2,7 +2,7 @@
 
     python -m report.tables
 
-A table stands between two comments that bear its name; the rest of the page is left as it is.
+Each table is between two comments with its name; the rest of the page stays unchanged.
 """
 
 import numpy as np
@@ -10,12 +10,11 @@ import numpy as np
 from report import records
 from training.flags import flag_text
 
-STEPS = {  # the candidates of the benchmark's default step, and what the README calls them
+STEPS = {  # the candidates of the benchmark's default step, and their labels in PERFORMANCE.md
     "numpy": "`train_mlp_numpy.py`",
     "products": "its two large matrix products alone",
-    "products and passes": "these and the passes over the data and the weights",
     "pytorch": "`train_mlp_pytorch.py`",
-    "pytorch bare": "bare PyTorch loop, batches ready as float",
+    "pytorch bare": "bare PyTorch loop, batches already float32",
     "numpy straightforward": "straightforward NumPy, float64 weights",
 }
 
@@ -42,7 +41,7 @@ def last_line():
 
 
 def step_table():
-    """The default step beside the alternatives, then larger steps beside their products."""
+    """The time of the default step, of the alternatives and of the matrix products alone."""
     record = records.read("benchmark")
     times, ratios = (record["default_step"][name] for name in ("milliseconds", "ratios"))
     lines = ["| a default step | best, ms | median, ms | `train_mlp_numpy.py` takes |",
@@ -59,24 +58,15 @@ def step_table():
         for name in ("pytorch bare", "numpy straightforward")
     )
     lines.append(
-        f"\nThe PyTorch trainer's step takes {bare:.2f} times the bare loop's. The two products "
-        f"alone take {of_bare:.2f} of the bare PyTorch loop's whole step and "
-        f"{of_straightforward:.2f} of the straightforward one: no step is faster than that.\n"
+        f"\nThe PyTorch trainer's step takes {bare:.2f} times as long as the bare loop's. The two "
+        f"products alone, a lower bound for any step, take {of_bare:.2f} of the bare PyTorch "
+        f"loop's time and {of_straightforward:.2f} of the straightforward NumPy step's."
     )
-    lines.append("| hidden units | batch | NumPy, ms | to its products | to bare PyTorch |")
-    lines.append("|---|---|---|---|---|")
-    for row in record["shapes"]:
-        milliseconds = row["milliseconds"]["numpy"]["median"]
-        products, bare = (
-            row["ratios"][f"numpy to {other}"]["median"] for other in ("products", "pytorch bare")
-        )
-        lines.append(f"| `{flag_text(row['hidden'])}` | {row['batch']} | {milliseconds:.1f} "
-                     f"| {products:.2f} | {bare:.2f} |")  # fmt: skip
     return "\n".join(lines)
 
 
 def job_table():
-    """What whole jobs take: time, start-up, memory, evaluation, and a second process."""
+    """What whole jobs take: time, memory, and a second process."""
     record = records.read("benchmark")
     lines = ["| default job | start to end | training steps | peak memory |", "|---|---|---|---|"]
     runs = record["default_run"]
@@ -86,43 +76,28 @@ def job_table():
             f"| `train_mlp_{name}.py` | {run['wall_seconds']:.1f} s | {run['train_seconds']:.1f} s "
             f"| {run['peak_rss_mb']:.0f} MB |"
         )
-    lines.append(
-        f"| `DataLoader` over single images | {runs['template']['wall_seconds']:.1f} s | | |"
-    )
-    machine, start = record["machine"], record["start_up"]
+    machine = record["machine"]
     threads = machine["threads"]
-    evaluation = record["evaluation"]["ratios"]["numpy to products"]["median"]
     two = " and ".join(
         f"{run['efficiency']:.0%} ({name} network)" for name, run in record["processes"].items()
     )
     return "\n".join(lines) + (
         f"\n\nOn {machine['cores']} cores with {machine['vectors']} instructions, with "
         f"{threads['numpy']} threads in NumPy and {threads['torch']} in PyTorch. "
-        f"`train_mlp_numpy.py` begins its first step {start['first step']['median']:.1f} s after "
-        f"its start, of which reading and hashing the files takes "
-        f"{start['read and hash']['median']:.1f} s. Evaluation takes {evaluation:.2f} times its "
-        f"products. Two processes of one thread each reach {two} of twice the speed of one."
+        f"The parallel efficiency of two processes with one thread each is {two}."
     )
 
 
 def best_text():
     """The best network: its accuracy, its training time, the command."""
     record = records.read("best-cpu")
-    run = record["runs"][0]
-    flags = run["flags"]
-    layers = ", ".join(map(str, flags["dnn_hidden_units"]))
-    accuracies = ", ".join(f"{run['test_accuracy']:.4f}" for run in record["runs"])
-    in_float32 = min(
-        wide["train_seconds"] / wide["steps"]
-        for path in records.RESULTS.glob("wide*.json")
-        for wide in records.runs_of(path.stem)
-        if all(wide["flags"][name] == flags[name] for name in ("dropout", "distortion"))
-    )
+    layers = ", ".join(map(str, record["runs"][0]["flags"]["dnn_hidden_units"]))
+    minutes = record["train_seconds"] / 60
+    accuracies = " and ".join(f"{run['test_accuracy']:.4f}" for run in record["runs"])
     return (
         f"The best network of the report, with hidden layers of {layers} units, reaches a test\n"
-        f"accuracy of {accuracies} in {record['train_seconds'] / 60:.0f} minutes of training on "
-        f"two cores with instructions for bfloat16\n(in float32 about "
-        f"{in_float32 * run['steps'] / 60:.0f}, by the time of a step in `wide*.json`):\n\n"
+        f"accuracy of {accuracies} after {minutes:.0f} minutes of training on\n"
+        "one core with instructions for bfloat16:\n\n"
         f"```\n{record['command']}\n```"
     )
 

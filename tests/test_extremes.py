@@ -237,7 +237,6 @@ def test_options_at_their_ends(finite):
         assert finite("--dropout", 0.99)
         assert finite("--distortion", 1, "--shift", 31, "--flip")
         finite("--weight_decay", 1000, "--l1", 1000, "--momentum", 0.9999)
-        assert finite("--first_layer_l1", 1000)
 
 
 @pytest.mark.parametrize("size", [1e30, 3e38])

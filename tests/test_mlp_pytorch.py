@@ -178,3 +178,15 @@ def test_dropout_keeps_its_share_of_units_and_their_mean():
     out.sum().backward()
     torch.testing.assert_close(x.grad, out.detach())
     assert dropout.eval()(x) is x
+
+
+def test_half_resolution_is_a_first_layer_with_one_weight_for_each_two_by_two_pixels():
+    half = MLP(3072, [7], 10, half_resolution=True)
+    full = MLP(3072, [7], 10)
+    state = half.state_dict()
+    weight = state["layers.0.weight"].view(7, 3, 16, 16) / 4
+    weight = weight.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3).flatten(start_dim=1)
+    full.load_state_dict(state | {"layers.0.weight": weight, "layers.2.weight": torch.ones(10, 7)})
+    half.load_state_dict(state | {"layers.2.weight": torch.ones(10, 7)})
+    x = torch.from_numpy(np.random.default_rng(0).standard_normal((5, 3, 32, 32), np.float32))
+    torch.testing.assert_close(half(x), full(x))

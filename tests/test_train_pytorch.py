@@ -10,12 +10,22 @@ import torch
 from common import failed, record_of
 from torch import nn
 
+import cifar10_utils
 import train_mlp_pytorch as trainer
 from mlp_pytorch import MLP
-from training.augmentation import distort, flip_and_shift, local_fields, mixup, views
+from training.augmentation import (
+    cutout,
+    distort,
+    flip_and_shift,
+    mixup,
+    recolour,
+    views,
+)
 from training.data_pytorch import TensorData
 from training.errors import RunError
-from training.optimization import Optimizer, l1_proximal_step, update_ema
+from training.files import load_weights
+from training.optimization import Optimizer
+from training.processes import Processes
 from training.run import Run
 
 pytestmark = pytest.mark.usefixtures("no_curves")
@@ -39,7 +49,6 @@ OPTIONS = [
     ["--optimizer", "adamw", "--weight_decay", 100],
     ["--weight_decay", 1],
     ["--l1", 0.1],
-    ["--first_layer_l1", 0.1],
     ["--dropout", 0.5],
     ["--normalization", "batch"],
     ["--normalization", "layer"],
@@ -50,11 +59,14 @@ OPTIONS = [
     ["--flip"],
     ["--shift", 4],
     ["--distortion", 0.1],
+    ["--cutout", 8],
+    ["--recolour", 0.1],
     ["--mixup", 0.4],
+    ["--half_resolution"],
     ["--bfloat16"],
-    ["--ema", 0.5],
     ["--test_time_averaging"],
-    ["--local_fields"],
+    ["--clean_images", 30],
+    ["--test_at_end"],
 ]
 
 
@@ -95,18 +107,45 @@ def stopping_after(last, steps=Run.steps):
     return stopping
 
 
-def test_a_run_goes_on_from_a_checkpoint_between_evaluations(data, tmp_path, monkeypatch):
-    whole = history_of(data, tmp_path / "whole", "--eval_freq", 6)
-    flags = ["--eval_freq", 6, "--checkpoint_freq", 2]
-    with monkeypatch.context() as patch, pytest.raises(SystemExit):
-        patch.setattr(Run, "steps", stopping_after(5))
-        history_of(data, tmp_path / "again", *flags)
+def test_at_end_the_test_set_is_read_once_and_the_rows_before_are_empty(
+    data, tmp_path, monkeypatch
+):
+    plain = history_of(data, tmp_path / "plain")
+    read, batches = [], TensorData.batches
     with monkeypatch.context() as patch:
-        taken = []
-        patch.setattr(Optimizer, "set_learning_rate", lambda self, step: taken.append(step))
-        again = history_of(data, tmp_path / "again", *flags, "--resume")
-    assert taken == [5, 6]
-    assert again == whole
+        patch.setattr(TensorData, "batches", lambda self, n: read.append(self) or batches(self, n))
+        history = history_of(data, tmp_path / "flag", "--test_at_end")
+    assert len(read) == 1
+    assert history["test_accuracy"] == [None, None, None, plain["test_accuracy"][-1]]
+    last = plain["test_loss"][-1]
+    assert history == plain | {
+        name: [None, None, None, plain[name][-1]] for name in ("test_loss", "test_accuracy")
+    }
+    rows = (tmp_path / "flag" / "metrics.csv").read_text().splitlines()
+    assert [row.endswith(",,") for row in rows[1:]] == [True, True, True, False]
+    assert rows[-1].split(",")[-2] == repr(last)
+    assert history_of(data, tmp_path / "flag", "--test_at_end", "--resume") == history
+
+
+def test_clean_images_are_training_images_that_nothing_alters(data, tmp_path):
+    flags = ["--flip", "--shift", 4, "--dropout", 0.5, "--validation_size", 15]
+    plain = history_of(data, tmp_path / "plain", *flags)
+    history = history_of(data, tmp_path / "clean", *flags, "--clean_images", 20)
+    assert list(history) == [
+        *("step", "train_loss", "train_accuracy", "clean_loss", "clean_accuracy"),
+        *("val_loss", "val_accuracy"),
+    ]
+    assert {name: history[name] for name in plain} == plain
+    split = cifar10_utils.get_cifar10(data, one_hot=False, validation_size=15)
+    few = cifar10_utils.DataSet(split.train.pixels[:20], split.train.labels[:20], split.train.mean,
+                                one_hot=False)  # fmt: skip
+    args = options("--dropout", 0.5)
+    args.dnn_hidden_units = [8]
+    mlp = trainer.make_mlp(args)
+    mlp.load_state_dict(load_weights(tmp_path / "clean"))
+    expected = trainer.evaluate(mlp, TensorData(few, "cpu", Processes(), args))
+    best = np.argmax(history["val_accuracy"])
+    assert (history["clean_loss"][best], history["clean_accuracy"][best]) == tuple(expected)
 
 
 def test_epochs_stand_for_steps(data, tmp_path):
@@ -157,16 +196,6 @@ def moved(pixels, *flags, fill=0, seed=0):
     return flip_and_shift(pixels, fill, args.flip, args.shift)
 
 
-def test_first_layer_l1_brings_small_weights_to_zero_and_all_nearer():
-    layer = nn.Linear(3072, 100)
-    before = layer.weight.detach().clone()
-    l1_proximal_step(layer.weight, 0.001)
-    near = before.abs() <= 0.001
-    assert 0 < near.sum() < near.numel()
-    assert not layer.weight[near].any()
-    assert torch.allclose(layer.weight[~near], (before - 0.001 * before.sign())[~near])
-
-
 def test_flip_mirrors_about_half_of_the_images():
     x = some_pixels(200)
     out = moved(x, "--flip")
@@ -203,6 +232,39 @@ def test_distortion_is_a_linear_map_about_the_middle():
     torch.testing.assert_close(seen.flatten(start_dim=2), back, atol=1e-3, rtol=0)
 
 
+def test_cutout_covers_one_square_of_each_image():
+    torch.manual_seed(0)
+    covered = cutout(torch.ones(2000, 3, 32, 32), 8) == 0
+    assert (covered == covered[:, :1]).all()
+    rows, columns = covered[:, 0].any(dim=2), covered[:, 0].any(dim=1)
+    assert (covered[:, 0] == rows[:, :, None] & columns[:, None, :]).all()
+    for sides in (rows, columns):
+        sizes = sides.sum(dim=1)
+        assert (sizes.min(), sizes.max()) == (4, 8)  # at an edge, half of it lies outside
+        assert (sides.diff(dim=1).sum(dim=1) <= 2).all()  # one piece
+        assert sides.any(dim=0).all()
+    assert len(covered.unique(dim=0)) > 800
+
+
+def test_recolour_changes_contrast_brightness_and_colours_of_each_image():
+    x = torch.randn(1, 3, 32, 32).expand(4000, -1, -1, -1)
+    torch.manual_seed(0)
+    y = recolour(x, 0.1, 1)
+    contrast = y.std(dim=(2, 3)) / x.std(dim=(2, 3))
+    torch.testing.assert_close(contrast, contrast[:, :1].expand(-1, 3))
+    moved = y.mean(dim=(2, 3)) - contrast * x.mean(dim=(2, 3))
+    expected = {"contrast": 0.1, "all colours": 0.1 * (1 + 1 / 3) ** 0.5, "one colour": 0.1}
+    found = {
+        "contrast": contrast[:, 0].std().item(),
+        "all colours": moved.mean(dim=1).std().item(),
+        "one colour": (moved[:, 0] - moved[:, 1]).std().item() / 2**0.5,
+    }
+    assert found == pytest.approx(expected, rel=0.05)
+    torch.manual_seed(0)
+    moved_more = recolour(x, 0.1, 64).mean(dim=(2, 3)) - contrast * x.mean(dim=(2, 3))
+    torch.testing.assert_close(moved_more, 64 * moved, rtol=1e-3, atol=1e-3)
+
+
 def test_mixup_blends_each_image_and_its_target_with_another_one_alike():
     torch.manual_seed(0)
     labels = torch.arange(10).repeat(100)
@@ -221,32 +283,21 @@ def test_accuracy_goes_by_the_largest_share_of_mixed_labels():
     assert trainer.accuracy(logits, torch.tensor([[0.3, 0.6, 0.1], [0.4, 0.0, 0.6]])) == 0.5
 
 
-def test_the_views_of_an_image_are_its_moves_and_their_mirror_images():
+def test_the_views_of_an_image_are_its_moves_at_three_sizes_and_their_mirror_images():
     x = torch.rand(5, 3, 32, 32)
-    found = list(views(x))
-    assert len(found) == 18 and len({view[0].numpy().tobytes() for view in found}) == 18
-    assert sum(torch.equal(view, x) for view in found) == 1
-    for view, mirrored in zip(found[::2], found[1::2], strict=True):
-        assert torch.equal(view.flip(3), mirrored)
-    down_and_right = found[0]
-    assert torch.equal(down_and_right[:, :, 2:, 2:], x[:, :, :-2, :-2])
-    assert not down_and_right[:, :, :2].any() and not down_and_right[:, :, :, :2].any()
-
-
-def test_local_fields_are_local_smooth_and_of_norm_one():
-    fields = local_fields(300, seed=1)
-    torch.testing.assert_close(fields.norm(dim=1), torch.ones(300))
-    energy = (fields**2).view(300, 3, 32, 32).sum(dim=1)
-    place = torch.arange(32.0)
-    middle = (energy.sum(dim=2) @ place)[:, None]
-    spread = (energy.sum(dim=2) * (place - middle) ** 2).sum(dim=1).sqrt()
-    assert spread.median() < 4
-    assert middle.min() < 4 and middle.max() > 27
-    patterns = fields.view(900, 32, 32)
-    neighbours = (patterns[:, 1:] * patterns[:, :-1]).sum() / (patterns[:, 1:] ** 2).sum()
-    assert 0.6 < neighbours < 1
-    assert torch.equal(fields, local_fields(300, seed=1))
-    assert not torch.equal(fields, local_fields(300, seed=2))
+    found = torch.stack(list(views(x)))
+    assert len(found) == len(found.unique(dim=0)) == 150
+    torch.testing.assert_close(found[::2].flip(4), found[1::2])
+    larger, same, smaller = found[::2].unflatten(0, (3, 25))
+    torch.testing.assert_close(same[12], x, atol=1e-4, rtol=0)
+    up_and_left = same[24]
+    torch.testing.assert_close(up_and_left[:, :, :-4, :-4], x[:, :, 4:, 4:], atol=1e-4, rtol=0)
+    assert not up_and_left[:, :, -4:].any() and not up_and_left[:, :, :, -4:].any()
+    square = torch.zeros(5, 3, 32, 32)
+    square[:, :, 8:24, 8:24] = 1
+    larger, same, smaller = torch.stack(list(views(square)))[::2].unflatten(0, (3, 25))
+    sides = [zoomed[12, 0, 0].sum().sqrt().item() for zoomed in (larger, same, smaller)]
+    assert sides == pytest.approx([16 / 0.85, 16, 16 / 1.15], rel=0.01)
 
 
 def test_evaluation_is_neither_augmented_nor_dropped_out(data, tmp_path, monkeypatch):
@@ -282,27 +333,6 @@ def test_running_out_of_memory_on_the_cpu_ends_in_a_sentence(data, tmp_path, mon
     line = failed(history_of, data, tmp_path / "a")
     assert line.endswith("fewer hidden units or smaller batches")
     assert record_of(tmp_path / "a")["status"] == "failed"
-
-
-def test_the_average_of_the_weights_is_what_is_evaluated(data, tmp_path):
-    still = history_of(data, tmp_path / "a", "--ema", 0.9999, "--learning_rate", 0.01)
-    moving = history_of(data, tmp_path / "b", "--learning_rate", 0.01)
-    assert still["train_loss"] == moving["train_loss"]
-    assert np.ptp(moving["test_loss"]) > 20 * np.ptp(still["test_loss"]) > 0
-
-
-def test_an_average_follows_the_weights_and_takes_over_the_statistics():
-    average, mlp = (MLP(6, [5], 3, seed=seed, normalization="batch") for seed in (1, 2))
-    mlp(torch.randn(7, 6))
-    before = [value.clone() for value in average.parameters()]
-    update_ema(average, mlp, 0.75)
-    for mean, value, old in zip(average.parameters(), mlp.parameters(), before, strict=True):
-        torch.testing.assert_close(mean, 0.75 * old + 0.25 * value)
-    for mean, value in zip(average.buffers(), mlp.buffers(), strict=True):
-        assert torch.equal(mean, value)
-
-
-# Devices
 
 
 @needs_gpu

@@ -1,1 +1,1 @@
-"""What the trainers stand on. Nobody needs it to understand a training step."""
+"""Support code for the trainers. A training step can be understood without it."""

@@ -1,4 +1,4 @@
-"""Augmented images, the views of test-time averaging, and initial patterns for the first layer."""
+"""Augmented images, and the views of test-time averaging."""
 
 import itertools
 
@@ -25,12 +25,34 @@ def flip_and_shift(pixels, fill, flip, shift):
 
 
 def distort(x, strength):
-    """x (S, 3, 32, 32), each image under its own random linear map: the identity plus normal noise
-    of standard deviation strength, which turns, zooms, stretches and shears."""
+    """x (S, 3, 32, 32), each image transformed by its own random linear map: the identity plus
+    normal noise of standard deviation strength. It rotates, zooms, stretches and shears."""
     noise = strength * torch.randn(len(x), 2, 2, device=x.device)
-    maps = F.pad(torch.eye(2, device=x.device) + noise, (0, 1))
-    grid = F.affine_grid(maps, x.shape, align_corners=False)
+    return _transform(x, torch.eye(2, device=x.device) + noise)
+
+
+def _transform(x, maps):
+    """x (S, 3, 32, 32), each pixel read from its position mapped by the linear maps (S, 2, 2)."""
+    grid = F.affine_grid(F.pad(maps, (0, 1)), x.shape, align_corners=False)
     return F.grid_sample(x, grid, align_corners=False)
+
+
+def cutout(x, size):
+    """x (S, 3, 32, 32) with a square of size pixels in each image set to zero, which is the mean of
+    the training images. The centre is a random pixel, so part of the square may lie outside."""
+    place = torch.arange(x.shape[-1], device=x.device)
+    first = torch.randint(x.shape[-1], (2, len(x), 1), device=x.device) - size // 2
+    down, right = (place >= first) & (place < first + size)
+    return x.masked_fill((down[:, :, None] & right[:, None, :])[:, None], 0)
+
+
+def recolour(x, strength, unit):
+    """x (S, 3, 32, 32), whose pixels have the standard deviation unit: each image times 1 + a, plus
+    b units in all channels, plus c units in each channel, with a c of its own; a, b and the three
+    c are normal with standard deviation strength."""
+    noise = strength * torch.randn(5, len(x), 1, 1, device=x.device)
+    contrast, brightness, colours = noise[0, :, None], noise[1, :, None], noise[2:].transpose(0, 1)
+    return x * (1 + contrast) + unit * (brightness + colours)
 
 
 def mixup(x, labels, largest):
@@ -43,31 +65,20 @@ def mixup(x, labels, largest):
     return torch.lerp(x, x[other], across), torch.lerp(targets, targets[other], share[:, None])
 
 
-def views(x, step=2):
-    """x (S, 3, 32, 32), its copies shifted by step pixels in eight directions, and the mirror
-    images of these nine."""
-    size, padded = x.shape[-1], F.pad(x, (step,) * 4)
-    for down, right in itertools.product((0, step, 2 * step), repeat=2):
-        view = padded[:, :, down : down + size, right : right + size]
-        yield view
-        yield view.flip(3)
+def views(x):
+    """x (S, 3, 32, 32) at three sizes, each shifted by 0, 2 or 4 pixels to either side and up or
+    down, and the mirror images of these 75."""
+    size = x.shape[-1]
+    for zoom in (0.85, 1.0, 1.15):
+        maps = zoom * torch.eye(2, device=x.device)
+        padded = F.pad(_transform(x, maps.expand(len(x), 2, 2)), (4, 4, 4, 4))
+        for down, right in itertools.product((0, 2, 4, 6, 8), repeat=2):
+            view = padded[:, :, down : down + size, right : right + size]
+            yield view
+            yield view.flip(3)
 
 
 def average_over_views(mlp, x):
-    """(S, C): the logarithm of mlp's probabilities, summed over the views of x."""
+    """(S, C): the logarithm of the sum of mlp's probabilities over the views of x."""
     logits = torch.stack([mlp(view) for view in views(x)])
     return logits.log_softmax(dim=2).logsumexp(dim=0)
-
-
-def local_fields(n_units, seed, smoothness=1.0, width=4.0):
-    """(n_units, 3 * 32 * 32): a pattern for each unit, of norm 1: random numbers, smoothed by a
-    Gaussian, under a Gaussian window at a random place (standard deviations in pixels)."""
-    channels, size, _ = cifar10_utils.SHAPE
-    generator = torch.Generator().manual_seed(seed)
-    place = torch.arange(size, dtype=torch.float32)
-    blur = torch.exp(-((place[:, None] - place) ** 2) / (2 * smoothness**2))
-    centres = size * torch.rand(2, n_units, 1, generator=generator)
-    down, right = torch.exp(-((place - centres) ** 2) / (2 * width**2))
-    noise = torch.randn(n_units, channels, size, size, generator=generator)
-    fields = (blur @ noise @ blur) * down[:, None, :, None] * right[:, None, None, :]
-    return F.normalize(fields.flatten(start_dim=1))

@@ -1,6 +1,9 @@
 """The picture of a run: curves.png."""
 
 FRAMEWORKS = {"numpy": "NumPy", "pytorch": "PyTorch"}
+QUANTITIES = {"loss": "cross-entropy loss (nats)", "accuracy": "accuracy (fraction)"}
+SPLITS = {"train": "train (mean since the previous point)", "clean": "train, unaugmented images",
+          "val": "validation", "test": "test"}  # fmt: skip
 DATASETS = {"cifar10": "CIFAR-10", "synthetic": "synthetic data, NOT CIFAR-10"}
 
 
@@ -16,20 +19,13 @@ def draw_curves(record, history, file):
         f"test accuracy {record['test_accuracy']:.4f}",
         color="red" if record["dataset"] == "synthetic" else "black",
     )
-    split = "val" if "val_loss" in history else "test"
-    steps, accuracies = history["step"], history[f"{split}_accuracy"]
-    best = steps[accuracies.index(max(accuracies))]
-    for axes, quantity, label in zip(
-        figure.subplots(1, 2),
-        ("loss", "accuracy"),
-        ("cross-entropy loss (nats)", "accuracy (fraction)"),
-        strict=True,
-    ):
-        train, held_out = history[f"train_{quantity}"], history[f"{split}_{quantity}"]
-        axes.plot(steps, train, color="C0", label="train (mean since the point before)")
-        axes.plot(steps, held_out, color="C1", label="validation" if split == "val" else "test")
-        if split == "val":
-            axes.plot(best, record[f"test_{quantity}"], "*", color="C3", markersize=11,
+    for axes, (quantity, label) in zip(figure.subplots(1, 2), QUANTITIES.items(), strict=True):
+        for color, (split, name) in enumerate(SPLITS.items()):
+            if values := history.get(f"{split}_{quantity}"):
+                axes.plot(history["step"], values, f".-C{color}", label=name)
+        if accuracies := history.get("val_accuracy"):
+            best = history["step"][accuracies.index(max(accuracies))]
+            axes.plot(best, record[f"test_{quantity}"], "*C3", markersize=11,
                       label="test, weights of this step")  # fmt: skip
         axes.set(xlabel="step", ylabel=label)
         axes.grid(alpha=0.3)

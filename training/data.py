@@ -3,7 +3,7 @@
 import sys
 
 import cifar10_utils
-from training.errors import UsageError, one_line
+from training.errors import RunError, UsageError, one_line
 
 
 def load_data(args, share, one_hot=True):
@@ -31,11 +31,9 @@ def _fetch_default_data():
     try:
         cifar10_utils.find_data()
     except FileNotFoundError:
-        from training.download import DownloadError  # here: see cifar10_utils.download
-
         try:
             cifar10_utils.download()
-        except DownloadError as error:
+        except RunError as error:
             print(one_line(error), file=sys.stderr)
             print("to try again: python cifar10_utils.py", file=sys.stderr)
             return False

@@ -1,8 +1,11 @@
 """The data of the PyTorch trainer: uint8 on the device, converted to float32 batch by batch."""
 
+import copy
+
 import numpy as np
 import torch
 
+import cifar10_utils
 from training import augmentation
 
 
@@ -31,6 +34,11 @@ class TensorData:
         x = self._as_float(pixels)
         if self.args.distortion:
             x = augmentation.distort(x, self.args.distortion)
+        if self.args.recolour:
+            unit = cifar10_utils.PIXEL_RMS if self.scale is None else 1
+            x = augmentation.recolour(x, self.args.recolour, unit)
+        if self.args.cutout:
+            x = augmentation.cutout(x, self.args.cutout)
         return augmentation.mixup(x, y, self.args.mixup) if self.args.mixup else (x, y)
 
     def batches(self, batch_size):
@@ -39,6 +47,13 @@ class TensorData:
         for i in range(self.processes.rank * batch_size, len(self.labels), stride):
             part = slice(i, i + batch_size)
             yield self._as_float(self.pixels[part]), self.labels[part]
+
+    def first(self, n):
+        """The first n examples, for evaluation alone."""
+        part = copy.copy(self)
+        part.pixels, part.labels = self.pixels[:n], self.labels[:n]
+        part.num_examples = len(part.pixels)
+        return part
 
     def _as_float(self, pixels):
         x = pixels.float().sub_(self.mean)

@@ -4,6 +4,7 @@ import functools
 import os
 import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 PATIENCE = 5  # seconds
@@ -45,6 +46,17 @@ def command(main):
     return guarded
 
 
+@contextmanager
+def explaining_damage(what):
+    """Turns the exception that a damaged file raises in the block, of any type, into UsageError."""
+    try:
+        yield
+    except (UsageError, RunError, MemoryError):
+        raise
+    except Exception as error:
+        raise UsageError(f"{what} is damaged ({error!r:.200}): begin a new run") from error
+
+
 def one_line(message):
-    """message, with what would break the line or steer the terminal written as escapes."""
+    """message with line breaks, control codes and other unprintable characters escaped."""
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(message))

@@ -31,8 +31,8 @@ def replacing(path):
 
 @contextmanager
 def locked(folder, wait=False):
-    """Locks folder, except on Windows. Raises BlockingIOError where another process has locked it,
-    or waits for that process."""
+    """Locks folder, except on Windows. If another process holds the lock, waits for it or raises
+    BlockingIOError."""
     if fcntl is None:
         yield
         return
@@ -90,15 +90,3 @@ def load_weights(folder):
         raise FileNotFoundError(f"{folder} holds {len(paths)} checkpoints: give a run's folder")
     state = read_checkpoint(paths[0])
     return state.get("best") or state["network"]
-
-
-def require_form(values, form):
-    """Raises ValueError unless values, arrays or tensors in dicts, has the keys, shapes and dtypes
-    of form."""
-    if isinstance(form, dict):
-        if values.keys() != form.keys():
-            raise ValueError(f"has {list(values)}, should have {list(form)}")
-        for key in form:
-            require_form(values[key], form[key])
-    elif (values.shape, values.dtype) != (form.shape, form.dtype):
-        raise ValueError(f"has {values.dtype} {tuple(values.shape)}, not {tuple(form.shape)}")

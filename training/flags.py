@@ -49,9 +49,13 @@ def hidden_units(text):
         raise argparse.ArgumentTypeError(message) from None
 
 
-COUNT, SIZE = number(int, 1, 10**9), number(int, 0, 10**9)
-SHARE, FACTOR = number(float, 0, 0.99), number(float, 0, 1000)
-DECAY, RATE = number(float, 0, 0.9999), number(float, math.ulp(0), 1e308)
+COUNT = {"type": number(int, 1, 10**9), "metavar": "N"}
+SIZE = {"type": number(int, 0, 10**9), "metavar": "N"}
+RATE = {"type": number(float, math.ulp(0), 1e308), "metavar": "X"}
+SHARE = {"type": number(float, 0, 0.99), "metavar": "X", "default": 0.0}
+FACTOR = {"type": number(float, 0, 1000), "metavar": "X", "default": 0.0}
+FOLDER = {"type": folder, "metavar": "DIR"}
+ON = {"action": "store_true"}
 
 
 # fmt: off
@@ -63,25 +67,21 @@ def make_parser(description):
     add = parser.add_argument_group("network and training").add_argument
     add("--dnn_hidden_units", type=hidden_units, default=(100,), metavar="N,N",
         help='units of each hidden layer, "" for none (default: 100)')
-    add("--learning_rate", type=RATE, default=1e-3, metavar="X",
-        help="of gradient descent (default: 1e-3)")
-    add("--max_steps", type=COUNT, default=MAX_STEPS, metavar="N",
-        help="steps to train for (default: 1400)")
-    add("--batch_size", type=COUNT, default=200, metavar="N",
-        help="examples in a step (default: 200)")
-    add("--eval_freq", type=COUNT, default=100, metavar="N",
-        help="steps from one evaluation and checkpoint to the next (default: 100)")
+    add("--learning_rate", **RATE, default=1e-3, help="of gradient descent (default: 1e-3)")
+    add("--max_steps", **COUNT, default=MAX_STEPS, help="steps to train for (default: 1400)")
+    add("--batch_size", **COUNT, default=200, help="examples in a step (default: 200)")
+    add("--eval_freq", **COUNT, default=100,
+        help="steps between evaluations, each with a checkpoint (default: 100)")
     add("--seed", type=number(int, 0, 2**32 - 1), default=42, metavar="N",
         help="of the initial weights and the order of the examples (default: 42)")
     add = parser.add_argument_group("data and results").add_argument
-    add("--validation_size", type=SIZE, default=0, metavar="N", help="training images to evaluate "
-        "on; the test set is then read once, with the weights that did best on them (default: 0)")
-    add("--data_dir", type=folder, metavar="DIR", help="folder of CIFAR-10's files, or its parent "
+    add("--validation_size", **SIZE, default=0, help="training images held out for validation; the "
+        "test set is then used once, with the weights of best validation accuracy (default: 0)")
+    add("--data_dir", **FOLDER, help="folder of CIFAR-10's files, or its parent "
         f"(default: {cifar10_utils.DEFAULT_DIR}, downloaded if missing)")
-    add("--synthetic", action="store_true", help="train on generated data")
-    add("--run_dir", type=folder, metavar="DIR",
-        help="new folder for the results (default: runs/<trainer>-<time>)")
-    add("--resume", action="store_true", help="go on with the run in --run_dir")
+    add("--synthetic", **ON, help="train on generated data")
+    add("--run_dir", **FOLDER, help="new folder for the results (default: runs/<trainer>-<time>)")
+    add("--resume", **ON, help="go on with the run in --run_dir")
     return parser
 
 
@@ -93,48 +93,46 @@ def add_experiment_flags(parser, activations, normalizations):
         help="elu (default), tanh, relu or gelu")
     add("--normalization", choices=normalizations, default="none", metavar="NAME",
         help="none (default), batch or layer, before each activation")
-    add("--standardize", action="store_true",
+    add("--standardize", **ON,
         help="divide each pixel by its standard deviation over the training images")
-    add("--local_fields", action="store_true",
-        help="begin with smooth local patterns as the weights of the first layer")
+    add("--half_resolution", **ON,
+        help="average each 2 x 2 pixels first, which leaves a quarter of the inputs")
     add = parser.add_argument_group("optimization").add_argument
     add("--optimizer", choices=("sgd", "adam", "adamw"), default="sgd", metavar="NAME",
         help="sgd (default), adam or adamw")
-    add("--momentum", type=DECAY, default=0.0, metavar="X", help="of SGD")
+    add("--momentum", type=number(float, 0, 0.9999), default=0.0, metavar="X", help="of SGD")
     add("--schedule", choices=("constant", "cosine"), default="constant", metavar="NAME",
         help="constant (default) or cosine: half a cosine from the learning rate to 0")
-    add("--warmup_steps", type=SIZE, default=0, metavar="N",
-        help="steps of a linear rise of the learning rate")
-    add("--epochs", type=COUNT, metavar="N",
-        help="passes over the training images, in place of --max_steps")
-    add("--ema", type=DECAY, default=0.0, metavar="X",
-        help="decay of a moving average of the weights, which is evaluated in their place")
+    add("--warmup_steps", **SIZE, default=0, help="steps of a linear rise of the learning rate")
+    add("--epochs", **COUNT, help="passes over the training images, in place of --max_steps")
     add = parser.add_argument_group("regularization").add_argument
-    add("--weight_decay", type=FACTOR, default=0.0, metavar="X",
+    add("--weight_decay", **FACTOR,
         help="of the weights, not of biases and norms; decoupled in AdamW")
-    add("--l1", type=FACTOR, default=0.0, metavar="X",
-        help="factor of the sum of the weights' absolute values in the loss")
-    add("--first_layer_l1", type=FACTOR, default=0.0, metavar="X",
-        help="shrink the first layer's weights after each step, by this times the learning rate")
-    add("--dropout", type=SHARE, default=0.0, metavar="P",
-        help="probability that a hidden unit is set to zero in a step")
-    add("--label_smoothing", type=SHARE, default=0.0, metavar="X",
-        help="share of the target that is spread over all classes")
-    add("--flip", action="store_true", help="mirror training images at random")
+    add("--l1", **FACTOR, help="factor of the sum of the weights' absolute values in the loss")
+    add("--dropout", **SHARE, help="probability that a hidden unit is set to zero in a step")
+    add("--label_smoothing", **SHARE, help="share of the target that is spread over all classes")
+    add("--flip", **ON, help="mirror training images at random")
     add("--shift", type=number(int, 0, 31), default=0, metavar="N",
         help="shift training images at random by up to N pixels")
     add("--distortion", type=number(float, 0, 1), default=0.0, metavar="X",
         help="strength of random turns, zooms and shears of training images")
+    add("--cutout", type=number(int, 0, 31), default=0, metavar="N",
+        help="cover a square of N x N pixels, at a random place, with the mean image")
+    add("--recolour", type=number(float, 0, 1), default=0.0, metavar="X",
+        help="strength of random changes of contrast, brightness and colour")
     add("--mixup", type=number(float, 0, 1), default=0.0, metavar="X",
         help="largest share of another image blended into a training image, labels alike")
-    add("--test_time_averaging", action="store_true",
-        help="evaluate on the mean over 18 moved and mirrored views of an image")
+    add = parser.add_argument_group("evaluation").add_argument
+    add("--test_time_averaging", **ON,
+        help="evaluate on the mean over 150 moved, zoomed and mirrored views of an image")
+    add("--clean_images", **SIZE, default=0,
+        help="unaugmented training images to evaluate on as well (default: 0)")
+    add("--test_at_end", **ON, help="read the test set once, after the last step")
     add = parser.add_argument_group("devices").add_argument
-    add("--use_gpu", action="store_true", help="train on CUDA")
-    add("--deterministic", action="store_true", help="let CUDA use deterministic algorithms only")
-    add("--bfloat16", action="store_true",
+    add("--use_gpu", **ON, help="train on CUDA")
+    add("--deterministic", **ON, help="let CUDA use deterministic algorithms only")
+    add("--bfloat16", **ON,
         help="multiply matrices in bfloat16, where there are instructions for it")
-    add("--checkpoint_freq", type=COUNT, metavar="N", help="steps between further checkpoints")
 # fmt: on
 
 
@@ -160,13 +158,12 @@ def parse(parser, argv=None):
 def check_experiment(args, processes, n_gpus):
     """Raises UsageError where flags contradict each other or the machine."""
     batch_norm = args.normalization == "batch"
-    for_hidden = (args.dropout, args.local_fields, args.first_layer_l1)
-    for_hidden += (args.normalization != "none", args.activation != "elu")
+    for_hidden = args.dropout or args.normalization != "none" or args.activation != "elu"
     for wrong, message in (
         (args.momentum and args.optimizer != "sgd", "--momentum goes with --optimizer sgd only"),
         (args.epochs and args.max_steps, "--epochs and --max_steps: give one of them"),
-        (any(for_hidden) and not args.dnn_hidden_units, "--activation, --dropout, --normalization, "
-         "--local_fields and --first_layer_l1 need a hidden layer"),
+        (for_hidden and not args.dnn_hidden_units,
+         "--activation, --dropout and --normalization need a hidden layer"),
         (args.deterministic and not args.use_gpu, "--deterministic needs --use_gpu"),
         (args.use_gpu and n_gpus < processes.local_size, f"--use_gpu needs {processes.local_size} "
          f"CUDA device(s), but there are {n_gpus}: leave it out to train on the CPU"),
@@ -182,7 +179,7 @@ def check_experiment(args, processes, n_gpus):
 
 
 def total_steps(args, n_examples):
-    """--max_steps, or the steps that --epochs over so many examples take."""
+    """--max_steps, or the number of steps that --epochs takes with n_examples."""
     steps = args.max_steps or math.ceil(args.epochs * n_examples / args.batch_size)
     if args.warmup_steps >= steps:
         raise UsageError(f"--warmup_steps {args.warmup_steps} leaves no step of {steps}")

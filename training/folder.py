@@ -14,8 +14,8 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from training import files
-from training.curves import DATASETS, FRAMEWORKS
-from training.errors import UsageError
+from training.curves import DATASETS, FRAMEWORKS, QUANTITIES
+from training.errors import UsageError, explaining_damage
 from training.flags import differing, flag_text
 
 
@@ -36,14 +36,13 @@ class Folder:
                 )
 
     def read_earlier(self):
-        """Reads run.json of the run to go on with, whose flags must be those of now. Returns its
-        record and history where it is finished, else None."""
+        """Reads run.json of the run to resume, whose flags must equal the current ones. Returns
+        its record and history if it is finished, else None."""
         now = json.loads(as_json(self.record))
-        try:
-            with self._usable():
-                if not (self.path / "run.json").exists():
-                    raise UsageError(f"nothing to resume: there is no {self.path / 'run.json'}")
-                record = json.loads(files.read_plain(self.path / "run.json"))
+        with explaining_damage(f"run.json or metrics.csv in {self.path}"), self._usable():
+            if not (self.path / "run.json").exists():
+                raise UsageError(f"nothing to resume: there is no {self.path / 'run.json'}")
+            record = json.loads(files.read_plain(self.path / "run.json"))
             flags, framework, dataset = record["flags"], record["framework"], record["dataset"]
             if framework not in FRAMEWORKS or dataset not in (None, *DATASETS):
                 raise ValueError("an unknown framework or dataset")
@@ -56,13 +55,6 @@ class Folder:
                 )
             self.record["dataset"] = dataset
             return read_run(self.path) if record["status"] == "completed" else None
-        except UsageError:
-            raise
-        except Exception as error:  # a damaged file can raise almost anything
-            raise UsageError(
-                f"run.json or metrics.csv in {self.path} is damaged ({error!r:.200}): "
-                "begin a new run"
-            ) from error
 
     def require_dataset(self, dataset):
         """Raises UsageError where the run to go on with was on other data."""
@@ -107,7 +99,7 @@ class Folder:
             file.write(table.getvalue().encode())
 
     def _make(self, stack):
-        """Makes the folder with run.json inside by one rename, locked before it is visible."""
+        """Makes a locked folder with run.json under a temporary name, then renames it."""
         temporary = self.path.with_name(f".{os.getpid()}-{time.time_ns()}.tmp")
         missing = [parent for parent in self.path.parents if not parent.exists()]
         try:
@@ -128,36 +120,23 @@ def read_run(folder):
     """The record and the history of the finished run in folder. Raises an exception where
     run.json or metrics.csv is damaged."""
     record = json.loads(files.read_plain(folder / "run.json"))
-    require_numbers(record[name] for name in ("train_seconds", "test_accuracy", "test_loss"))
+    for name in ("train_seconds", "test_accuracy", "test_loss"):
+        if not math.isfinite(record[name]):
+            raise ValueError(f"{name} is not a finite number")
     names, *rows = csv.reader(files.read_plain(folder / "metrics.csv").decode().splitlines())
-    columns = zip(*([int(row[0]), *map(float, row[1:])] for row in rows), strict=True)
+    values = ([int(row[0]), *(float(text) if text else None for text in row[1:])] for row in rows)
+    columns = zip(*values, strict=True)
     history = dict(zip(names, map(list, columns), strict=True))
-    check_history(history, record["flags"], record["steps"], record["steps"])
+    if [*history] != columns_of(record["flags"]) or history["step"][-1] != record["steps"]:
+        raise ValueError("metrics.csv is not that of this run")
     return record, history
 
 
 def columns_of(flags):
     """The columns of metrics.csv."""
-    split = "val" if flags["validation_size"] else "test"
-    return ["step", "train_loss", "train_accuracy", f"{split}_loss", f"{split}_accuracy"]
-
-
-def check_history(history, flags, step, steps):
-    """Raises ValueError where history is not that of a run with such flags, after step of steps."""
-    due = range(0, step + 1, flags["eval_freq"])
-    last = [step] if step == steps and step not in due else []
-    n_rows = len(due) + len(last)
-    if list(history) != columns_of(flags) or {*map(len, history.values())} != {n_rows}:
-        raise ValueError("the history is not that of this run")
-    if [*map(repr, history["step"])] != [*map(repr, [*due, *last])]:
-        raise ValueError("the history has other steps than this run")
-    for column in history.values():
-        require_numbers(column)
-
-
-def require_numbers(values):
-    if not all(type(value) in (int, float) and math.isfinite(value) for value in values):
-        raise ValueError("a value is not a finite number")
+    clean = ["clean"] if flags.get("clean_images") else []
+    splits = ["train", *clean, "val" if flags["validation_size"] else "test"]
+    return ["step", *(f"{split}_{quantity}" for split in splits for quantity in QUANTITIES)]
 
 
 def as_json(record):

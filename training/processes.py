@@ -36,7 +36,7 @@ class Processes:
                 reason = str(error).splitlines()[0]
                 raise UsageError(f"--use_gpu: CUDA does not start ({reason})") from error
         if self.size > 1:
-            # Ctrl-C reaches every process at another step: leave it to torchrun, which ends all.
+            # Ctrl-C would stop the processes at different steps: torchrun ends them instead.
             signal.signal(signal.SIGINT, signal.SIG_IGN)
             distributed.init_process_group("nccl" if use_gpu else "gloo")
         try:
@@ -84,7 +84,7 @@ class Processes:
         return tensor
 
     def means(self, numbers):
-        """The means over the processes of tensors of one number each."""
+        """The mean of each one-element tensor over the processes."""
         return numbers if self.size == 1 else self.total(torch.stack(numbers)) / self.size
 
     def seed(self, seed, step):

@@ -15,18 +15,18 @@ from tqdm import tqdm
 
 from training import files
 from training.curves import draw_curves
-from training.errors import RunError, Stopped, UsageError
+from training.errors import RunError, Stopped, explaining_damage
 from training.flags import differing
-from training.folder import Folder, check_history, columns_of, require_numbers
+from training.folder import Folder, columns_of
 from training.meter import Meter
 
 CHECKPOINTS = {"numpy": "checkpoint.npz", "pytorch": "checkpoint.pt"}
-NOT_IN_RECORD = ("run_dir", "resume", "data_dir")  # flags that may differ where a run goes on
+NOT_IN_RECORD = ("run_dir", "resume", "data_dir")  # flags that may differ when a run is resumed
 SYNTHETIC_WARNING = "*** SYNTHETIC DATA, not CIFAR-10: its accuracy says nothing about CIFAR-10 ***"
 
 
 class Run:
-    """One training run, in the order of calls that both trainers keep:
+    """One training run. Both trainers make these calls, in this order:
 
         run = Run(args, "numpy", versions)          # looks at the folder, writes nothing
         if run.finished:
@@ -43,8 +43,8 @@ class Run:
             return run.finish(loss, accuracy)       # on the test set
 
     `record` is what run.json holds, `history` the columns of metrics.csv as lists, `step` the
-    number of the current step. `train_seconds` adds up from the beginning of
-    each step to its tally. Of several processes that share the work, only the first writes.
+    number of the current step. `train_seconds` sums the time from the start of each step to its
+    tally. If several processes share the work, only the first one writes.
     """
 
     def __init__(self, args, framework, versions, processes=None):
@@ -77,9 +77,9 @@ class Run:
 
     @contextmanager
     def open(self, dataset, steps, network, **parts):
-        """Wraps the training, of so many steps; afterwards run.json says how it ended. A checkpoint
-        holds network, whose best weights are kept, and parts: all with state_dict() and
-        load_state_dict()."""
+        """Wraps the training, `steps` steps long, and records in run.json how it ended.
+        A checkpoint holds network, whose best weights are kept, and parts: each has state_dict()
+        and load_state_dict()."""
         path = self.folder.path
         self.share(lambda: self.folder.require_dataset(dataset))
         self.total, self._parts = steps, {"network": network, **parts}
@@ -111,7 +111,7 @@ class Run:
             stopping.append(True)
             signal.signal(signal.SIGINT, signal.default_int_handler)
 
-        before, every = signal.getsignal(signal.SIGINT), getattr(self.args, "checkpoint_freq", None)
+        before = signal.getsignal(signal.SIGINT)
         if before is not signal.SIG_IGN:
             signal.signal(signal.SIGINT, on_interrupt)
         hidden = None if self.writes else True  # None: where there is no terminal
@@ -122,9 +122,8 @@ class Run:
                     self._began = time.perf_counter()
                     yield self.step
                     bar.update()
-                    if stopping or (every and self.step % every == 0 and not self.is_due()):
-                        self._save()
                     if stopping:
+                        self._save()
                         raise Stopped(f"step {self.step} of {self.total} is saved")
         finally:
             signal.signal(signal.SIGINT, before)
@@ -141,19 +140,20 @@ class Run:
         """Whether a row and a checkpoint are due after this step."""
         return self.step % self.args.eval_freq == 0 or self.step == self.total
 
-    def add_row(self, loss, accuracy):
-        """Adds a row to metrics.csv: the means over the batches since the row before, and the loss
-        and the accuracy on the validation or test set. Keeps the weights if they are the best."""
-        self._meter.require_finite(self.step, loss)
-        *_, accuracies = self.history.values()
-        if self.args.validation_size and accuracy > max(accuracies, default=-1):
+    def add_row(self, *scores):
+        """Adds a row to metrics.csv: the means over the batches since the previous row, and the
+        scores, a loss and an accuracy for each evaluated set (not the test set if --test_at_end).
+        Keeps the weights if their validation accuracy is the best so far."""
+        for loss in scores[::2]:
+            self._meter.require_finite(self.step, loss)
+        if self.args.validation_size and scores[-1] > max(self.history["val_accuracy"], default=-1):
             self._best = copy.deepcopy(self._parts["network"].state_dict())
-        row = (self.step, *self._meter.take_means(), loss, accuracy)
-        for column, value in zip(self.history.values(), row, strict=True):
-            column.append(value)
+        row = dict(zip(self.history, (self.step, *self._meter.take_means(), *scores), strict=False))
+        for name, column in self.history.items():
+            column.append(row.get(name))
         if self.writes:
             self.folder.write_metrics(self.history)
-            shown = (f"{k} {v:.4f}" for k, v in zip([*self.history][1:], row[1:], strict=True))
+            shown = (f"{name} {row[name]:.4f}" for name in [*row][1:])
             tqdm.write(f"step {self.step:>5}  {'  '.join(shown)}")
         self._save()
 
@@ -165,6 +165,9 @@ class Run:
     def finish(self, loss, accuracy):
         """Completes the record with the test set's loss and accuracy. Returns the history."""
         self._meter.require_finite(self.step, loss)
+        for name, value in (("test_loss", loss), ("test_accuracy", accuracy)):
+            if self.history.get(name, [0])[-1] is None:  # --test_at_end
+                self.history[name][-1] = value
         self.record.update(steps=self.step, train_seconds=round(self.train_seconds, 3),
                            test_accuracy=float(accuracy), test_loss=float(loss))  # fmt: skip
         if self.writes:
@@ -199,29 +202,20 @@ class Run:
     def _load(self):
         """Restores the run from its checkpoint, if there is one."""
         path = self._checkpoint
-        try:
+        with explaining_damage(path):
             state = self.share(lambda: files.read_checkpoint(path) if path.exists() else None)
             if state is not None:
                 self._restore(state)
-        except (RunError, MemoryError):
-            raise
-        except Exception as error:  # a damaged file can raise almost anything
-            raise UsageError(f"{path} is damaged ({error!r:.200}): begin a new run") from error
 
     def _restore(self, state):
         """Restores what _save wrote. Raises an exception for anything else."""
         progress, best = json.loads(str(state["run"]["progress"])), state.get("best")
         step, sums, history = (progress[name] for name in ("step", "sums", "history"))
-        require_numbers([progress["train_seconds"], *sums])
         if names := differing(progress["flags"], self.record["flags"]):
             raise ValueError(f"it belongs to a run with other flags: {', '.join(names)}")
-        if not (type(step) is type(sums[2]) is int and 0 <= sums[2] <= step <= self.total):
-            raise ValueError(f"step {step} with {sums[2]} batches since the last row")
-        check_history(history, self.record["flags"], step, self.total)
-        if best:
-            files.require_form(best, self._parts["network"].state_dict())
+        if best:  # raises an exception unless they fit
+            self._parts["network"].load_state_dict(best)
         for name, part in self._parts.items():
-            files.require_form(state[name], part.state_dict())
             part.load_state_dict(state[name])
         self.step, self._meter.sums, self.history, self._best = step, sums, history, best or {}
         self.train_seconds = progress["train_seconds"]

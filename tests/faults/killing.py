@@ -32,8 +32,8 @@ VARIANTS = {
     "numpy": [[], ["--validation_size", "2000", "--learning_rate", "0.02"]],
     "pytorch": [
         [],
-        ["--validation_size", "2000", "--optimizer", "adamw", "--ema", "0.9", "--dropout", "0.2"]
-        + ["--checkpoint_freq", "3"],
+        ["--validation_size", "2000", "--optimizer", "adamw", "--dropout", "0.2"],
+        ["--test_at_end", "--clean_images", "1000"],
     ],
 }
 

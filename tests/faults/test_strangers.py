@@ -9,7 +9,6 @@ import functools
 import gzip
 import importlib
 import io
-import json
 import os
 import pickle
 import random
@@ -264,7 +263,7 @@ def test_code_in_a_batch_runs_nothing(evil, tmp_path, monkeypatch):
 SMALL = ["--dnn_hidden_units", "8", "--max_steps", "12", "--batch_size", "20", "--eval_freq", "5"]
 OPTIONS = {
     "numpy": ["--validation_size", "15"],
-    "pytorch": ["--validation_size", "15", "--optimizer", "adamw", "--ema", "0.9"],
+    "pytorch": ["--validation_size", "15", "--optimizer", "adamw"],
 }
 
 
@@ -340,48 +339,13 @@ def forge(checkpoint, change):
     write_checkpoint(checkpoint, state)
 
 
-def progress_of(change):
-    """A change to how far the run is, by change(step, sums, history) -> the same."""
-
-    def forged(state):
-        progress = json.loads(str(state["run"]["progress"]))
-        names = ("step", "sums", "history")
-        progress.update(zip(names, change(*(progress[n] for n in names)), strict=True))
-        state["run"]["progress"] = json.dumps(progress)
-
-    return forged
-
-
-STATES = [
-    lambda step, sums, history: (2.5, sums, history),
-    lambda step, sums, history: (True, sums, history),
-    lambda step, sums, history: (5, sums, history),
-    lambda step, sums, history: (13, sums, history),
-    lambda step, sums, history: (step, [0.0, 0.0, -1], history),
-    lambda step, sums, history: (step, [0.0, 0.0, 11], history),
-    lambda step, sums, history: (step, [float("inf"), 0.0, 1], history),
-    lambda step, sums, history: (step, sums, history | {"step": [0.0, 5, 10]}),
-    lambda step, sums, history: (step, sums, history | {"step": [0, 5, 10, 12]}),
-    lambda step, sums, history: (step, sums, history | {"val_loss": [1, 2, float("nan")]}),
-    lambda step, sums, history: (step, sums, history | {"val_loss": [1, 2]}),
-    lambda step, sums, history: (step, sums, history | {"val_loss": ["1", "2", "3"]}),
-    lambda step, sums, history: (step, sums, {"step": history["step"]}),
-]
-
-
 TENSORS = [
-    lambda state: state["optimizer"][0].update(exp_avg=torch.zeros(2)),
-    lambda state: state["optimizer"][0].update(exp_avg=state["optimizer"][0]["exp_avg"].double()),
-    lambda state: state["optimizer"][0].update(exp_avg="x"),
-    lambda state: state["optimizer"][0].pop("exp_avg_sq"),
     lambda state: state["optimizer"].clear(),
-    lambda state: state["optimizer"].update({9: state["optimizer"][0]}),
+    lambda state: state["optimizer"].update(param_groups=[]),
     lambda state: state["best"].update({key: torch.zeros(2) for key in state["best"]}),
-    lambda state: state["mlp"].update({key: v.half() for key, v in state["mlp"].items()}),
-    lambda state: state["mlp"].update(more=torch.zeros(2)),
+    lambda state: state["network"].update(more=torch.zeros(2)),
 ]
 ARRAYS = [
-    lambda state: state["network"].update({"modules.0.weight": np.zeros((8, 3072))}),
     lambda state: state["network"].update({"modules.0.weight": np.zeros((3072, 8), np.float32)}),
     lambda state: state["network"].update({"modules.0.bias": np.zeros(8, np.float32)}),
     lambda state: state["network"].update(more=np.zeros(2)),
@@ -393,19 +357,11 @@ def test_checkpoints_that_no_run_writes_are_refused(runs, tmp_path):
     (checkpoint,) = (tmp_path / "killed").glob("checkpoint.*")
     raw = checkpoint.read_bytes()
     values = TENSORS if checkpoint.suffix == ".pt" else ARRAYS
-    for i, change in enumerate([*map(progress_of, STATES), *EITHER, *values]):
+    for i, change in enumerate([*EITHER, *values]):
         checkpoint.write_bytes(raw)
         forge(checkpoint, change)
         status, line = runs("killed")
         assert status == 2 and "is damaged" in line, i
-
-    def odd_in_memory(state):  # laid out as no optimizer could write
-        held = state.get("optimizer", {}).get(0, {})
-        held.update({k: v[0].expand_as(v) for k, v in held.items() if v.ndim})
-
-    checkpoint.write_bytes(raw)
-    forge(checkpoint, odd_in_memory)
-    assert runs("killed") == (0, "")
 
 
 def rezip(path, change):
@@ -462,9 +418,8 @@ def test_more_members_than_a_checkpoint_has_are_refused_or_do_no_harm(runs, name
 @pytest.mark.parametrize(
     "name, old, new, complaint",
     [
-        ("run.json", '"steps": 12', '"steps": 1' + 400 * "0", "OverflowError"),
         ("run.json", '"steps": 12', '"steps": 999999999999999', "not that of this run"),
-        ("run.json", '"steps": 12', '"steps": "12"', "TypeError"),
+        ("run.json", '"steps": 12', '"steps": "12"', "not that of this run"),
         ("run.json", '"test_loss": 2', '"test_loss": NaN, "x": 2', "not a finite number"),
         ("run.json", '"cifar10"', '"\\u001b[2J\\n"', "unknown framework or dataset"),
         ("run.json", '"cifar10"', "[]", "unknown framework or dataset"),
@@ -474,7 +429,7 @@ def test_more_members_than_a_checkpoint_has_are_refused_or_do_no_harm(runs, name
         ("metrics.csv", "\n5,", "\n\n5,", "IndexError"),
         ("metrics.csv", "\n5,", "\n" + 200_000 * "5" + ",", "field larger than"),
         ("metrics.csv", "\n5,", "\n5.0,", "ValueError"),
-        ("metrics.csv", "\n5,", "\n6,", "other steps"),
+        ("metrics.csv", "\n12,", "\n11,", "not that of this run"),
         ("metrics.csv", "\n5,", "\n5,nan,", "ValueError"),
         ("metrics.csv", "train_loss", "train_lass", "not that of this run"),
     ],

@@ -227,7 +227,7 @@ def cross_entropy_gradient(rng):
     return Case(lambda xp, X, T: -(T * xp.log(X)).sum() / len(X), {"X": X, "T": T}, -T / X / 5)
 
 
-@closed_form("eq:composed", r"\frac{1}{S} \left( \mat{Y} - \mat{T} \right)")
+@closed_form("eq:composed", r"\frac{1}{S} \left( \mat{P} - \mat{T} \right)")
 def composed_gradient(rng):
     X, T = rng.standard_normal((5, 4)), softmax(np, rng.standard_normal((5, 4)))
     return Case(
@@ -237,7 +237,7 @@ def composed_gradient(rng):
     )
 
 
-@closed_form("eq:shift", r"\softmax(\mat{X}), \qquad \mat{m} \in \R^{S},\ \ones \in \R^{C}")
+@closed_form("eq:shift", r"\softmax(\mat{Z}), \qquad \mat{m} \in \R^{S},\ \ones \in \R^{C}")
 def shifted_softmax(rng):
     # The right side is the left one at m = 0, and does not depend on m.
     m, X = rng.standard_normal(5), rng.standard_normal((5, 4))
@@ -245,7 +245,7 @@ def shifted_softmax(rng):
     return Case(lambda xp, m, X: softmax(xp, X - m[:, None]), {"m": m, "X": X}, np.zeros((5, 4, 5)))
 
 
-@closed_form("eq:floored", r"\frac{1}{S} \left( \floored{\mat{Y}} - \mat{T} \right)")
+@closed_form("eq:floored", r"\frac{1}{S} \left( \floored{\mat{P}} - \mat{T} \right)")
 def floored_gradient(rng):
     # Logits so far apart that the probability of most targets underflows to 0.
     X, T = 1000 * rng.standard_normal((20, 4)), one_hot(rng, 20, 4)

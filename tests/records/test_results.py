@@ -47,7 +47,6 @@ def test_a_record_has_the_flags_of_its_experiment(monkeypatch):
             asked = vars(flags.parse(parsers[run["framework"]], argv))
             asked = {k: v for k, v in asked.items() if k not in NOT_IN_RECORD}
             recorded = dict(run["flags"])
-            assert set(recorded) <= set(asked), name
             if not asked.get("epochs"):
                 for one in (asked, recorded):
                     one["max_steps"] = one["max_steps"] or flags.MAX_STEPS
