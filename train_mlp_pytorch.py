@@ -104,7 +104,8 @@ def train(args, processes):
         for split in (data.train, data.validation or data.test, data.test)
     )
     in_rows = [training_set.first(args.clean_images)] if args.clean_images else []
-    in_rows += [] if held_out.dataset is data.test and args.test_at_end else [held_out]
+    if data.validation or not args.test_at_end:
+        in_rows.append(held_out)
     with run.open(data.name, steps, mlp, optimizer=optimizer):
         if run.is_new:
             processes.seed(args.seed, 1)

@@ -8,6 +8,7 @@ from matplotlib.patches import Rectangle
 
 from plots import style
 from report import records
+from training.curves import layer_sizes
 
 # Vehicles beside vehicles and animals beside animals, so that the matrix falls into two blocks.
 ORDER = (
@@ -24,15 +25,11 @@ CURVES = {  # colour and label of a column of metrics.csv
 AUGMENTATION = {"without": "C7", "with": "C2"}
 
 
-def name_of(run):
-    return "MLP " + "-".join(map(str, ["3072", *run["flags"]["dnn_hidden_units"], "10"]))
-
-
 def draw_curves(record):
     """Loss and accuracy over training: of the run with validation images as lines; of the run on
     all images dotted, with its test accuracy as a star."""
     run, validated = record["run"], record["validated"] or record["run"]
-    title = f"{name_of(run)}: test accuracy {run['test_accuracy']:.4f}"
+    title = f"MLP {layer_sizes(run['flags'])}: test accuracy {run['test_accuracy']:.4f}"
     figure, panels = style.loss_and_accuracy(title, xlabel="epoch")
     for quantity, panel in panels.items():
         for split, (color, label) in CURVES.items():
@@ -107,10 +104,11 @@ def draw_first_layer(record, pictures):
 def draw_augmentation(record, pictures):
     """Two runs, without and with augmentation: first layers, and accuracy on moved images."""
     runs = record["augmentation"]
-    title = f"{name_of(runs['with']['run'])}, one seed, without and with augmentation"
+    layers = layer_sizes(runs["with"]["run"]["flags"])
+    title = f"MLP {layers}, one seed, without and with augmentation"
     figure = style.new_figure(title)
-    *layers, moved = figure.subplots(1, 3, width_ratios=(4, 4, 5))
-    for panel, (name, color) in zip(layers, AUGMENTATION.items(), strict=True):
+    *units, moved = figure.subplots(1, 3, width_ratios=(4, 4, 5))
+    for panel, (name, color) in zip(units, AUGMENTATION.items(), strict=True):
         show_units(panel, pictures[name], 7)
         panel.set_title(f"first layer {name} augmentation", color=color)
         moved.plot(runs[name]["moved_by"], runs[name]["moved"], "o-", color=color, ms=2,

@@ -8,9 +8,9 @@ import matplotlib
 from matplotlib.figure import Figure
 
 from report import records
+from training.curves import QUANTITIES
 
 TEXT_WIDTH = 16.6 / 2.54  # inches: a line of the report
-PANELS = {"loss": "cross-entropy loss (nats)", "accuracy": "accuracy (fraction)"}
 ACTIVATIONS = {"elu": "C0", "tanh": "C3"}
 NAMES = {"elu": "ELU", "tanh": "Tanh"}
 INPUTS = {False: "pixels minus their mean", True: "standardised pixels"}
@@ -34,9 +34,9 @@ def new_figure(title, width=TEXT_WIDTH, height=1.75):
 def loss_and_accuracy(title, xlabel="step"):
     """A figure of two panels, and the panels by quantity."""
     figure = new_figure(title)
-    panels = dict(zip(PANELS, figure.subplots(1, 2), strict=True))
+    panels = dict(zip(QUANTITIES, figure.subplots(1, 2), strict=True))
     for quantity, panel in panels.items():
-        panel.set(xlabel=xlabel, ylabel=PANELS[quantity])
+        panel.set(xlabel=xlabel, ylabel=QUANTITIES[quantity])
         panel.grid()
     return figure, panels
 

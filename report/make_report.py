@@ -17,6 +17,7 @@ import numpy as np
 import cifar10_utils
 from report import records
 from report.records import changed_flags, column, runs_of, validation_accuracy
+from training.curves import layer_sizes
 
 TEXT = records.ROOT / "report" / "report.tex"
 GENERATED = records.ROOT / "report" / "generated.tex"
@@ -178,7 +179,7 @@ def modification_values():
     numbers = {}
     text = TEXT.read_text().replace("\n", " ")
     for name in re.findall(r"\\val\{points ([\w-]+)\}", text):
-        numbers[f"points {name}"] = points(name, BASELINE)
+        numbers[f"points {name}"] = points(name)
     for name in re.findall(r"\\val\{validation of ([\w-]+)\}", text):
         numbers[f"validation of {name}"] = validation(runs_of(name), 3)
     for name in re.findall(r"\\val\{train of ([\w-]+)\}", text):
@@ -193,10 +194,10 @@ def best_values():
     record = records.read("best-cpu")
     runs, flags = record["runs"], record["runs"][0]["flags"]
     (validated,) = runs_of("best-cpu-validated")
-    inputs = cifar10_utils.N_INPUTS // (4 if flags["half_resolution"] else 1)
-    sizes = [inputs, *flags["dnn_hidden_units"], cifar10_utils.N_CLASSES]
+    layers = layer_sizes(flags)
+    sizes = map(int, layers.split("-"))
     return {
-        "best layers": "-".join(map(str, sizes)),
+        "best layers": layers,
         "best weights": fixed(sum(n * m for n, m in itertools.pairwise(sizes)) / 1e6, 1),
         "best accuracy": test_accuracy(runs),
         "best seeds": "one seed" if len(runs) == 1 else f"{len(runs)} seeds",
@@ -295,10 +296,12 @@ def train_accuracy(runs):
     return column(runs, "train_accuracy")[:, -1].mean()
 
 
-def points(name, before):
-    """The difference in validation accuracy, in percentage points."""
-    means = [np.mean([validation_accuracy(run) for run in runs_of(n)]) for n in (name, before)]
-    return f"{100 * (means[0] - means[1]):+.1f}"
+def points(name):
+    """The difference in validation accuracy from the baseline, in percentage points."""
+    ours, theirs = (
+        np.mean([validation_accuracy(run) for run in runs_of(n)]) for n in (name, BASELINE)
+    )
+    return f"{100 * (ours - theirs):+.1f}"
 
 
 # Tables -------------------------------------------------------------------------------------------
@@ -315,14 +318,10 @@ def numpy_table():
     return "\n".join(rows)
 
 
-def recorded(prefix):
-    """The names of the records that begin with prefix."""
-    return sorted(path.stem for path in records.RESULTS.glob(f"{prefix}*.json"))
-
-
 def modifications():
     """The records of the table, by their kind."""
-    return MODIFICATIONS | {"Combined": recorded("combined-")}
+    combined = sorted(path.stem for path in records.RESULTS.glob("combined-*.json"))
+    return MODIFICATIONS | {"Combined": combined}
 
 
 def modifications_table():
@@ -345,13 +344,13 @@ def change(name):
     return rf"{short}: " + typewriter([*start, *flags])
 
 
-def modification_row(name, label, before=BASELINE):
+def modification_row(name, label):
     runs = runs_of(name)
     return row(
         label,
         fixed(train_accuracy(runs), 3),
         validation(runs, 3),
-        "" if name == before else f"${points(name, before)}$",
+        "" if name == BASELINE else f"${points(name)}$",
         test_accuracy(runs, 3),
         str(len(runs)),
     )

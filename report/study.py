@@ -43,7 +43,6 @@ BINS = 15  # of the confidence, equally wide
 MISTAKES = 24  # recorded, the most confident ones
 UNITS_SHOWN, UNITS_COMPARED = 40, 28  # of the first layer: of RUN, and of each run compared
 MOST_MOVED = 8  # pixels to either side
-TRAIN_IMAGES = 10_000  # of the training images, as many as there are test images
 
 
 # A finished run -----------------------------------------------------------------------------------
@@ -92,11 +91,6 @@ def predict_all(run, data):
 def accuracy(run, data):
     _, fraction = trainer.evaluate(run.mlp, data, run.args.test_time_averaging)
     return round(fraction, 4)
-
-
-def train_accuracy(run):
-    """The accuracy on unaugmented training images."""
-    return accuracy(run, run.train.first(TRAIN_IMAGES))
 
 
 # Mistakes -----------------------------------------------------------------------------------------
@@ -221,8 +215,8 @@ def moved(pixels, fill, right):
 
 
 def compared(run):
-    """The accuracy of a run on unaugmented training images, and on its validation images moved
-    by up to MOST_MOVED pixels; also its neighbour_correlation."""
+    """The accuracy of a run on its validation images moved by up to MOST_MOVED pixels, and its
+    neighbour_correlation."""
     data, distances = run.validation, list(range(-MOST_MOVED, MOST_MOVED + 1))
     accuracies = []
     for distance in distances:
@@ -231,7 +225,6 @@ def compared(run):
         accuracies.append(accuracy(run, there))
     return {
         "run": run.record,
-        "train_accuracy": train_accuracy(run),
         "moved_by": distances,
         "moved": accuracies,
         "neighbour_correlation": neighbour_correlation(first_weights(run.mlp)),
@@ -252,7 +245,6 @@ def study(run, validated):
         "run": run.record,
         "validated": None if validated is run else validated.record,
         "differing_flags": sorted(records.differing_recipe(*recipes)),
-        "train_accuracy": train_accuracy(run),
         "test_accuracy": round(matrix.trace() / matrix.sum(), 4),
         "confusion": matrix.tolist(),
         "class_accuracy": (matrix.diagonal() / matrix.sum(axis=1)).round(4).tolist(),

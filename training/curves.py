@@ -1,5 +1,7 @@
 """The picture of a run: curves.png."""
 
+import cifar10_utils
+
 FRAMEWORKS = {"numpy": "NumPy", "pytorch": "PyTorch"}
 QUANTITIES = {"loss": "cross-entropy loss (nats)", "accuracy": "accuracy (fraction)"}
 SPLITS = {"train": "train (mean since the previous point)", "clean": "train, unaugmented images",
@@ -7,16 +9,21 @@ SPLITS = {"train": "train (mean since the previous point)", "clean": "train, una
 DATASETS = {"cifar10": "CIFAR-10", "synthetic": "synthetic data, NOT CIFAR-10"}
 
 
+def layer_sizes(flags):
+    """The inputs of a network and the units of its layers, as 3072-100-10."""
+    inputs = cifar10_utils.N_INPUTS // (4 if flags.get("half_resolution") else 1)
+    return "-".join(map(str, [inputs, *flags["dnn_hidden_units"], cifar10_utils.N_CLASSES]))
+
+
 def draw_curves(record, history, file):
     """Loss and accuracy of a run against its steps, as a PNG: see run.json and metrics.csv."""
     # Here and not at the top: it costs a third of a second, which only the end of a run needs.
     from matplotlib.figure import Figure
 
-    units = "-".join(map(str, ["3072", *record["flags"]["dnn_hidden_units"], "10"]))
     figure = Figure(figsize=(10, 4), layout="constrained")
     figure.suptitle(
-        f"{FRAMEWORKS[record['framework']]} MLP {units} on {DATASETS[record['dataset']]}: "
-        f"test accuracy {record['test_accuracy']:.4f}",
+        f"{FRAMEWORKS[record['framework']]} MLP {layer_sizes(record['flags'])} "
+        f"on {DATASETS[record['dataset']]}: test accuracy {record['test_accuracy']:.4f}",
         color="red" if record["dataset"] == "synthetic" else "black",
     )
     for axes, (quantity, label) in zip(figure.subplots(1, 2), QUANTITIES.items(), strict=True):

@@ -124,9 +124,10 @@ def read_run(folder):
         if not math.isfinite(record[name]):
             raise ValueError(f"{name} is not a finite number")
     names, *rows = csv.reader(files.read_plain(folder / "metrics.csv").decode().splitlines())
-    values = ([int(row[0]), *(float(text) if text else None for text in row[1:])] for row in rows)
-    columns = zip(*values, strict=True)
-    history = dict(zip(names, map(list, columns), strict=True))
+    at_end, table = record["flags"].get("test_at_end"), []
+    for row in rows:
+        table.append([int(row[0]), *(None if at_end and not v else float(v) for v in row[1:])])
+    history = dict(zip(names, map(list, zip(*table, strict=True)), strict=True))
     if [*history] != columns_of(record["flags"]) or history["step"][-1] != record["steps"]:
         raise ValueError("metrics.csv is not that of this run")
     return record, history

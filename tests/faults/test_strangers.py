@@ -431,6 +431,7 @@ def test_more_members_than_a_checkpoint_has_are_refused_or_do_no_harm(runs, name
         ("metrics.csv", "\n5,", "\n5.0,", "ValueError"),
         ("metrics.csv", "\n12,", "\n11,", "not that of this run"),
         ("metrics.csv", "\n5,", "\n5,nan,", "ValueError"),
+        ("metrics.csv", "\n0,", "\n0,,", "ValueError"),
         ("metrics.csv", "train_loss", "train_lass", "not that of this run"),
     ],
     ids=str,
