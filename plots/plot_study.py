@@ -18,9 +18,9 @@ ORDER = (
 VEHICLES = 4
 TRAINING_IMAGES = 50_000
 CURVES = {  # colour and label of a column of metrics.csv
-    "train": ("C0", "training batches, augmented"),
-    "clean": ("C2", "training images, unaugmented"),
-    "val": ("C1", "validation images"),
+    "train": ("C0", "training, augmented"),
+    "clean": ("C2", "training, unaugmented"),
+    "val": ("C1", "validation"),
 }
 AUGMENTATION = {"without": "C7", "with": "C2"}
 
@@ -39,7 +39,8 @@ def draw_curves(record):
                     panel.plot(epochs(one)[1:], values[1:], line, color=color, label=shown)
         panel.plot(epochs(run)[-1], run[f"test_{quantity}"], "*", color="C3", ms=9,
                    mec="white", mew=0.5, zorder=3, label="test (run on all images)")  # fmt: skip
-        panel.legend()
+    figure.set_figheight(2.0)
+    figure.legend(*panel.get_legend_handles_labels(), loc="outside lower center", ncols=4)
     style.save(figure, "study_curves")
 
 
