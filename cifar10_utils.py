@@ -9,11 +9,11 @@ python cifar10_utils.py [DIR]                 # downloads CIFAR-10 into DIR (170
 """
 
 import argparse
-import io
 import os
 import pickle
 import shlex
-from hashlib import md5
+from concurrent.futures import ThreadPoolExecutor
+from hashlib import file_digest, md5
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -127,13 +127,14 @@ def get_cifar10(data_dir=DEFAULT_DIR, one_hot=True, validation_size=0, seed=42):
     (a ValueError) if it is not CIFAR-10, and ValueError if validation_size leaves no training
     image."""
     folder = find_data(data_dir)
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(_verify, [folder / name for name in MD5]))
     pixels = np.empty((len(TRAIN_FILES) * IMAGES_PER_FILE, *SHAPE), np.uint8)
     labels = np.empty(len(pixels), np.int64)
     for i, name in enumerate(TRAIN_FILES):
         part = slice(i * IMAGES_PER_FILE, (i + 1) * IMAGES_PER_FILE)
-        pixels[part], labels[part] = _read(folder / name)
-    _read(folder / "batches.meta", parse=len)
-    test = _read(folder / "test_batch")
+        pixels[part], labels[part] = parse_batch(folder / name)
+    test = parse_batch(folder / "test_batch")
     return _split("cifar10", (pixels, labels), test, one_hot, validation_size, seed)
 
 
@@ -207,17 +208,18 @@ def _resolve(data_dir):
     return data_dir if here else data_dir / FOLDER
 
 
-def parse_batch(raw):
-    """The pixels (N, 3, 32, 32) uint8 and labels (N,) int64 in the bytes of a batch file. Raises
-    DataError for anything but what the official files hold."""
+def parse_batch(path):
+    """The pixels (N, 3, 32, 32) uint8 and labels (N,) int64 of a batch file. Raises DataError for
+    anything but what the official files hold."""
     try:
-        batch = BatchUnpickler(io.BytesIO(raw), encoding="bytes").load()
+        with open(path, "rb") as file:
+            batch = BatchUnpickler(file, encoding="bytes").load()
         pixels, labels = batch[b"data"], batch[b"labels"]
         fits = (pixels.dtype, pixels.shape) == (np.uint8, (len(labels), N_INPUTS))
         if not fits or not set(labels) <= set(range(N_CLASSES)):
             raise DataError("its pixels or labels have the wrong shape or values")
     except Exception as error:  # a damaged pickle can raise almost anything
-        raise DataError(f"not a CIFAR-10 batch: {error!r:.200}") from error
+        raise DataError(f"{path} is not a CIFAR-10 batch: {error!r:.200}") from error
     return pixels.reshape(-1, *SHAPE), np.array(labels, np.int64)
 
 
@@ -234,16 +236,13 @@ class BatchUnpickler(pickle.Unpickler):
         return super().find_class(module.replace(".core.", "._core."), name)
 
 
-def _read(path, parse=parse_batch):
-    """Verifies the MD5 of an official file. Returns the result of parse on its bytes."""
-    raw = path.read_bytes() if path.stat().st_size < 2**26 else b""  # the largest has 31 MB
-    try:
-        if md5(raw, usedforsecurity=False).hexdigest() != MD5[path.name]:
-            raise DataError("truncated or altered")
-        return parse(raw)
-    except DataError as error:
-        where = shlex.quote(str(path.parent))
-        raise DataError(f"{path}: {error}; to download it again: {REMEDY} {where}") from error
+def _verify(path):
+    """Raises DataError unless the file has the MD5 of the official file of that name."""
+    with open(path, "rb") as file:
+        found = file_digest(file, lambda: md5(usedforsecurity=False)).hexdigest()
+    if found != MD5[path.name]:
+        again = f"to download it again: {REMEDY} {shlex.quote(str(path.parent))}"
+        raise DataError(f"{path}: truncated or altered; {again}")
 
 
 @command

@@ -21,7 +21,7 @@ from training.augmentation import average_over_views
 from training.data import load_data
 from training.data_pytorch import TensorData, pixel_std
 from training.errors import command
-from training.optimization import Optimizer, PlainSGD
+from training.optimization import PlainSGD, make_optimizer, set_learning_rate
 from training.processes import Processes, has_bfloat16, run_and_leave
 from training.run import Run
 
@@ -59,6 +59,7 @@ def train_step(mlp, x, y, optimizer, label_smoothing=0.0):
     loss = F.cross_entropy(logits, y, label_smoothing=label_smoothing)
     loss.backward()
     optimizer.step()
+    optimizer.zero_grad()
     return loss.detach(), accuracy(logits, y)
 
 
@@ -96,7 +97,7 @@ def train(args, processes):
     run.record["precision"] = "bfloat16" if mlp.bfloat16 else "float32"
     if args.bfloat16 and not mlp.bfloat16 and run.writes:
         print("no bfloat16 instructions here: --bfloat16 multiplies in float32", file=sys.stderr)
-    optimizer = Optimizer(mlp, args, steps)
+    optimizer = make_optimizer(mlp, args)
     network = processes.parallel(mlp)
     scale = 1 / pixel_std(data.train) if args.standardize else None
     training_set, held_out, test_set = (
@@ -117,7 +118,7 @@ def train(args, processes):
         data.train.position = run.step * args.batch_size
         for step in run.steps():
             processes.seed(args.seed, step)
-            optimizer.set_learning_rate(step)
+            set_learning_rate(optimizer, args, step, steps)
             x, y = training_set.next_batch(args.batch_size)
             result = train_step(network, x, y, optimizer, args.label_smoothing)
             run.tally(*processes.means(result))
@@ -132,7 +133,7 @@ def main(argv=None):
     """Checks the flags and trains. Returns the history."""
     args, processes = flags.parse(make_parser(), argv), Processes()
     flags.check_experiment(args, processes, torch.cuda.device_count())
-    with processes.start(args.use_gpu, args.deterministic):
+    with processes.start(args.use_gpu):
         return train(args, processes)
 
 

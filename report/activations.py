@@ -20,7 +20,7 @@ import train_mlp_pytorch as trainer
 from mlp_pytorch import ACTIVATIONS
 from report import records
 from training import data_pytorch, flags
-from training.optimization import Optimizer
+from training.optimization import make_optimizer
 from training.processes import Processes
 
 SEEDS = 42, 1, 2
@@ -81,7 +81,7 @@ def train(data, activation, depth, standardize, learning_rate, seed):
     )
     data.train.position = 0
     mlp = trainer.make_mlp(args)
-    optimizer = Optimizer(mlp, args, STEPS)
+    optimizer = make_optimizer(mlp, args)
     for _ in range(STEPS):
         loss, _ = trainer.train_step(mlp, *training_set.next_batch(args.batch_size), optimizer)
         if not math.isfinite(loss):

@@ -32,7 +32,7 @@ from report import records
 from training import flags
 from training.data_pytorch import TensorData
 from training.errors import UsageError, command
-from training.optimization import Optimizer
+from training.optimization import make_optimizer, set_learning_rate
 from training.processes import Processes, has_bfloat16
 
 DATA = records.ROOT / cifar10_utils.DEFAULT_DIR
@@ -68,11 +68,11 @@ def pytorch_step(data, hidden, batch):
     args, processes = trainer_args(hidden), Processes()
     tensors = TensorData(data, "cpu", processes, args)
     mlp = train_mlp_pytorch.make_mlp(args)
-    optimizer = Optimizer(mlp, args, flags.MAX_STEPS)
+    optimizer = make_optimizer(mlp, args)
 
     def step():
         processes.seed(args.seed, 1)
-        optimizer.set_learning_rate(1)
+        set_learning_rate(optimizer, args, 1, flags.MAX_STEPS)
         loss, accuracy = train_mlp_pytorch.train_step(mlp, *tensors.next_batch(batch), optimizer)
         float(loss), float(accuracy)  # the trainer reads them too
 

@@ -17,7 +17,7 @@ RESULTS = ROOT / "report" / "results"
 BUILD = ROOT / "report" / "build"  # generated files that the report includes; not in git
 NUMPY_RUNS = "numpy-none", "numpy-100", "numpy-100-100", "numpy-200-200-200"
 OF_A_RUN = "validation_size", "eval_freq", "clean_images", "test_at_end"
-NO_RECIPE = "seed", "use_gpu", "deterministic", *OF_A_RUN  # may differ within a recipe
+NO_RECIPE = "seed", "use_gpu", *OF_A_RUN  # may differ within a recipe
 
 
 def read(name, missing=None):

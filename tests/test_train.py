@@ -21,7 +21,7 @@ from training import flags as every_flag
 from training.curves import draw_curves
 from training.data_pytorch import TensorData
 from training.files import load_weights
-from training.optimization import Optimizer, PlainSGD
+from training.optimization import PlainSGD, make_optimizer
 from training.processes import Processes
 
 RATE = 0.1
@@ -112,8 +112,7 @@ def test_a_pytorch_step_is_gradient_descent_on_the_mean_loss(optimizer, torch_ne
         optimizer = PlainSGD(mlp.parameters(), RATE)
     else:
         args = parsed(train_mlp_pytorch, "--learning_rate", str(RATE))
-        optimizer = Optimizer(mlp, args, 10)
-        optimizer.set_learning_rate(1)
+        optimizer = make_optimizer(mlp, args)
     x, y = a_batch()
     loss, accuracy, gradients = by_autograd(state, x, y)
     x, labels = torch.from_numpy(x), torch.from_numpy(y.argmax(1))

@@ -24,7 +24,7 @@ from training.augmentation import (
 from training.data_pytorch import TensorData
 from training.errors import RunError
 from training.files import load_weights
-from training.optimization import Optimizer
+from training.optimization import make_optimizer, set_learning_rate
 from training.processes import Processes
 from training.run import Run
 
@@ -157,16 +157,12 @@ def options(*flags):
     return trainer.make_parser().parse_args(list(map(str, flags)))
 
 
-def optimizer_of(mlp, *flags):
-    return Optimizer(mlp, options(*flags), steps=10)
-
-
 def learning_rates(*flags):
-    optimizer = optimizer_of(MLP(4, [], 2), "--learning_rate", 2, *flags)
-    rates = []
+    args, rates = options("--learning_rate", 2, *flags), []
+    optimizer = make_optimizer(MLP(4, [], 2), args)
     for step in range(1, 11):
-        optimizer.set_learning_rate(step)
-        rates += {group["lr"] for group in optimizer.optimizer.param_groups}
+        set_learning_rate(optimizer, args, step, 10)
+        rates += {group["lr"] for group in optimizer.param_groups}
     return rates
 
 
@@ -179,10 +175,23 @@ def test_schedules():
 
 
 def test_weight_decay_spares_biases_and_norms():
-    optimizer = optimizer_of(MLP(4, [3], 2, normalization="batch"), "--weight_decay", 0.1)
-    matrices, others = optimizer.optimizer.param_groups
+    mlp = MLP(4, [3], 2, normalization="batch")
+    matrices, others = make_optimizer(mlp, options("--weight_decay", 0.1)).param_groups
     assert (matrices["weight_decay"], len(matrices["params"])) == (0.1, 2)
     assert (others["weight_decay"], len(others["params"])) == (0, 4)
+
+
+def test_l1_moves_the_weights_towards_zero_and_spares_biases():
+    mlp = MLP(4, [3], 2)
+    optimizer = make_optimizer(mlp, options("--l1", 0.1, "--learning_rate", 0.5))
+    before = {name: parameter.detach().clone() for name, parameter in mlp.named_parameters()}
+    for parameter in mlp.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    for name, parameter in mlp.named_parameters():
+        start = before[name]
+        towards_zero = start - 0.05 * start.sign() if name.endswith("weight") else start
+        torch.testing.assert_close(parameter.detach(), towards_zero)
 
 
 def some_pixels(n):
@@ -350,7 +359,7 @@ def test_on_a_gpu_everything_is_there_and_the_curve_is_the_cpus(data, tmp_path, 
     cpu = history_of(data, tmp_path / "cpu")
     devices.clear()
     try:
-        gpu = history_of(data, tmp_path / "gpu", "--use_gpu", "--deterministic")
+        gpu = history_of(data, tmp_path / "gpu", "--use_gpu")
         assert torch.are_deterministic_algorithms_enabled()
     finally:
         torch.use_deterministic_algorithms(False)
@@ -359,7 +368,7 @@ def test_on_a_gpu_everything_is_there_and_the_curve_is_the_cpus(data, tmp_path, 
         np.testing.assert_allclose(cpu[column], gpu[column], rtol=2e-3, atol=0.003)
 
 
-def test_deterministic_is_switched_on(data, tmp_path, monkeypatch):
+def test_a_gpu_computes_deterministically(data, tmp_path, monkeypatch):
     """The setting is read back where training begins; the CPU stands in for the GPU."""
 
     class Reached(Exception):
@@ -376,6 +385,6 @@ def test_deterministic_is_switched_on(data, tmp_path, monkeypatch):
     monkeypatch.setattr(trainer, "load_data", stop)
     try:
         with pytest.raises(Reached):
-            history_of(data, tmp_path / "a", "--use_gpu", "--deterministic")
+            history_of(data, tmp_path / "a", "--use_gpu")
     finally:
         torch.use_deterministic_algorithms(False)

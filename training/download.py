@@ -29,17 +29,13 @@ def download(url, folder, md5, inside):
     MD5 is that of each file, not of the archive, which a mirror may have repacked. A file is
     written only if its MD5 is right. Raises RunError if the download fails or a file is wrong.
     """
-    if _complete(folder, md5):
-        return
-    if not url.startswith(("https://", "http://")):
-        raise RunError(f"the address {url!r} does not start with https:// or http://")
     made = not folder.parent.exists()
     with _writing(folder.parent):
         folder.parent.mkdir(parents=True, exist_ok=True)
         os.listdir(folder.parent)  # if it cannot be locked, fails here with a clear message
     try:
-        with files.locked(folder.parent, wait=True):
-            if not _complete(folder, md5):  # another process may just have fetched it
+        with files.locked(folder.parent, wait=True):  # another process may be fetching it
+            if not _complete(folder, md5):
                 _fetch_and_unpack(url, folder, md5, inside)
     except KeyboardInterrupt as stop:
         raise Stopped("run the same command again to continue") from stop
@@ -50,6 +46,8 @@ def download(url, folder, md5, inside):
 
 
 def _fetch_and_unpack(url, folder, md5, inside):
+    if not url.startswith(("https://", "http://")):
+        raise RunError(f"the address {url!r} does not start with https:// or http://")
     part = folder.parent / f"{folder.name}.tar.part"
     continued = part.exists()
     if part.is_symlink():  # never write into a file elsewhere

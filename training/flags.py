@@ -130,7 +130,6 @@ def add_experiment_flags(parser, activations, normalizations):
     add("--test_at_end", **ON, help="read the test set once, after the last step")
     add = parser.add_argument_group("devices").add_argument
     add("--use_gpu", **ON, help="train on CUDA")
-    add("--deterministic", **ON, help="let CUDA use deterministic algorithms only")
     add("--bfloat16", **ON,
         help="multiply matrices in bfloat16, where there are instructions for it")
 # fmt: on
@@ -164,7 +163,6 @@ def check_experiment(args, processes, n_gpus):
         (args.epochs and args.max_steps, "--epochs and --max_steps: give one of them"),
         (for_hidden and not args.dnn_hidden_units,
          "--activation, --dropout and --normalization need a hidden layer"),
-        (args.deterministic and not args.use_gpu, "--deterministic needs --use_gpu"),
         (args.use_gpu and n_gpus < processes.local_size, f"--use_gpu needs {processes.local_size} "
          f"CUDA device(s), but there are {n_gpus}: leave it out to train on the CPU"),
         (batch_norm and processes.size > 1 and not args.use_gpu,

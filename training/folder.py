@@ -66,14 +66,14 @@ class Folder:
         """Makes the folder, or takes the existing one, and locks it while the block runs."""
         with ExitStack() as stack:
             with self._usable():
-                if self.path.is_dir():
-                    stack.enter_context(files.locked(self.path))
-                if not resume:
-                    self.require_empty()
-                if self.path.exists():
+                found = self.path.exists()
+                if not found:
+                    self._make()
+                stack.enter_context(files.locked(self.path))
+                if found:
+                    if not resume:
+                        self.require_empty()
                     self.write_record()
-                else:
-                    self._make(stack)
             yield
 
     @contextmanager
@@ -98,14 +98,13 @@ class Folder:
         with files.replacing(self.path / "metrics.csv") as file:
             file.write(table.getvalue().encode())
 
-    def _make(self, stack):
-        """Makes a locked folder with run.json under a temporary name, then renames it."""
+    def _make(self):
+        """Makes the folder with run.json in it, under a temporary name that is then changed."""
         temporary = self.path.with_name(f".{os.getpid()}-{time.time_ns()}.tmp")
         missing = [parent for parent in self.path.parents if not parent.exists()]
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             temporary.mkdir()
-            stack.enter_context(files.locked(temporary))
             (temporary / "run.json").write_bytes(as_json(self.record))
             os.rename(temporary, self.path)
         except BaseException:

@@ -14,12 +14,6 @@ class PlainSGD:
     def __init__(self, parameters, lr):
         self.param_groups = [{"params": list(parameters), "lr": lr}]
 
-    def state_dict(self):
-        return {}
-
-    def load_state_dict(self, state):
-        """There is nothing to load."""
-
     @torch.no_grad()
     def step(self):
         for group in self.param_groups:
@@ -28,48 +22,45 @@ class PlainSGD:
                 rate = min(group["lr"], torch.finfo(parameter.dtype).max)
                 parameter.sub_(parameter.grad, alpha=rate)
 
-
-class Optimizer:
-    """The optimizer of the flags, with the schedule of its learning rate and the L1 penalty."""
-
-    def __init__(self, mlp, args, steps):
-        self.args, self.total = args, steps
-        self.parameters = list(mlp.parameters())
-        self.matrices = [p for p in self.parameters if p.ndim > 1]
-        if args.optimizer == "sgd" and not (args.momentum or args.weight_decay):
-            self.optimizer = PlainSGD(self.parameters, args.learning_rate)
-            return
-        groups = [
-            {"params": self.matrices, "weight_decay": args.weight_decay},
-            {"params": [p for p in self.parameters if p.ndim == 1], "weight_decay": 0.0},
-        ]
-        momentum = {"momentum": args.momentum} if args.optimizer == "sgd" else {}
-        self.optimizer = OPTIMIZERS[args.optimizer](
-            groups, lr=args.learning_rate, fused=True, **momentum
-        )
-
-    def set_learning_rate(self, step):
-        """A linear rise over the warm-up, then constant or half a cosine to 0."""
-        rate, warmup = self.args.learning_rate, self.args.warmup_steps
-        if step <= warmup:
-            rate *= step / warmup
-        elif self.args.schedule == "cosine":
-            rate *= (1 + math.cos(math.pi * (step - 1 - warmup) / (self.total - warmup))) / 2
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-
-    @torch.no_grad()
-    def step(self):
-        """Updates the weights and discards the gradients."""
-        if self.args.l1:
-            for matrix in self.matrices:
-                matrix.grad.add_(matrix.sign(), alpha=self.args.l1)
-        self.optimizer.step()
-        for parameter in self.parameters:
+    def zero_grad(self):
+        for parameter in self.param_groups[0]["params"]:
             parameter.grad = None
 
     def state_dict(self):
-        return self.optimizer.state_dict()
+        return {}
 
     def load_state_dict(self, state):
-        self.optimizer.load_state_dict(state)
+        """There is nothing to load."""
+
+
+def make_optimizer(mlp, args):
+    """The optimizer of the flags, whose penalties spare biases and norms."""
+    matrices = [p for p in mlp.parameters() if p.ndim > 1]
+    if args.optimizer == "sgd" and not (args.momentum or args.weight_decay or args.l1):
+        return PlainSGD(mlp.parameters(), args.learning_rate)
+    groups = [
+        {"params": matrices, "weight_decay": args.weight_decay},
+        {"params": [p for p in mlp.parameters() if p.ndim == 1], "weight_decay": 0.0},
+    ]
+    momentum = {"momentum": args.momentum} if args.optimizer == "sgd" else {}
+    optimizer = OPTIMIZERS[args.optimizer](groups, lr=args.learning_rate, fused=True, **momentum)
+    if args.l1:
+        optimizer.register_step_pre_hook(lambda *_: add_l1_gradient(matrices, args.l1))
+    return optimizer
+
+
+@torch.no_grad()
+def add_l1_gradient(matrices, factor):
+    for matrix in matrices:
+        matrix.grad.add_(matrix.sign(), alpha=factor)
+
+
+def set_learning_rate(optimizer, args, step, steps):
+    """A linear rise over the warm-up, then constant or half a cosine to 0 after the last step."""
+    rate, warmup = args.learning_rate, args.warmup_steps
+    if step <= warmup:
+        rate *= step / warmup
+    elif args.schedule == "cosine":
+        rate *= (1 + math.cos(math.pi * (step - 1 - warmup) / (steps - warmup))) / 2
+    for group in optimizer.param_groups:
+        group["lr"] = rate

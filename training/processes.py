@@ -23,13 +23,12 @@ class Processes:
         )
 
     @contextmanager
-    def start(self, use_gpu, deterministic=False):
+    def start(self, use_gpu):
         """Wraps the processes' joint work: joins their group, leaves it, explains failures."""
         keep_freed_memory()
-        if deterministic:
-            os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
-            torch.use_deterministic_algorithms(True)
         if use_gpu:
+            os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
+            torch.use_deterministic_algorithms(True)  # same seed, same curves
             try:
                 torch.cuda.set_device(self.local_rank)
             except RuntimeError as error:

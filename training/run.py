@@ -83,7 +83,7 @@ class Run:
         path = self.folder.path
         self.share(lambda: self.folder.require_dataset(dataset))
         self.total, self._parts = steps, {"network": network, **parts}
-        self._load()
+        self._restore()
         self.record.update(dataset=dataset, status="running")
         with ExitStack() as stack:
             claimed = self.folder.claimed(self.args.resume)
@@ -199,26 +199,23 @@ class Run:
             state |= {"best": self._best, "run": {"progress": json.dumps(progress)}}
             files.write_checkpoint(self._checkpoint, state)
 
-    def _load(self):
-        """Restores the run from its checkpoint, if there is one."""
+    def _restore(self):
+        """Restores what _save wrote, if there is a checkpoint."""
         path = self._checkpoint
         with explaining_damage(path):
             state = self.share(lambda: files.read_checkpoint(path) if path.exists() else None)
-            if state is not None:
-                self._restore(state)
-
-    def _restore(self, state):
-        """Restores what _save wrote. Raises an exception for anything else."""
-        progress, best = json.loads(str(state["run"]["progress"])), state.get("best")
-        step, sums, history = (progress[name] for name in ("step", "sums", "history"))
-        if names := differing(progress["flags"], self.record["flags"]):
-            raise ValueError(f"it belongs to a run with other flags: {', '.join(names)}")
-        if best:  # raises an exception unless they fit
-            self._parts["network"].load_state_dict(best)
-        for name, part in self._parts.items():
-            part.load_state_dict(state[name])
-        self.step, self._meter.sums, self.history, self._best = step, sums, history, best or {}
-        self.train_seconds = progress["train_seconds"]
+            if state is None:
+                return
+            progress = json.loads(str(state["run"]["progress"]))
+            if names := differing(progress["flags"], self.record["flags"]):
+                raise ValueError(f"it belongs to a run with other flags: {', '.join(names)}")
+            self._best = state.get("best", {})
+            if self._best:  # raises an exception unless they fit
+                self._parts["network"].load_state_dict(self._best)
+            for name, part in self._parts.items():
+                part.load_state_dict(state[name])
+            self.step, self.history = progress["step"], progress["history"]
+            self.train_seconds, self._meter.sums = progress["train_seconds"], progress["sums"]
 
     def _write_end(self, **changes):
         with suppress(OSError):
