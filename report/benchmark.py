@@ -63,9 +63,9 @@ def numpy_step(data, hidden, batch):
     return lambda: train_mlp_numpy.train_step(mlp, *data.next_batch(batch), RATE)
 
 
-def pytorch_step(data, hidden, batch):
-    """The step of train_mlp_pytorch.py, from the batch to the update."""
-    args, processes = trainer_args(hidden), Processes()
+def pytorch_step(data):
+    """The default step of train_mlp_pytorch.py, from the batch to the update."""
+    args, processes = trainer_args([100]), Processes()
     tensors = TensorData(data, "cpu", processes, args)
     mlp = train_mlp_pytorch.make_mlp(args)
     optimizer = make_optimizer(mlp, args)
@@ -73,7 +73,7 @@ def pytorch_step(data, hidden, batch):
     def step():
         processes.seed(args.seed, 1)
         set_learning_rate(optimizer, args, 1, flags.MAX_STEPS)
-        loss, accuracy = train_mlp_pytorch.train_step(mlp, *tensors.next_batch(batch), optimizer)
+        loss, accuracy = train_mlp_pytorch.train_step(mlp, *tensors.next_batch(200), optimizer)
         float(loss), float(accuracy)  # the trainer reads them too
 
     return step
@@ -99,44 +99,13 @@ def products(hidden, batch):
     return step
 
 
-def straightforward_step(data):
-    """The default step in unoptimised NumPy: float64 weights, an array for every result, the whole
-    Jacobian of the softmax, the gradient of the data too. The images are float32 already."""
-    rng = np.random.default_rng(0)
-    images, targets = data.next_batch(4000)
-    batches = itertools.cycle([(images[i : i + 200].reshape(200, -1), targets[i : i + 200])
-                               for i in range(0, 4000, 200)])  # fmt: skip
-    w1, w2 = (1e-4 * rng.standard_normal(shape) for shape in ((100, N_INPUTS), (N_CLASSES, 100)))
-    b1, b2 = np.zeros((1, 100)), np.zeros((1, N_CLASSES))
-
-    def step():
-        nonlocal w1, w2, b1, b2
-        x, y = next(batches)
-        hidden = x @ w1.T + b1
-        out = np.where(hidden > 0, hidden, np.exp(hidden) - 1)
-        logits = out @ w2.T + b2
-        exp = np.exp(logits - logits.max(axis=1, keepdims=True))
-        p = exp / exp.sum(axis=1, keepdims=True)
-        -np.mean(np.sum(y * np.log(p), axis=1))
-        jacobian = p[:, :, None] * np.eye(N_CLASSES) - p[:, :, None] * p[:, None, :]
-        dlogits = np.einsum("ij,ijk->ik", -y / p / len(x), jacobian)
-        dhidden = (dlogits @ w2) * np.where(hidden > 0, 1, np.exp(hidden))
-        dhidden @ w1
-        w1 = w1 - RATE * (dhidden.T @ x)
-        b1 = b1 - RATE * dhidden.sum(axis=0, keepdims=True)
-        w2 = w2 - RATE * (dlogits.T @ out)
-        b2 = b2 - RATE * dlogits.sum(axis=0, keepdims=True)
-
-    return step
-
-
-def bare_step(data, hidden, batch):
-    """A hand-written PyTorch loop over float tensors that are in memory already."""
-    x, y = data.next_batch(max(batch, 4096) // batch * batch)
+def bare_step(data):
+    """The default step of a hand-written PyTorch loop over float tensors that are in memory."""
+    x, y = data.next_batch(4000)
     x = torch.from_numpy(x.reshape(len(x), -1))
-    pairs = zip(x.split(batch), torch.from_numpy(y).split(batch), strict=True)
+    pairs = zip(x.split(200), torch.from_numpy(y).split(200), strict=True)
     batches = itertools.cycle(list(pairs))
-    mlp = train_mlp_pytorch.make_mlp(trainer_args(hidden))
+    mlp = train_mlp_pytorch.make_mlp(trainer_args([100]))
     layers, parameters = mlp.layers, list(mlp.parameters())
 
     def step():
@@ -185,28 +154,14 @@ def measure(candidates, seconds, elsewhere=None):
     return {name: np.array([medians[name] for medians in rounds]) for name in rounds[0]}
 
 
-def serve_pytorch(connection, hidden, batch, everything):
+def serve_pytorch(connection):
     """Does a round of PyTorch's candidates at each request, in a process of its own."""
     data = cifar10_utils.get_cifar10(DATA, one_hot=False).train
-    candidates = {"pytorch bare": bare_step(data, hidden, batch)}
-    if everything:
-        candidates["pytorch"] = pytorch_step(data, hidden, batch)
+    candidates = {"pytorch bare": bare_step(data), "pytorch": pytorch_step(data)}
     asked = True
     while asked:
         connection.send(one_round(candidates))
         asked = connection.recv()
-
-
-def measure_with_pytorch(candidates, seconds, hidden, batch, everything=False):
-    """measure() with PyTorch's steps among the candidates."""
-    ours, theirs = SPAWN.Pipe()
-    process = SPAWN.Process(target=serve_pytorch, args=(theirs, hidden, batch, everything))
-    process.start()
-    ours.recv()  # it is ready
-    times = measure(candidates, seconds, ours)
-    ours.send(False)
-    process.join()
-    return times
 
 
 def summary(values):
@@ -234,13 +189,14 @@ def load(one_hot=True):
 
 def default_step():
     """The default step beside its alternatives."""
-    train = load().train
-    candidates = {
-        "products": products([100], 200),
-        "numpy": numpy_step(train, [100], 200),
-        "numpy straightforward": straightforward_step(train),
-    }
-    times = measure_with_pytorch(candidates, 40, [100], 200, everything=True)
+    ours, theirs = SPAWN.Pipe()
+    process = SPAWN.Process(target=serve_pytorch, args=(theirs,))
+    process.start()
+    ours.recv()  # it is ready
+    candidates = {"products": products([100], 200), "numpy": numpy_step(load().train, [100], 200)}
+    times = measure(candidates, 40, ours)
+    ours.send(False)
+    process.join()
     pairs = [("numpy", other) for other in times if other != "numpy"]
     return comparison(times, [*pairs, ("pytorch", "pytorch bare")])
 
