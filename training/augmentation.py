@@ -47,9 +47,9 @@ def cutout(x, size):
 
 
 def recolour(x, strength, unit):
-    """x (S, 3, 32, 32), whose pixels have the standard deviation unit: each image times 1 + a, plus
-    b units in all channels, plus c units in each channel, with a c of its own; a, b and the three
-    c are normal with standard deviation strength."""
+    """Random contrast, brightness and colour: x (S, 3, 32, 32) becomes (1 + a) x + unit (b + c),
+    with a and b for each image and c for each of its channels, all normal with standard deviation
+    strength. unit is the standard deviation of the pixels."""
     noise = strength * torch.randn(5, len(x), 1, 1, device=x.device)
     contrast, brightness, colours = noise[0, :, None], noise[1, :, None], noise[2:].transpose(0, 1)
     return x * (1 + contrast) + unit * (brightness + colours)

@@ -57,7 +57,7 @@ class Folder:
             return read_run(self.path) if record["status"] == "completed" else None
 
     def require_dataset(self, dataset):
-        """Raises UsageError where the run to go on with was on other data."""
+        """Raises UsageError if the run to resume used other data."""
         if (earlier := self.record["dataset"]) not in (None, dataset):
             raise UsageError(f"{self.path} holds a run on {earlier}, not {dataset}")
 
@@ -99,7 +99,7 @@ class Folder:
             file.write(table.getvalue().encode())
 
     def _make(self):
-        """Makes the folder with run.json in it, under a temporary name that is then changed."""
+        """Makes the folder under a temporary name, with run.json in it, then renames it."""
         temporary = self.path.with_name(f".{os.getpid()}-{time.time_ns()}.tmp")
         missing = [parent for parent in self.path.parents if not parent.exists()]
         try:

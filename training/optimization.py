@@ -34,7 +34,7 @@ class PlainSGD:
 
 
 def make_optimizer(mlp, args):
-    """The optimizer of the flags, whose penalties spare biases and norms."""
+    """The optimizer of the flags. Its penalties do not apply to biases and norms."""
     matrices = [p for p in mlp.parameters() if p.ndim > 1]
     if args.optimizer == "sgd" and not (args.momentum or args.weight_decay or args.l1):
         return PlainSGD(mlp.parameters(), args.learning_rate)
