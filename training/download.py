@@ -1,7 +1,6 @@
 """Download an archive over an unreliable network, from a server that is not trusted."""
 
 import hashlib
-import os
 import sys
 import tarfile
 import time
@@ -32,7 +31,6 @@ def download(url, folder, md5, inside):
     made = not folder.parent.exists()
     with _writing(folder.parent):
         folder.parent.mkdir(parents=True, exist_ok=True)
-        os.listdir(folder.parent)  # if it cannot be locked, fails here with a clear message
     try:
         with files.locked(folder.parent, wait=True):  # another process may be fetching it
             if not _complete(folder, md5):
@@ -120,12 +118,8 @@ def _fetch_rest(url, part):
     headers = {"Range": f"bytes={start}-"} if start else {}
     opener = urllib.request.build_opener(_NoWeakerRedirect)
     with opener.open(urllib.request.Request(url, headers=headers), timeout=TIME_OUT) as response:
-        if "html" in response.headers.get("Content-Type", ""):
-            raise RunError(f"{url} answers with a web page, not with CIFAR-10's archive")
         if response.status != 206:  # a server that does not know Range starts from the beginning
             start = 0
-        elif not response.headers.get("Content-Range", "").startswith(f"bytes {start}-"):
-            raise RunError(f"{url} answers with another part of the archive than asked for")
         length = response.headers.get("Content-Length", "")
         total = start + int(length) if length.isdecimal() else None
         with _writing(part):

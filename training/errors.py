@@ -7,8 +7,6 @@ import time
 from contextlib import contextmanager
 from pathlib import Path
 
-PATIENCE = 5  # seconds
-
 
 class UsageError(Exception):
     """Wrong usage or unusable input: exit status 2."""
@@ -39,7 +37,7 @@ def command(main):
             status, message = 130, f"stopped: {str(stop) or 'nothing to save yet'}"
         if os.environ.get("RANK", "0") != "0":
             # If the first process fails too, torchrun ends this one before it repeats the message.
-            time.sleep(PATIENCE)
+            time.sleep(5)
         print(f"{Path(sys.argv[0]).name}: {one_line(message)}", file=sys.stderr)
         raise SystemExit(status)
 

@@ -44,13 +44,6 @@ def locked(folder, wait=False):
         os.close(descriptor)
 
 
-def read_plain(path):
-    """The bytes of a file; ValueError where it is a device, a pipe or a folder."""
-    if path.exists() and not path.is_file():
-        raise ValueError(f"{path.name} is not a regular file")
-    return path.read_bytes()
-
-
 def write_checkpoint(path, state):
     """Writes state, a dict of dicts: of strings, and of arrays (.npz) or tensors (.pt)."""
     content = io.BytesIO()  # torch.save to a file hides why it failed, as on a full disk
@@ -66,7 +59,7 @@ def write_checkpoint(path, state):
 
 def read_checkpoint(path):
     """What write_checkpoint wrote. Raises an exception for anything else; runs no code from it."""
-    raw = io.BytesIO(read_plain(path))
+    raw = io.BytesIO(path.read_bytes())
     with zipfile.ZipFile(raw) as archive:
         if damaged := archive.testzip():
             raise ValueError(f"{damaged} has the wrong checksum")

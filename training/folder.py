@@ -42,7 +42,7 @@ class Folder:
         with explaining_damage(f"run.json or metrics.csv in {self.path}"), self._usable():
             if not (self.path / "run.json").exists():
                 raise UsageError(f"nothing to resume: there is no {self.path / 'run.json'}")
-            record = json.loads(files.read_plain(self.path / "run.json"))
+            record = json.loads((self.path / "run.json").read_bytes())
             flags, framework, dataset = record["flags"], record["framework"], record["dataset"]
             if framework not in FRAMEWORKS or dataset not in (None, *DATASETS):
                 raise ValueError("an unknown framework or dataset")
@@ -118,11 +118,11 @@ class Folder:
 def read_run(folder):
     """The record and the history of the finished run in folder. Raises an exception where
     run.json or metrics.csv is damaged."""
-    record = json.loads(files.read_plain(folder / "run.json"))
+    record = json.loads((folder / "run.json").read_bytes())
     for name in ("train_seconds", "test_accuracy", "test_loss"):
         if not math.isfinite(record[name]):
             raise ValueError(f"{name} is not a finite number")
-    names, *rows = csv.reader(files.read_plain(folder / "metrics.csv").decode().splitlines())
+    names, *rows = csv.reader((folder / "metrics.csv").read_text("utf-8").splitlines())
     at_end, table = record["flags"].get("test_at_end"), []
     for row in rows:
         table.append([int(row[0]), *(None if at_end and not v else float(v) for v in row[1:])])

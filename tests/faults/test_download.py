@@ -48,7 +48,6 @@ OTHERWISE = {  # status, body and headers
     "refuse": (503, b""),
     "gone": (404, b""),
     "html": (200, b"<html>Sorry</html>", {"Content-Type": "text/html"}),
-    "html in disguise": (200, b"<html>Sorry</html>"),
     "bad chunks": (200, b"zz\r\n", {"Transfer-Encoding": "chunked"}),
 }
 
@@ -85,7 +84,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         else:
             begin = start + (5 if act == "shifted" else 0)
             headers = {"Content-Range": f"bytes {begin}-{len(archive) - 1}/{len(archive)}"}
-            body, status = archive[start:], 206
+            body, status = archive[begin:], 206
         lengths = {"too long": 99999999, "too short": len(body) // 2, "no": ""}
         if act.endswith(" length"):
             headers["Content-Length"] = str(lengths[act.removesuffix(" length")])
@@ -204,11 +203,10 @@ def test_an_archive_that_changed_between_two_calls_is_fetched_anew(server, tmp_p
         (["refuse"] * 4, "503"),
         (["reset"] * 4, "cannot download CIFAR-10 from http://127.0.0.1"),
         (["gone"], "404"),
-        (["html"], "answers with a web page"),
-        (["html in disguise"], "not CIFAR-10's archive"),
+        (["html"], "not CIFAR-10's archive"),
         (["wrong bytes"], "not CIFAR-10's archive"),
         (["too short length"], "not CIFAR-10's archive"),
-        (["break", "shifted"], "another part of the archive"),
+        (["break", "shifted"], "not CIFAR-10's archive"),
         (["silent"] * 4, "timed out"),
         (["slow headers"] * 4, "more than 100 headers"),
         (["endless header"] * 4, "more than 65536 bytes"),
@@ -242,7 +240,7 @@ def test_an_archive_that_changes_between_two_ranges(server, size, tmp_path, monk
     }[size]
     server.plan.append("break and change")
     began = time.monotonic()
-    with pytest.raises(RunError, match="not CIFAR-10's archive|another part"):
+    with pytest.raises(RunError, match="not CIFAR-10's archive"):
         get(tmp_path)
     assert time.monotonic() - began < 20
     assert listing(tmp_path) == {}

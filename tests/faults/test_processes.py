@@ -18,7 +18,7 @@ from training.errors import UsageError
 if sys.platform == "win32":
     pytest.skip("torchrun and signals as they are on Unix", allow_module_level=True)
 PYTORCH = "train_mlp_pytorch.py"
-FLAGS = ["--synthetic", "--max_steps", 60, "--eval_freq", 12]
+FLAGS = ["--synthetic", "--max_steps", 30, "--eval_freq", 10]
 
 
 def end(process):
