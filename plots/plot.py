@@ -13,7 +13,9 @@ STAIRCASE = {
     "combined-1-training": "AdamW, batch\nnorm, GELU,\ncosine, standard-\nised pixels",
     "combined-2-augmented": "flips and\nshifts",
     "combined-3-views": "mean over\nviews",
-    "best-cpu-validated": "wide, long,\nhalf resolution,\nmore aug-\nmentation",
+    "long-full-resolution": "wide, many\nepochs, more\naugmentation",
+    "long": "half\nresolution,\nsame time",
+    "best-cpu-validated": "ten times\nas many\nepochs",
 }
 
 

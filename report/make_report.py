@@ -23,8 +23,8 @@ TEXT = records.ROOT / "report" / "report.tex"
 GENERATED = records.ROOT / "report" / "generated.tex"
 
 # Question 2.1: the baseline, and by kind the experiments that are compared with it. The table
-# lists the flags that differ; the experiments combined-* come last.
-BASELINE = "base"
+# lists the flags that differ; last come the experiments combined-*, and long-*, compared with long.
+BASELINE, LONG = "base", "long"
 MODIFICATIONS = {
     "Optimisation": (
         *("learning-rate-low", "learning-rate-high", "batch-small", "batch-large"),
@@ -186,6 +186,7 @@ def modification_values():
         numbers[f"train of {name}"] = fixed(train_accuracy(runs_of(name)), 3)
     flags = runs_of(BASELINE)[0]["flags"]
     numbers["validation images"] = thousands(flags["validation_size"])
+    numbers["long minutes"] = f"{records.read(LONG)['train_seconds'] / 60:.0f}"
     return numbers
 
 
@@ -296,10 +297,15 @@ def train_accuracy(runs):
     return column(runs, "train_accuracy")[:, -1].mean()
 
 
+def reference(name):
+    """The experiment that another is compared with."""
+    return LONG if name.startswith(LONG) else BASELINE
+
+
 def points(name):
-    """The difference in validation accuracy from the baseline, in percentage points."""
+    """The difference in validation accuracy from the reference, in percentage points."""
     ours, theirs = (
-        np.mean([validation_accuracy(run) for run in runs_of(n)]) for n in (name, BASELINE)
+        np.mean([validation_accuracy(run) for run in runs_of(n)]) for n in (name, reference(name))
     )
     return f"{100 * (ours - theirs):+.1f}"
 
@@ -320,8 +326,11 @@ def numpy_table():
 
 def modifications():
     """The records of the table, by their kind."""
-    combined = sorted(path.stem for path in records.RESULTS.glob("combined-*.json"))
-    return MODIFICATIONS | {"Combined": combined}
+    late = {"Combined": "combined-*", "Long runs of the best network's recipe": f"{LONG}*"}
+    return MODIFICATIONS | {
+        heading: sorted(path.stem for path in records.RESULTS.glob(f"{names}.json"))
+        for heading, names in late.items()
+    }
 
 
 def modifications_table():
@@ -334,10 +343,14 @@ def modifications_table():
 
 
 def change(name):
-    """What an experiment adds to the one that its argument file begins with."""
-    text = (records.EXPERIMENTS / f"{name}.txt").read_text()
-    before = re.search(r"^@report/experiments/(.+)\.txt$", text, re.M)[1]
+    """What an experiment changes in its reference, or adds to the combination it begins with."""
+    before = {LONG: "best-cpu-validated"}.get(name, reference(name))
+    if name.startswith("combined-"):
+        text = (records.EXPERIMENTS / f"{name}.txt").read_text()
+        before = re.search(r"^@report/experiments/(.+)\.txt$", text, re.M)[1]
     flags = changed_flags(runs_of(name)[0]["flags"], runs_of(before)[0]["flags"])
+    if name == LONG:
+        return "the best network's recipe with " + typewriter(flags)
     if not name.startswith("combined-"):
         return typewriter(flags)
     short, *start = (n.removeprefix("combined-") for n in (name, before) if n != BASELINE)
@@ -350,7 +363,7 @@ def modification_row(name, label):
         label,
         fixed(train_accuracy(runs), 3),
         validation(runs, 3),
-        "" if name == BASELINE else f"${points(name)}$",
+        "" if name == reference(name) else f"${points(name)}$",
         test_accuracy(runs, 3),
         str(len(runs)),
     )
