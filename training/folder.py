@@ -8,9 +8,7 @@ import io
 import json
 import math
 import os
-import shutil
-import time
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from training import files
@@ -30,7 +28,8 @@ class Folder:
         with self._usable():
             if self.path.exists() and not self.path.is_dir():
                 raise UsageError(f"--run_dir {self.path} is a file: give a folder")
-            if self.path.exists() and any(self.path.iterdir()):
+            # Only that file is there if a run was killed while it wrote its first one.
+            if self.path.exists() and {*os.listdir(self.path)} - {".run.json.tmp"}:
                 raise UsageError(
                     f"--run_dir {self.path} is not empty: give another, or --resume to go on there"
                 )
@@ -63,17 +62,20 @@ class Folder:
 
     @contextmanager
     def claimed(self, resume):
-        """Makes the folder, or takes the existing one, and locks it while the block runs."""
+        """Makes the folder unless it is there, and locks it while the block runs."""
+        made = [folder for folder in (self.path, *self.path.parents) if not folder.exists()]
         with ExitStack() as stack:
             with self._usable():
-                found = self.path.exists()
-                if not found:
-                    self._make()
+                self.path.mkdir(parents=True, exist_ok=True)
                 stack.enter_context(files.locked(self.path))
-                if found:
-                    if not resume:
-                        self.require_empty()
+                if not resume:
+                    self.require_empty()
+                try:
                     self.write_record()
+                except OSError:
+                    for folder in made:
+                        folder.rmdir()
+                    raise
             yield
 
     @contextmanager
@@ -81,9 +83,8 @@ class Folder:
         try:
             yield
         except OSError as error:
-            reason = f"{error.filename or self.path}: {error.strerror}"
-            if isinstance(error, BlockingIOError):
-                reason = "another run is under way there"
+            busy = isinstance(error, BlockingIOError)
+            reason = "another run is under way there" if busy else error.strerror
             raise UsageError(f"cannot use --run_dir {self.path}: {reason}") from error
 
     def write_record(self, **changes):
@@ -97,22 +98,6 @@ class Folder:
         csv.writer(table, lineterminator="\n").writerows([history, *rows])
         with files.replacing(self.path / "metrics.csv") as file:
             file.write(table.getvalue().encode())
-
-    def _make(self):
-        """Makes the folder under a temporary name, with run.json in it, then renames it."""
-        temporary = self.path.with_name(f".{os.getpid()}-{time.time_ns()}.tmp")
-        missing = [parent for parent in self.path.parents if not parent.exists()]
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            temporary.mkdir()
-            (temporary / "run.json").write_bytes(as_json(self.record))
-            os.rename(temporary, self.path)
-        except BaseException:
-            shutil.rmtree(temporary, ignore_errors=True)
-            with suppress(OSError):
-                for parent in missing:
-                    parent.rmdir()
-            raise
 
 
 def read_run(folder):

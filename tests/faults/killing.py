@@ -120,7 +120,7 @@ def ended(pid, folder):
 def state_of(folder):
     """How far the run in folder had come when it was killed."""
     if not (folder / "run.json").exists():
-        return "no folder"
+        return "no record"
     if not list(folder.glob("checkpoint.*")):
         return "no checkpoint"
     return "completed" if record_of(folder)["status"] == "completed" else "checkpoint"

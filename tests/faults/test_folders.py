@@ -28,14 +28,18 @@ def test_a_run_folder_in_use_is_refused_and_left_alone(trainer, data, tmp_path):
         argv = ["--data_dir", data, "--run_dir", str(tmp_path / name)]
         assert complaint in refused(trainer.main, argv)
     argv = ["--data_dir", data, "--batch_size", "5", "--run_dir", str(tmp_path / "file" / "deeper")]
-    assert "/file: File exists" in refused(trainer.main, argv)
+    assert "/file/deeper: Not a directory" in refused(trainer.main, argv)
     argv[-1] = "/proc/nowhere"
     assert "cannot use --run_dir /proc/nowhere" in refused(trainer.main, argv)
     assert listing(tmp_path) == before
 
 
-def test_an_empty_run_folder_is_taken(run, tmp_path):
+@pytest.mark.parametrize("left", [(), (".run.json.tmp",)], ids=str)
+def test_an_empty_run_folder_is_taken(run, left, tmp_path):
+    """Also one whose first run was killed while it wrote run.json."""
     (tmp_path / "a").mkdir()
+    for name in left:
+        (tmp_path / "a" / name).touch()
     assert (run("a") / "run.json").exists()
 
 
@@ -118,14 +122,18 @@ class FullDisk:
 @pytest.mark.parametrize("flags", [[], ["--validation_size", "15"]], ids=str)
 def test_a_disk_that_is_full_at_any_write(run, flags, tmp_path, monkeypatch):
     whole = rows_of(run("whole", *flags))
-    for room in range(10):  # eleven files are written into such a run's folder once it is there
+    folder = tmp_path / "a"
+    for room in range(11):  # such a run writes twelve files
         with monkeypatch.context() as patch:
             patch.setattr(files, "open", FullDisk(room), raising=False)
-            line = failed(run, "a", *flags)
-        assert "cannot go on in" in line and "No space left on device" in line
-        folder = tmp_path / "a"
+            status, line = outcome(run, "a", *flags)
+        assert "No space left on device" in line
+        if room == 0:
+            assert status == 2 and not folder.exists()
+            continue
+        assert status == 1 and "cannot go on in" in line
         assert not [path for path in folder.iterdir() if path.suffix == ".tmp"]
-        assert room == 0 or rows_of(folder) == whole[: (room + 1) // 2][: len(whole)]
+        assert room == 1 or rows_of(folder) == whole[: room // 2][: len(whole)]
         assert rows_of(run("a", *flags, "--resume")) == whole
         shutil.rmtree(folder)
 

@@ -46,14 +46,16 @@ def test_a_run_killed_at_any_write_ends_the_same(run, flags, tmp_path, monkeypat
             replace(source, target)
         raise Killed
 
-    for moment in range(1, 12):  # eleven files take their place in such a run, or more
+    for moment in range(1, 13):  # twelve files take their place in such a run, or more
         for after in (False, True):
             name = f"{moment}-{after}"
             left[:] = [moment, after]
             with monkeypatch.context() as patch, pytest.raises(Killed):
                 patch.setattr(os, "replace", dying)
                 run(name, *flags)
-            run(name, *flags, "--resume")
+            resume = ["--resume"] * (tmp_path / name / "run.json").exists()
+            assert resume or (moment, after) == (1, False)
+            run(name, *flags, *resume)
             assert results(tmp_path / name) == results(whole)
 
 
