@@ -35,40 +35,11 @@ def draw_default_run():
     style.save(figure, "numpy_default")
 
 
-def draw_both_halves():
-    """Question 2.1: the NumPy and the PyTorch run of one seed in the same panels."""
-    theirs = records.runs_of("pytorch-100")[0]
-    ours = records.with_seed(records.runs_of("numpy-100"), theirs["seed"])["history"]
-    theirs = theirs["history"]
-    steps = np.array(ours["step"])
-    difference = max(np.abs(np.array(ours[name]) / np.array(theirs[name]) - 1).max()
-                     for name in ("train_loss", "test_loss"))  # fmt: skip
-    figure, panels = style.loss_and_accuracy(
-        "The default run in NumPy and in PyTorch, same seed: "
-        f"losses differ by {difference:.1e} at most (relative)"
-    )
-    for quantity, panel in panels.items():
-        for color, split in (("C0", "train"), ("C1", "test")):
-            name = f"{split}_{quantity}"
-            panel.plot(steps, ours[name], color=color)
-            panel.plot(steps, theirs[name], "kx", ms=4)
-            # At the end, training has the lower loss and the higher accuracy.
-            above = (split == "train") == (quantity == "accuracy")
-            panel.annotate(split, (steps[-1], ours[name][-1]), (5, 0), color=color,
-                           textcoords="offset points", va="bottom" if above else "top")  # fmt: skip
-        panel.plot([], [], "k", label="NumPy")
-        panel.plot([], [], "kx", ms=4, label="PyTorch")
-        panel.set_xlim(right=1.18 * steps[-1])
-        panel.margins(y=0.12)
-        panel.legend(loc="center right")
-    style.save(figure, "numpy_and_pytorch")
-
-
 def draw_staircase():
-    """Question 2.1: the decisions that led from the default run to the best network."""
+    """Question 2.1: the steps from the default run to the best network."""
     figure = style.new_figure(
-        "From the default run to the best network: validation accuracy after each decision",
-        height=2.6,
+        "From the default run to the best network: validation accuracy after each step",
+        height=2.3,
     )
     axes = figure.subplots()
     for x, name in enumerate(STAIRCASE):
@@ -123,7 +94,7 @@ def draw_activations():
     record = records.read("activations")
     depths = records.all_values(record, "depth")
     figure = style.new_figure(
-        f"Tanh against ELU after {record['steps']} steps of SGD (means of the seeds)", height=2.1
+        f"Tanh against ELU after {record['steps']} steps of SGD (means of the seeds)", height=1.9
     )
     *by_rate, by_saturation = figure.subplots(1, 3, sharey=True)
     for panel, (standardize, inputs) in zip(by_rate, style.INPUTS.items(), strict=True):
@@ -152,7 +123,6 @@ def draw_activations():
 
 def main():
     draw_default_run()
-    draw_both_halves()
     draw_staircase()
     draw_growth()
     draw_activations()

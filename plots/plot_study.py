@@ -87,36 +87,28 @@ def tile(pictures, columns):
     return grid.transpose(0, 2, 1, 3, 4).reshape(-1, columns * (width + 2), 3)
 
 
-def show_units(axes, pictures, columns):
-    axes.imshow(tile(pictures, columns), interpolation="nearest")
-    axes.axis("off")
-
-
 def draw_first_layer(record, pictures):
     shown, units = len(pictures["run"]), record["run"]["flags"]["dnn_hidden_units"][0]
     figure = style.new_figure(
         f"First layer: {shown} of {units} units,\nfrom large weights to small ones",
         0.43 * style.TEXT_WIDTH, 1.78,
     )  # fmt: skip
-    show_units(figure.subplots(), pictures["run"], 8)
+    axes = figure.subplots()
+    axes.imshow(tile(pictures["run"], 8), interpolation="nearest")
+    axes.axis("off")
     style.save(figure, "study_first_layer")
 
 
-def draw_augmentation(record, pictures):
-    """Two runs, without and with augmentation: first layers, and accuracy on moved images."""
-    runs = record["augmentation"]
-    layers = layer_sizes(runs["with"]["run"]["flags"])
-    title = f"MLP {layers}, one seed, without and with augmentation"
-    figure = style.new_figure(title)
-    *units, moved = figure.subplots(1, 3, width_ratios=(4, 4, 5))
-    for panel, (name, color) in zip(units, AUGMENTATION.items(), strict=True):
-        show_units(panel, pictures[name], 7)
-        panel.set_title(f"first layer {name} augmentation", color=color)
-        moved.plot(runs[name]["moved_by"], runs[name]["moved"], "o-", color=color, ms=2,
-                   label=f"{name} augmentation")  # fmt: skip
-    moved.set(xlabel="validation images moved to the right by (pixels)", ylabel="accuracy")
-    moved.grid()
-    moved.legend()
+def draw_augmentation(record):
+    """The accuracy of two runs, without and with augmentation, on moved images."""
+    figure = style.new_figure("What augmentation teaches", 0.43 * style.TEXT_WIDTH, 1.3)
+    panel = figure.subplots()
+    for name, color in AUGMENTATION.items():
+        run = record["augmentation"][name]
+        panel.plot(run["moved_by"], run["moved"], "o-", color=color, ms=2, label=name)
+    panel.set(xlabel="images moved to the right by (pixels)", ylabel="accuracy")
+    panel.grid()
+    panel.legend(title="augmentation", loc="lower center")
     style.save(figure, "study_augmentation")
 
 
@@ -127,7 +119,7 @@ def main():
     draw_confusion(record)
     draw_first_layer(record, pictures)
     if record["augmentation"]:
-        draw_augmentation(record, pictures)
+        draw_augmentation(record)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ import json
 import math
 
 import torch
-from torch.nn import functional as F
 
 import cifar10_utils
 import train_mlp_pytorch as trainer
@@ -31,7 +30,7 @@ RATES = {  # learning rates, without and with the flag --standardize
 }
 UNITS = 100  # of a hidden layer, the trainers' default
 STEPS = 700
-VALIDATION, PROBE = 5000, 1000  # images for the accuracy; for measure(), the first 1000 of them
+VALIDATION, PROBE = 5000, 1000  # images for the accuracy; for saturation(), the first 1000 of them
 SATURATED = 0.05  # a unit is saturated for an image if its activation's derivative is below this
 
 
@@ -40,23 +39,16 @@ def derivative(activation, out):
     return {"tanh": 1 - out**2, "elu": out.clamp(max=0) + 1}[activation]
 
 
-def measure(mlp, activation, x, y):
-    """Saturation and gradients in the hidden layers of an MLP: lists of one float a layer.
-
-    saturated: the share of the outputs, over units and images, whose derivative is below SATURATED.
-    gradient: root mean square over the images of the norm of dL/dz, where z is the input of the
-        layer's activation and L the loss of the image.
-    """
-    inputs, saturated, out = [], [], x.flatten(start_dim=1)
+@torch.inference_mode()
+def saturation(mlp, activation, x):
+    """For each hidden layer, the share of the outputs, over units and images, whose derivative is
+    below SATURATED."""
+    shares, out = [], x.flatten(start_dim=1)
     for layer in mlp.layers:
-        before, out = out, layer(out)
+        out = layer(out)
         if isinstance(layer, ACTIVATIONS[activation]):
-            before.retain_grad()
-            inputs.append(before)
-            saturated.append((derivative(activation, out) < SATURATED).float().mean().item())
-    F.cross_entropy(out, y, reduction="sum").backward()
-    gradient = [z.grad.square().sum(dim=1).mean().sqrt().item() for z in inputs]
-    return {"saturated": saturated, "gradient": gradient}
+            shares.append((derivative(activation, out) < SATURATED).float().mean().item())
+    return shares
 
 
 @functools.lru_cache(maxsize=1)
@@ -68,7 +60,7 @@ pixel_std = functools.lru_cache(maxsize=1)(data_pytorch.pixel_std)
 
 
 def train(data, activation, depth, standardize, learning_rate, seed):
-    """Trains one network. Returns its validation accuracy and the measurements of its layers; if
+    """Trains one network. Returns its validation accuracy and the saturation of its layers; if
     its loss is not finite, only the accuracy, which is then None."""
     argv = ["--activation", activation, "--learning_rate", str(learning_rate)]
     argv += ["--dnn_hidden_units", ",".join([str(UNITS)] * depth), "--seed", str(seed)]
@@ -87,9 +79,8 @@ def train(data, activation, depth, standardize, learning_rate, seed):
         if not math.isfinite(loss):
             return {"val_accuracy": None}
     _, accuracy = trainer.evaluate(mlp, validation)
-    measures = measure(mlp, activation, *next(validation.batches(PROBE)))
-    rounded = {name: [float(f"{v:.4g}") for v in values] for name, values in measures.items()}
-    return {"val_accuracy": round(accuracy, 4)} | rounded
+    shares = saturation(mlp, activation, next(validation.batches(PROBE))[0])
+    return {"val_accuracy": round(accuracy, 4), "saturated": [float(f"{v:.4g}") for v in shares]}
 
 
 def main():

@@ -200,7 +200,7 @@ def best_values():
     return {
         "best layers": layers,
         "best weights": fixed(sum(n * m for n, m in itertools.pairwise(sizes)) / 1e6, 1),
-        "best accuracy": test_accuracy(runs),
+        "best accuracy": " and ".join(fixed(run["test_accuracy"]) for run in runs),
         "best seeds": "one seed" if len(runs) == 1 else f"{len(runs)} seeds",
         "best minutes": f"{record['train_seconds'] / 60:.0f}",
         "best epochs": str(flags["epochs"]),
@@ -235,6 +235,12 @@ def study_values():
         "mistakes listed": str(len(record["mistakes"])),
         "neighbours": fixed(record["neighbour_correlation"], 2),
     }
+    distance = numbers["moved pixels"] = 4
+    for name, run in record["augmentation"].items():
+        at = dict(zip(run["moved_by"], run["moved"], strict=True))
+        numbers[f"unmoved {name} augmentation"] = fixed(at[0], 3)
+        numbers[f"moved {name} augmentation"] = fixed((at[-distance] + at[distance]) / 2, 3)
+        numbers[f"neighbours {name} augmentation"] = fixed(run["neighbour_correlation"], 2)
     for when, result in record["calibration"].items():
         numbers[f"error {when}"] = fixed(result["error"], 3)
         numbers[f"loss {when}"] = fixed(result["loss"], 3)

@@ -35,7 +35,7 @@ def train(name, seed):
     folder = records.ROOT / "runs" / name / str(seed)
     command = [sys.executable, records.experiment(name)[0], f"@report/experiments/{name}.txt"]
     command += ["--seed", str(seed), "--run_dir", str(folder)]
-    command += ["--resume"] if folder.exists() else []
+    command += ["--resume"] if (folder / "run.json").exists() else []
     subprocess.run(command, cwd=records.ROOT, check=True)
     return records.read_finished(folder)
 

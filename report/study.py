@@ -41,7 +41,7 @@ CLASSES = (
 )
 BINS = 15  # of the confidence, equally wide
 MISTAKES = 24  # recorded, the most confident ones
-UNITS_SHOWN, UNITS_COMPARED = 40, 28  # of the first layer: of RUN, and of each run compared
+UNITS_SHOWN = 40  # of the first layer
 MOST_MOVED = 8  # pixels to either side
 
 
@@ -86,11 +86,6 @@ def predict_all(run, data):
         for x, _ in data.batches(trainer.EVAL_BATCH)
     ]
     return torch.cat(logits).double().numpy(), data.labels.numpy()
-
-
-def accuracy(run, data):
-    _, fraction = trainer.evaluate(run.mlp, data, run.args.test_time_averaging)
-    return round(fraction, 4)
 
 
 # Mistakes -----------------------------------------------------------------------------------------
@@ -215,14 +210,14 @@ def moved(pixels, fill, right):
 
 
 def compared(run):
-    """The accuracy of a run on its validation images moved by up to MOST_MOVED pixels, and its
-    neighbour_correlation."""
+    """The accuracy of a run on its validation images moved by up to MOST_MOVED pixels, each image
+    seen once and not in views, and its neighbour_correlation."""
     data, distances = run.validation, list(range(-MOST_MOVED, MOST_MOVED + 1))
     accuracies = []
     for distance in distances:
         there = data.first(data.num_examples)
         there.pixels = moved(data.pixels, data.fill, distance)
-        accuracies.append(accuracy(run, there))
+        accuracies.append(round(trainer.evaluate(run.mlp, there)[1], 4))
     return {
         "run": run.record,
         "moved_by": distances,
@@ -275,15 +270,13 @@ def main(argv=None):
             raise UsageError(
                 f"{other.folder} has no validation split: give --validated, or other runs"
             )
-    named_pair = dict(zip(("without", "with"), pair, strict=False))
     record = study(run, validated)
-    record["augmentation"] = {name: compared(other) for name, other in named_pair.items()}
-    pictures = {"run": sample(first_weights(run.mlp), UNITS_SHOWN)}
-    for name, other in named_pair.items():
-        pictures[name] = sample(first_weights(other.mlp), UNITS_COMPARED)
+    names = "without", "with"
+    record["augmentation"] = dict(zip(names, map(compared, pair), strict=False))
     lines = [f"{json.dumps(name)}: {json.dumps(value)}" for name, value in record.items()]
     records.write("study", "{\n" + ",\n".join(lines) + "\n}\n")
-    np.savez_compressed(records.RESULTS / "study.npz", **pictures)
+    units = sample(first_weights(run.mlp), UNITS_SHOWN)
+    np.savez_compressed(records.RESULTS / "study.npz", run=units)
     draw_mistakes(record["mistakes"], run.test.pixels.numpy(), run.folder / "mistakes.png")
     before, after = (record["calibration"][when]["error"] for when in ("before", "after"))
     print(

@@ -78,7 +78,8 @@ def job_table():
     return "\n".join(lines) + (
         f"\n\nOn {machine['cores']} cores with {machine['vectors']} instructions, with "
         f"{threads['numpy']} threads in NumPy and {threads['torch']} in PyTorch. "
-        f"The parallel efficiency of two processes with one thread each is {two}."
+        f"Two processes with one thread each have a parallel efficiency of {two}: the time of a "
+        "step in one such process, divided by twice the time in two."
     )
 
 
@@ -91,7 +92,7 @@ def best_text():
     return (
         f"The best network of the report, with hidden layers of {layers} units, reaches test\n"
         f"accuracies of {accuracies} (two seeds) after {minutes:.0f} minutes of training,\n"
-        "on at most two cores with instructions for bfloat16:\n\n"
+        "on two shared cores with instructions for bfloat16:\n\n"
         f"```\n{record['command']}\n```"
     )
 

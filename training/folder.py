@@ -1,6 +1,6 @@
 """The folder of a run: run.json says what the run is and how it ended, metrics.csv has its curves.
 
-Each file is written beside its name and then renamed, so that it is whole at any moment.
+Each file is written under a temporary name and then renamed, so it is whole at any moment.
 """
 
 import csv
@@ -28,7 +28,7 @@ class Folder:
         with self._usable():
             if self.path.exists() and not self.path.is_dir():
                 raise UsageError(f"--run_dir {self.path} is a file: give a folder")
-            # Only that file is there if a run was killed while it wrote its first one.
+            # A run that is killed while it writes its first record leaves only this file.
             if self.path.exists() and {*os.listdir(self.path)} - {".run.json.tmp"}:
                 raise UsageError(
                     f"--run_dir {self.path} is not empty: give another, or --resume to go on there"
