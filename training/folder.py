@@ -8,7 +8,7 @@ import io
 import json
 import math
 import os
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from training import files
@@ -66,15 +66,18 @@ class Folder:
         made = [folder for folder in (self.path, *self.path.parents) if not folder.exists()]
         with ExitStack() as stack:
             with self._usable():
-                self.path.mkdir(parents=True, exist_ok=True)
-                stack.enter_context(files.locked(self.path))
-                if not resume:
-                    self.require_empty()
                 try:
+                    self.path.mkdir(parents=True, exist_ok=True)
+                    stack.enter_context(files.locked(self.path))
+                    if not resume:
+                        self.require_empty()
                     self.write_record()
+                except BlockingIOError:
+                    raise
                 except OSError:
                     for folder in made:
-                        folder.rmdir()
+                        with suppress(OSError):
+                            folder.rmdir()
                     raise
             yield
 
