@@ -48,6 +48,12 @@ def test_bad_input_is_one_line_and_status_2(script, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_the_data_module_refuses_a_file_for_a_folder(tmp_path):
+    (tmp_path / "mine").write_text("my work")
+    out, (line,) = train("cifar10_utils.py", tmp_path / "mine", status=2)
+    assert out == [] and line.startswith("cifar10_utils.py: error: ") and "is a file" in line
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows sends no SIGINT to one process")
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_ctrl_c(script, tmp_path):

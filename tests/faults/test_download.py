@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from common import archive_of, failed, listing, train, use_small_files, write_files
+from common import archive_of, failed, listing, use_small_files, write_files
 
 import cifar10_utils
 from cifar10_utils import FOLDER
@@ -388,8 +388,9 @@ def test_the_command(server, tmp_path):
     assert "not CIFAR-10's archive" in failed(cifar10_utils.main, [str(tmp_path)])
 
 
-def test_the_command_without_a_network(tmp_path):
-    address = {"CIFAR10_URL": "http://127.0.0.1:9/x"}
-    _, err = train("cifar10_utils.py", tmp_path / "new", status=1, **address)
-    assert "cannot download CIFAR-10 from http://127.0.0.1:9/x" in err[-1]
+def test_the_command_without_a_network(tmp_path, monkeypatch):
+    monkeypatch.setattr(download, "BACKOFF_SECONDS", 0)
+    monkeypatch.setenv("CIFAR10_URL", "http://127.0.0.1:9/x")
+    line = failed(cifar10_utils.main, [str(tmp_path / "new")])
+    assert "cannot download CIFAR-10 from http://127.0.0.1:9/x" in line
     assert not (tmp_path / "new").exists()

@@ -51,7 +51,7 @@ def test_right_version_passes(style):
     expect_right(style)
 
 
-@pytest.mark.parametrize("style", ["several_files", *IN_ONE_PROCESS[::4]])
+@pytest.mark.parametrize("style", ["several_files", *IN_ONE_PROCESS[::8]])
 def test_right_version_passes_in_a_child_process(style):
     expect_right(style, start=runner.in_child)
 
@@ -101,7 +101,7 @@ def test_mutant_fails_in_its_rows(mutant):
     expect_caught(mutant, its_rows(mutant))
 
 
-@pytest.mark.parametrize("mutant", by_name(wrong.WRONG[::10]))
+@pytest.mark.parametrize("mutant", by_name(wrong.WRONG[::20]))
 def test_mutant_fails_in_its_rows_in_a_child_process(mutant):
     expect_caught(mutant, its_rows(mutant), start=runner.in_child)
 
