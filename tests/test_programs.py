@@ -30,6 +30,7 @@ def test_a_linear_model_learns_the_synthetic_set_poorly(tmp_path):
 
 def test_without_torch_data_and_network_it_falls_back_and_says_so(tmp_path):
     (tmp_path / "torch.py").write_text("raise ImportError('torch is not here')")
+    (tmp_path / "sitecustomize.py").write_text("import time; time.sleep = id")  # between attempts
     began = time.monotonic()
     nowhere = {"CIFAR10_URL": "http://127.0.0.1:9/x", "PYTHONPATH": str(tmp_path)}
     out, err = train(NUMPY, "--max_steps", 1, cwd=tmp_path, **nowhere)
@@ -37,7 +38,10 @@ def test_without_torch_data_and_network_it_falls_back_and_says_so(tmp_path):
     assert "cannot download CIFAR-10 from http://127.0.0.1:9/x" in "".join(err)
     assert "(synthetic, 1 steps" in out[-1]
     names = sorted(path.name for path in tmp_path.iterdir())
-    assert [name for name in names if name != "__pycache__"] == ["runs", "torch.py"]
+    assert [name for name in names if not name.startswith(("__pycache__", "site"))] == [
+        "runs",
+        "torch.py",
+    ]
 
 
 @pytest.mark.parametrize("script", SCRIPTS)

@@ -132,11 +132,12 @@ def main():
     trainer = importlib.import_module(f"train_mlp_{framework}")
     cifar10_utils.get_synthetic = functools.lru_cache(cifar10_utils.get_synthetic)
     importlib.import_module("matplotlib.figure")  # now, not in every run
-    if framework == "pytorch":
-        importlib.import_module("torch._dynamo")  # likewise: the optimizers need it
+    variants = VARIANTS[framework][-1:] if kills < 10 else VARIANTS[framework]
+    if any("--optimizer" in flags for flags in variants):
+        importlib.import_module("torch._dynamo")  # likewise: those optimizers need it
 
     wholes = []
-    for i, flags in enumerate(VARIANTS[framework][-1:] if kills < 10 else VARIANTS[framework]):
+    for i, flags in enumerate(variants):
         args = make_parser("").parse_known_args([*FLAGS, *flags])[0]
         training.data.load_data(args, share=None, one_hot=framework == "numpy")
         began = time.monotonic()
