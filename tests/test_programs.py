@@ -37,11 +37,8 @@ def test_without_torch_data_and_network_it_falls_back_and_says_so(tmp_path):
     assert time.monotonic() - began < 60
     assert "cannot download CIFAR-10 from http://127.0.0.1:9/x" in "".join(err)
     assert "(synthetic, 1 steps" in out[-1]
-    names = sorted(path.name for path in tmp_path.iterdir())
-    assert [name for name in names if not name.startswith(("__pycache__", "site"))] == [
-        "runs",
-        "torch.py",
-    ]
+    names = {path.name for path in tmp_path.iterdir()} - {"__pycache__"}
+    assert names == {"runs", "sitecustomize.py", "torch.py"}
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
