@@ -152,10 +152,10 @@ def get_synthetic(one_hot=True, validation_size=0, seed=42):
         cloud = rng.integers(0, len(centres), n)
         points = (centres[cloud] + 0.3 * rng.standard_normal((n, 6))).astype(np.float32)
         pixels = np.empty((n, N_INPUTS), np.uint8)
-        for i in range(0, n, 500):  # 500 images as float32 fit in the processor's cache
-            block = points[i : i + 500] @ patterns + 96
+        for i in range(0, n, 50):  # too few for BLAS to start threads
+            block = points[i : i + 50] @ patterns + 96
             noise = np.frombuffer(rng.bytes(block.size), np.uint8).reshape(block.shape) >> 2
-            pixels[i : i + 500] = (block + noise).clip(0, 255)
+            pixels[i : i + 50] = (block + noise).clip(0, 255)
         return pixels.reshape(-1, *SHAPE), cloud % N_CLASSES
 
     return _split("synthetic", draw(50_000), draw(10_000), one_hot, validation_size, seed)

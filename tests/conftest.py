@@ -1,10 +1,10 @@
 """Options of the grading part: pytest tests --submission=DIR [--report FILE.json]
 [--gradescope FILE] [--seed N]"""
 
+import functools
 import importlib
 import os
 import signal
-import sys
 import types
 from pathlib import Path
 
@@ -13,7 +13,6 @@ from grading import runner
 from grading.folder import printable
 
 REPORT = pytest.StashKey[dict]()
-FIGURES = pytest.StashKey[list]()
 FILES = {"--report": runner.save_json, "--gradescope": runner.save_gradescope}
 
 
@@ -50,7 +49,10 @@ def _block_conftests(pluginmanager):
 def pytest_configure(config):
     # A job that a shell starts with & ignores Ctrl-C, and so would every process of the tests.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    os.environ["OMP_NUM_THREADS"] = "1"  # a core is for one process of the tests
     submission = config.getoption("submission")
+    if any(config.getoption(option) is not None for option in ("--submission", *FILES)):
+        config.option.dist = "no"  # the report is made in this process
     if submission is not None and os.name != "posix":
         raise pytest.UsageError("grading needs Linux or macOS")
     if submission is not None and not _absolute(config, submission).is_dir():
@@ -90,8 +92,9 @@ def grading_report(request):
 
 
 def pytest_terminal_summary(terminalreporter, config):
-    for line in config.stash.get(FIGURES, []):
-        terminalreporter.write_line(line)
+    for passed in terminalreporter.getreports("passed"):
+        for _, figure in passed.user_properties:
+            terminalreporter.write_line(figure)
     report = config.stash.get(REPORT, None)
     if report is None:
         return
@@ -105,9 +108,9 @@ def pytest_terminal_summary(terminalreporter, config):
 
 
 @pytest.fixture
-def record_figure(request):
+def record_figure(record_property):
     """A function that has a line printed after the tests."""
-    return request.config.stash.setdefault(FIGURES, []).append
+    return functools.partial(record_property, "figure")
 
 
 @pytest.fixture
@@ -119,13 +122,6 @@ def data(tmp_path_factory, monkeypatch):
 
     folder = tmp_path_factory.mktemp("data") / cifar10_utils.FOLDER
     return str(common.write_files(folder, common.use_small_files(monkeypatch)))
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Networks as small as those of the tests only wait for more."""
-    if torch := sys.modules.get("torch"):
-        torch.set_num_threads(1)
 
 
 @pytest.fixture

@@ -73,7 +73,7 @@ def test_killed_at_any_moment_a_run_ends_the_same(framework, times, tmp_path, re
             str(times),
             "1",
         ],
-        env={**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"},
         capture_output=True,
         text=True,
     )
