@@ -65,7 +65,7 @@ def main(argv=None):
     run = Run(args, "numpy", {"numpy": np.__version__})
     if run.finished:
         return run.report()
-    data = load_data(args, run.share)
+    data = load_data(args, run.from_first)
     held_out = data.validation or data.test
     mlp = make_mlp(args)
     with run.open(data.name, args.max_steps, mlp), np.errstate(over="ignore", invalid="ignore"):

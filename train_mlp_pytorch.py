@@ -91,7 +91,7 @@ def train(args, processes):
     run = Run(args, "pytorch", versions, processes)
     if run.finished:
         return run.report()
-    data = load_data(args, run.share, one_hot=False)
+    data = load_data(args, run.from_first, one_hot=False)
     steps = flags.total_steps(args, data.train.num_examples)
     mlp = make_mlp(args).to("cuda" if args.use_gpu else "cpu")
     run.record["precision"] = "bfloat16" if mlp.bfloat16 else "float32"

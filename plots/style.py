@@ -1,7 +1,7 @@
 """What the figures have in common: sizes, colours, and how a figure is saved.
 
-A figure is drawn at the size of the printed page. The picture (PNG) is for Markdown pages. The same
-figure as a vector drawing without its title goes to report/build, where the report takes it from.
+A figure is drawn at the size of the printed page. The picture (PNG) is for plots/ and for
+Markdown pages. The same figure as a vector drawing without its title goes to report/build.
 """
 
 import matplotlib

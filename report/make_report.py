@@ -186,7 +186,9 @@ def modification_values():
         numbers[f"train of {name}"] = fixed(train_accuracy(runs_of(name)), 3)
     flags = runs_of(BASELINE)[0]["flags"]
     numbers["validation images"] = thousands(flags["validation_size"])
-    numbers["long minutes"] = f"{records.read(LONG)['train_seconds'] / 60:.0f}"
+    names = [path.stem for path in records.EXPERIMENTS.glob(f"{LONG}*.txt")]
+    times = [run["train_seconds"] / 60 for name in names for run in runs_of(name)]
+    numbers["long minutes"] = f"{min(times):.1f} to {max(times):.1f}"
     return numbers
 
 

@@ -60,9 +60,9 @@ def load_run(folder, data_dir):
     }
     args = flags.parse(trainer.make_parser(), [])
     synthetic = record["dataset"] == "synthetic"
-    vars(args).update(record["flags"], synthetic=synthetic, use_gpu=False, data_dir=data_dir)
-    args.bfloat16 = args.bfloat16 and record.get("precision") != "float32"
-    splits = load_data(args, Processes().share, one_hot=False)
+    vars(args).update(record["flags"], synthetic=synthetic, use_gpu=False, data_dir=data_dir,
+                      bfloat16=record["precision"] == "bfloat16")  # fmt: skip
+    splits = load_data(args, Processes().from_first, one_hot=False)
     mlp = trainer.make_mlp(args)
     try:
         mlp.load_state_dict(load_weights(folder))

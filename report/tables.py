@@ -46,11 +46,10 @@ def step_table():
     lines = ["| a default step | best, ms | median, ms | `train_mlp_numpy.py` takes |",
              "|---|---|---|---|"]  # fmt: skip
     for name, label in STEPS.items():
-        if name in times:
-            ratio = ratios.get(f"numpy to {name}")
-            ratio = f"{ratio['best']:.2f}, {ratio['median']:.2f} times that" if ratio else ""
-            best, median = times[name]["best"], times[name]["median"]
-            lines.append(f"| {label} | {best:.2f} | {median:.2f} | {ratio} |")
+        ratio = ratios.get(f"numpy to {name}")
+        ratio = f"{ratio['best']:.2f}, {ratio['median']:.2f} times that" if ratio else ""
+        best, median = times[name]["best"], times[name]["median"]
+        lines.append(f"| {label} | {best:.2f} | {median:.2f} | {ratio} |")
     bare = ratios["pytorch to pytorch bare"]
     lines.append(
         f"\nThe PyTorch trainer's step takes {bare['best']:.2f} (best) and {bare['median']:.2f} "
@@ -109,7 +108,7 @@ PAGES = {
 
 def filled(page):
     """The text of a page with every table made anew."""
-    text = page.read_text()
+    text = page.read_text(encoding="utf-8")
     for name, make in PAGES[page].items():
         before, begin, rest = text.partition(f"<!-- {name} -->\n")
         _, end, after = rest.partition(f"<!-- end of {name} -->")
@@ -121,4 +120,4 @@ def filled(page):
 
 if __name__ == "__main__":
     for page in PAGES:
-        page.write_text(filled(page))
+        page.write_text(filled(page), encoding="utf-8")

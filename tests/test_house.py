@@ -52,6 +52,9 @@ def test_what_is_imported_by_whom():
     for name, names in IMPORTS.items():
         if name not in trainers:
             assert not names & trainers, f"{name} imports a trainer"
+        if name.startswith("training."):
+            assert not names & {"modules", "mlp_numpy", "mlp_pytorch"}, f"{name} imports a network"
+    assert IMPORTS["cifar10_utils"] & set(FILES) == {"training.errors", "training.download"}
     assert not IMPORTS["training.download"] & {"cifar10_utils"}
 
 

@@ -6,12 +6,12 @@ import cifar10_utils
 from training.errors import RunError, UsageError, one_line
 
 
-def load_data(args, share, one_hot=True):
-    """The splits that the flags ask for, synthetic ones if CIFAR-10 is not available. share is
-    Run.share: only one process downloads."""
+def load_data(args, from_first, one_hot=True):
+    """The splits that the flags ask for, synthetic ones if CIFAR-10 is not available.
+    from_first is Run.from_first: only one process downloads."""
     options = {"one_hot": one_hot, "validation_size": args.validation_size, "seed": args.seed}
     try:
-        if args.synthetic or not (args.data_dir or share(_fetch_default_data)):
+        if args.synthetic or not (args.data_dir or from_first(_fetch_default_data)):
             splits = cifar10_utils.get_synthetic(**options)
         else:
             data_dir = args.data_dir or cifar10_utils.DEFAULT_DIR

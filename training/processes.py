@@ -54,7 +54,7 @@ class Processes:
         if self.size > 1:  # not after an error, when the others may have ended
             distributed.destroy_process_group()
 
-    def share(self, action):
+    def from_first(self, action):
         """Calls action() in the first process. Returns its result, or raises its error, in all."""
         outcome = [None, None]
         if self.rank == 0:

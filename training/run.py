@@ -35,6 +35,7 @@ class Run:
             if run.is_new:
                 run.tally(loss, accuracy)           # of the first batch, before any step
                 run.add_row(loss, accuracy)         # on the validation or test set
+            data.train.position = run.step * args.batch_size
             for step in run.steps():
                 run.tally(loss, accuracy)           # of the batch that the step learned from
                 if run.is_due():
@@ -61,14 +62,14 @@ class Run:
         self.folder = Folder(args.run_dir or default, self.record)
         self._checkpoint = self.folder.path / CHECKPOINTS[framework]
         look = self.folder.read_earlier if args.resume else self.folder.require_empty
-        earlier = self.share(look)
+        earlier = self.from_first(look)
         self.finished = earlier is not None
         if self.finished:
             self.record, self.history = earlier
 
-    def share(self, action):
+    def from_first(self, action):
         """Calls action() in the first process only. Returns its result in all."""
-        return self.processes.share(action) if self.processes else action()
+        return self.processes.from_first(action) if self.processes else action()
 
     @property
     def is_new(self):
@@ -81,13 +82,13 @@ class Run:
         A checkpoint holds network, whose best weights are kept, and parts: each has state_dict()
         and load_state_dict()."""
         path = self.folder.path
-        self.share(lambda: self.folder.require_dataset(dataset))
+        self.from_first(lambda: self.folder.require_dataset(dataset))
         self.total, self._parts = steps, {"network": network, **parts}
         self._restore()
         self.record.update(dataset=dataset, status="running")
         with ExitStack() as stack:
             claimed = self.folder.claimed(self.args.resume)
-            self.share(lambda: stack.enter_context(claimed))
+            self.from_first(lambda: stack.enter_context(claimed))
             self._warn_if_synthetic()
             try:
                 yield
@@ -203,7 +204,7 @@ class Run:
         """Restores what _save wrote, if there is a checkpoint."""
         path = self._checkpoint
         with explaining_damage(path):
-            state = self.share(lambda: files.read_checkpoint(path) if path.exists() else None)
+            state = self.from_first(lambda: files.read_checkpoint(path) if path.exists() else None)
             if state is None:
                 return
             progress = json.loads(str(state["run"]["progress"]))

@@ -139,7 +139,7 @@ def main():
     wholes = []
     for i, flags in enumerate(variants):
         args = make_parser("").parse_known_args([*FLAGS, *flags])[0]
-        training.data.load_data(args, share=None, one_hot=framework == "numpy")
+        training.data.load_data(args, from_first=None, one_hot=framework == "numpy")
         began = time.monotonic()
         status, lines = ended(start(trainer, base / f"whole{i}", flags), base / f"whole{i}")
         assert status == 0, lines

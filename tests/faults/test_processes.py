@@ -49,14 +49,6 @@ def torchrun(*flags, status=0, wait=True):
     return out, err
 
 
-def assert_same_but_for_rounding(one, two):
-    assert [row["step"] for row in one] == [row["step"] for row in two]
-    for a, b in zip(one, two, strict=True):
-        for column in a:
-            tolerance = 2e-4 if column.endswith("accuracy") else 1e-4
-            assert float(a[column]) == pytest.approx(float(b[column]), abs=tolerance)
-
-
 @pytest.fixture(scope="module")
 def two(tmp_path_factory):
     """The folder of a run in two processes, and what it printed."""
@@ -67,7 +59,10 @@ def two(tmp_path_factory):
 def test_two_processes_end_where_one_does(two, tmp_path, no_curves):
     folder, out, err = two
     train_mlp_pytorch.main([*map(str, FLAGS), "--run_dir", str(tmp_path / "one")])
-    assert_same_but_for_rounding(rows_of(tmp_path / "one"), rows_of(folder))
+    for one, both in zip(rows_of(tmp_path / "one"), rows_of(folder), strict=True):
+        for column in one:
+            tolerance = 2e-4 if column.endswith("accuracy") else 1e-4
+            assert float(one[column]) == pytest.approx(float(both[column]), abs=tolerance)
     assert out.count("test accuracy") == 1
     assert err.count("SYNTHETIC DATA") == 2
     names = sorted(path.name for path in folder.iterdir())
@@ -170,4 +165,4 @@ def test_a_process_without_the_data_of_the_first_is_refused(tmp_path, monkeypatc
     monkeypatch.chdir(tmp_path)
     args = flags.parse(train_mlp_pytorch.make_parser(), [])
     with pytest.raises(UsageError, match="no CIFAR-10 in"):
-        load_data(args, share=lambda action: True)  # as the first process says that it is there
+        load_data(args, from_first=lambda action: True)  # who says that it is there

@@ -177,8 +177,7 @@ def activation_gradient(rng):
 
 
 @closed_form(
-    "eq:elu-slope",
-    r"\begin{cases} 1 & h(x) > 0 \\ h(x) + \alpha & \text{elsewhere} \end{cases}",
+    "eq:elu-slope", r"\begin{cases} 1 & h(x) > 0 \\ h(x) + \alpha & \text{elsewhere} \end{cases}"
 )
 def elu_slope(rng):
     x, alpha = rng.standard_normal(20), np.array(0.7)

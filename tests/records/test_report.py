@@ -3,19 +3,18 @@
 import inspect
 import re
 import zlib
-from pathlib import Path
 
 import pytest
+from common import ROOT
 
 import modules
 from report import make_report, records
 
-ROOT = Path(modules.__file__).parent
 FOLDER = ROOT / "report"
 TEX = (FOLDER / "report.tex").read_text()
 PDF = (FOLDER / "report.pdf").read_bytes()
 BUILD = "run `latexmk` in the folder report"
-PREAMBLE, _, BODY = TEX.partition(r"\begin{document}")
+_, _, BODY = TEX.partition(r"\begin{document}")
 
 # Numbers that no record of ours can hold, with where they come from.
 QUOTED = {

@@ -1,13 +1,12 @@
 """The studies of the report: saturation, calibration, mistakes, first layer, and their figures."""
 
-import hashlib
 import json
 import math
 
 import numpy as np
 import pytest
 import torch
-from common import batch_bytes, use_small_files, write_files
+from common import batch_bytes, md5_of, refused, use_small_files, write_files
 
 import cifar10_utils
 import train_mlp_pytorch as trainer
@@ -185,8 +184,7 @@ def folder(tmp_path_factory):
         files = use_small_files(monkeypatch)
         pixels = np.random.default_rng(1).integers(0, 256, (10, 3072), np.uint8)
         files["test_batch"] = batch_bytes(pixels, range(10))  # of every class one image
-        md5 = hashlib.md5(files["test_batch"]).hexdigest()
-        monkeypatch.setitem(cifar10_utils.MD5, "test_batch", md5)
+        monkeypatch.setitem(cifar10_utils.MD5, "test_batch", md5_of(files["test_batch"]))
         write_files(folder / cifar10_utils.FOLDER, files)
         flags = ["--data_dir", str(folder), "--dnn_hidden_units", "40,6", "--batch_size", "10"]
         flags += ["--max_steps", "6", "--eval_freq", "2", "--normalization", "batch", "--flip"]
@@ -229,25 +227,18 @@ def test_a_record_of_the_study_names_no_path(record):
     assert "/" not in json.dumps(record)
 
 
-def refusal(capsys, *argv):
-    """What study.py says when it ends with status 2."""
-    with pytest.raises(SystemExit) as stop:
-        study.main([str(value) for value in argv])
-    assert stop.value.code == 2
-    return capsys.readouterr().err
+def test_a_temperature_needs_a_validation_split(folder):
+    argv = [str(folder / "final"), "--data_dir", str(folder)]
+    assert "has no validation split" in refused(study.main, argv)
 
 
-def test_a_temperature_needs_a_validation_split(folder, capsys):
-    error = refusal(capsys, folder / "final", "--data_dir", folder)
-    assert "has no validation split" in error
-
-
-def test_a_folder_without_a_finished_run_is_refused(folder, tmp_path, capsys):
-    assert "cannot read" in refusal(capsys, tmp_path, "--data_dir", folder)
+def test_a_folder_without_a_finished_run_is_refused(folder, tmp_path):
+    argv = [str(tmp_path), "--data_dir", str(folder)]
+    assert "cannot read" in refused(study.main, argv)
     unfinished = json.loads((folder / "final" / "run.json").read_text()) | {"status": "failed"}
     (tmp_path / "run.json").write_text(json.dumps(unfinished))
     (tmp_path / "metrics.csv").write_bytes((folder / "final" / "metrics.csv").read_bytes())
-    assert "no finished run" in refusal(capsys, tmp_path, "--data_dir", folder)
+    assert "no finished run" in refused(study.main, argv)
 
 
 # Figures
@@ -257,7 +248,7 @@ def test_every_figure_of_the_study_is_drawn_from_its_record(record, folder, figu
     monkeypatch.setattr(records, "RESULTS", folder)
     plot_study.main()
     assert sorted(figures) == [
-        *("study_augmentation", "study_confusion", "study_curves", "study_first_layer"),
+        *("study_augmentation", "study_confusion", "study_curves", "study_first_layer")
     ]
     order = [study.CLASSES.index(name) for name in plot_study.ORDER]
     shown = [int(text.get_text()) for text in figures["study_confusion"].axes[0].texts]
@@ -273,4 +264,3 @@ def test_the_figure_of_the_activations_is_drawn_from_its_record(figures):
     assert len(by_saturation.lines) == len(finished)
     n_rates = sum(map(len, activations.RATES.values()))
     assert len(record["runs"]) == 2 * n_rates * len(activations.DEPTHS) * len(activations.SEEDS)
-    assert (records.ROOT / "plots" / "activations.png").is_file()
