@@ -2,7 +2,7 @@
 
 import contextlib
 import csv
-import hashlib
+import functools
 import io
 import json
 import os
@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 
 import cifar10_utils
+from training.download import md5_of
 from training.run import SYNTHETIC_WARNING
 
 ROOT = Path(cifar10_utils.__file__).parent
@@ -90,10 +91,6 @@ def good_batch():
     return batch_bytes(rng.integers(0, 256, (N, 3072), np.uint8), range(N))
 
 
-def md5_of(content):
-    return hashlib.md5(content).hexdigest()
-
-
 def use_small_files(monkeypatch):
     """Lets cifar10_utils take small files, with N images in each batch, for the official ones.
     Returns their content by name."""
@@ -157,25 +154,14 @@ def outcome(call, *args):
     return status, said
 
 
-def refused(call, *args):
-    """What call(*args) says as it refuses its input."""
+def ended(expected, call, *args):
+    """What call(*args) says as it ends with that exit status."""
     status, said = outcome(call, *args)
-    assert status == 2, said
+    assert status == expected, said
     return said
 
 
-def failed(call, *args):
-    """What call(*args) says where the run itself fails."""
-    status, said = outcome(call, *args)
-    assert status == 1, said
-    return said
-
-
-def interrupted(call, *args):
-    """What call(*args) says when Ctrl-C has ended it."""
-    status, said = outcome(call, *args)
-    assert status == 130, said
-    return said
+refused, failed, interrupted = (functools.partial(ended, status) for status in (2, 1, 130))
 
 
 @contextlib.contextmanager
@@ -227,8 +213,8 @@ def results(folder):
 
 
 def leaves(tree, path=""):
-    if isinstance(tree, dict):
-        for key, value in tree.items():
+    if isinstance(tree, dict | list):
+        for key, value in tree.items() if isinstance(tree, dict) else enumerate(tree):
             yield from leaves(value, f"{path}.{key}")
     else:
         yield path, np.asarray(tree).tobytes()

@@ -178,18 +178,6 @@ def test_missing_data_names_the_paths_and_the_command_and_makes_nothing(tmp_path
     assert not target.exists()
 
 
-def test_a_missing_file_is_named(small):
-    (small / "data_batch_3").unlink()
-    with pytest.raises(FileNotFoundError, match="lacks data_batch_3;"):
-        get_cifar10(small)
-
-
-def test_a_file_in_place_of_the_folder(tmp_path):
-    (tmp_path / "file").write_text("x")
-    with pytest.raises(NotADirectoryError, match="is a file"):
-        get_cifar10(tmp_path / "file")
-
-
 # Real data, where it is
 
 

@@ -60,22 +60,6 @@ def test_linear_gradients(samples, m, n, rng):
         np.testing.assert_allclose(linear.grads[name], expected, rtol=1e-7, atol=1e-8)
 
 
-def test_linear_gradients_at_a_realistic_size_along_random_directions(rng):
-    linear = LinearModule(3072, 100, rng=rng)
-    x, dout = 64 * rng.standard_normal((200, 3072)), rng.standard_normal((200, 100))
-    linear.forward(x)
-    dx = linear.backward(dout)
-    for value, gradient in ((x, dx), *((linear.params[k], linear.grads[k]) for k in linear.grads)):
-        direction = rng.standard_normal(value.shape)
-        step = 1e-4 * direction
-        value += step
-        above = (dout * linear.forward(x)).sum()
-        value -= 2 * step
-        slope = (above - (dout * linear.forward(x)).sum()) / 2e-4
-        value += step
-        assert slope == pytest.approx((gradient * direction).sum(), rel=1e-6)
-
-
 def test_linear_gradients_replace_those_of_the_call_before(rng):
     linear = LinearModule(4, 3, rng=rng)
     dout = rng.standard_normal((5, 3))
@@ -150,11 +134,6 @@ def test_elu_at_extreme_inputs(dtype):
     assert dx.dtype == elu.forward(x).dtype == dtype
 
 
-def test_elu_keeps_the_digits_of_small_inputs():
-    x = np.array([-1e-12])
-    np.testing.assert_allclose(ELUModule().forward(x), -1e-12 + 5e-25, rtol=1e-15)
-
-
 @pytest.mark.parametrize("alpha", [-1, np.nan, np.inf])
 def test_elu_refuses_an_unusable_alpha(alpha):
     with pytest.raises(ValueError, match="alpha"):
@@ -178,14 +157,6 @@ def test_softmax_of_one_class():
     softmax = SoftMaxModule()
     np.testing.assert_array_equal(softmax.forward(np.array([[-5.0], [1000]])), 1)
     np.testing.assert_array_equal(softmax.backward(np.array([[3.0], [-1]])), 0)
-
-
-def test_softmax_rows_of_very_different_size():
-    x = np.array([[1000.0, 0, -1000], [-1000, -1000, -1000], [0, 1, 2]])
-    out = SoftMaxModule().forward(x)
-    np.testing.assert_allclose(out.sum(axis=1), 1, rtol=1e-15)
-    np.testing.assert_allclose(out[1], 1 / 3)
-    np.testing.assert_allclose(out[0], [1, TINY, TINY])
 
 
 # Cross entropy
@@ -259,16 +230,6 @@ def test_inputs_are_left_alone_and_read_only_ones_do(module, dtype, rng):
     assert out.dtype == dx.dtype == dtype
     assert not np.shares_memory(out, x) and not np.shares_memory(dx, dout)
     np.testing.assert_array_equal((x, dout), before)
-
-
-@pytest.mark.parametrize("module", ALL, ids=repr)
-def test_the_cache_is_that_of_the_last_forward(module, rng):
-    first, second, dout = rng.standard_normal((3, 4, 3))
-    module.forward(second)
-    expected = module.backward(dout)
-    module.forward(first)
-    module.forward(second)
-    np.testing.assert_array_equal(module.backward(dout), expected)
 
 
 def test_cross_entropy_has_the_protocol_of_the_others():

@@ -21,26 +21,24 @@ from training import flags as every_flag
 from training.curves import draw_curves
 from training.data_pytorch import TensorData
 from training.files import load_weights
-from training.optimization import PlainSGD, make_optimizer
+from training.optimization import make_optimizer
 from training.processes import Processes
 
 RATE = 0.1
 
 
-def parsed(trainer, *argv):
-    """The flags of a trainer."""
-    numpy = trainer is train_mlp_numpy
-    parser = every_flag.make_parser("") if numpy else train_mlp_pytorch.make_parser()
-    return every_flag.parse(parser, argv)
+def parsed(*argv):
+    """The flags of both trainers."""
+    return every_flag.parse(train_mlp_pytorch.make_parser(), argv)
 
 
 # The step
 
 
-def a_batch(seed=0, samples=16):
-    """x (S, 3, 2, 2) and y (S, 5) one-hot, in float64."""
+def a_batch(seed=0):
+    """x (16, 3, 2, 2) and y (16, 5) one-hot, in float64."""
     rng = np.random.default_rng(seed)
-    return rng.standard_normal((samples, 3, 2, 2)), np.eye(5)[rng.integers(0, 5, samples)]
+    return rng.standard_normal((16, 3, 2, 2)), np.eye(5)[rng.integers(0, 5, 16)]
 
 
 def random_network():
@@ -63,15 +61,11 @@ def by_autograd(state, x, y):
     return loss.item(), hits.mean(), {name: value.grad.numpy() for name, value in tensors.items()}
 
 
-def copied(state):
-    return {name: value.copy() for name, value in state.items()}
-
-
 def test_a_numpy_step_is_gradient_descent_on_the_mean_loss():
     mlp = random_network()
     for seed in range(5):
         x, y = a_batch(seed)
-        before = copied(mlp.state_dict())
+        before = {name: value.copy() for name, value in mlp.state_dict().items()}
         loss, accuracy, gradients = by_autograd(before, x, y)
         result = train_mlp_numpy.train_step(mlp, x, y, RATE)
         assert result == (pytest.approx(loss, rel=1e-12), accuracy)  # those before the step
@@ -83,36 +77,12 @@ def test_a_numpy_step_is_gradient_descent_on_the_mean_loss():
             np.testing.assert_allclose(after[name], before[name] - RATE * gradient, rtol=1e-12)
 
 
-def test_a_numpy_step_with_learning_rate_zero_changes_nothing():
-    mlp, (x, y) = random_network(), a_batch()
-    before, images = copied(mlp.state_dict()), x.copy()
-    loss, accuracy, gradients = by_autograd(before, x, y)
-    assert train_mlp_numpy.train_step(mlp, x, y, 0) == (pytest.approx(loss), accuracy)
-    np.testing.assert_array_equal(x, images)
-    for name, value in mlp.state_dict().items():
-        np.testing.assert_array_equal(value, before[name])
-    np.testing.assert_allclose(mlp.modules[0].grads["weight"], gradients["modules.0.weight"])
-
-
-@pytest.fixture
-def torch_network():
-    """The PyTorch network with the parameters of random_network(), and their names there."""
-    mlp = mlp_pytorch.MLP(12, [7, 6], 5, dtype=torch.float64)
-    state = random_network().state_dict()
+def test_a_pytorch_step_is_gradient_descent_on_the_mean_loss():
+    mlp, state = mlp_pytorch.MLP(12, [7, 6], 5, dtype=torch.float64), random_network().state_dict()
     with torch.no_grad():
         for parameter, value in zip(mlp.parameters(), state.values(), strict=True):
             parameter.copy_(torch.from_numpy(value).view_as(parameter))
-    return mlp, state
-
-
-@pytest.mark.parametrize("optimizer", ["PlainSGD", "of the flags"])
-def test_a_pytorch_step_is_gradient_descent_on_the_mean_loss(optimizer, torch_network):
-    mlp, state = torch_network
-    if optimizer == "PlainSGD":
-        optimizer = PlainSGD(mlp.parameters(), RATE)
-    else:
-        args = parsed(train_mlp_pytorch, "--learning_rate", str(RATE))
-        optimizer = make_optimizer(mlp, args)
+    optimizer = make_optimizer(mlp, parsed("--learning_rate", str(RATE)))
     x, y = a_batch()
     loss, accuracy, gradients = by_autograd(state, x, y)
     x, labels = torch.from_numpy(x), torch.from_numpy(y.argmax(1))
@@ -122,15 +92,6 @@ def test_a_pytorch_step_is_gradient_descent_on_the_mean_loss(optimizer, torch_ne
     for parameter, name in zip(mlp.parameters(), gradients, strict=True):
         expected = (state[name] - RATE * gradients[name]).reshape(parameter.shape)
         np.testing.assert_allclose(parameter.detach(), expected, rtol=1e-12)
-
-
-def test_a_pytorch_step_of_an_optimizer_with_nothing_to_update_changes_nothing(torch_network):
-    mlp, _ = torch_network
-    before = {name: value.clone() for name, value in mlp.state_dict().items()}
-    x, y = map(torch.from_numpy, a_batch())
-    train_mlp_pytorch.train_step(mlp, x, y, PlainSGD([], 0))
-    for name, value in mlp.state_dict().items():
-        assert torch.equal(value, before[name])
 
 
 # Both trainers
@@ -186,15 +147,6 @@ def test_the_files_of_a_run(run, capsys, monkeypatch):
     assert re.fullmatch(pattern, last) and f"{record['test_accuracy']:.4f}" in last
 
 
-def test_main_returns_the_history(trainer, data, tmp_path):
-    history = trainer.main(
-        ["--data_dir", data, "--max_steps", "3", "--batch_size", "50", "--run_dir"]
-        + [str(tmp_path / "a")]
-    )
-    assert history["step"] == [0, 3]
-    assert history["train_loss"][1] < history["train_loss"][0]
-
-
 def test_train_columns_are_means_since_the_row_before(run):
     every = rows_of(run("a", "--eval_freq", "1"))
     some = rows_of(run("b"))
@@ -224,14 +176,6 @@ def test_the_default_run_folder(trainer, data, tmp_path, monkeypatch):
     )
 
 
-def test_validation_replaces_the_test_set_until_the_end(run, capsys):
-    folder = run("a", "--validation_size", "15", "--learning_rate", "0.05")
-    rows = rows_of(folder)
-    assert list(rows[0]) == ["step", "train_loss", "train_accuracy", "val_loss", "val_accuracy"]
-    record = record_of(folder)
-    assert 0 <= record["test_accuracy"] <= 1 and record["test_loss"] > 0
-
-
 def test_the_best_weights_on_validation_are_restored(trainer, data, tmp_path, monkeypatch):
     """The accuracies on validation are dictated: step 2 is best, so its weights must be tested."""
     seen = []
@@ -243,10 +187,11 @@ def test_the_best_weights_on_validation_are_restored(trainer, data, tmp_path, mo
         return 1.0, next(accuracies, 0.5)
 
     monkeypatch.setattr(trainer, "evaluate", evaluate)
-    trainer.main(
+    history = trainer.main(
         ["--data_dir", data, "--validation_size", "20", "--max_steps", "4", "--eval_freq", "1"]
         + ["--batch_size", "10", "--run_dir", str(tmp_path / "a")]
     )
+    assert [*history] == ["step", "train_loss", "train_accuracy", "val_loss", "val_accuracy"]
     assert [n for n, _ in seen] == [20] * 5 + [10]  # the test set once, at the end
     equal = [all((w[k] == seen[-1][1][k]).all() for k in w) for _, w in seen]
     assert equal == [False, False, True, False, False, True]
@@ -255,7 +200,7 @@ def test_the_best_weights_on_validation_are_restored(trainer, data, tmp_path, mo
 @pytest.mark.parametrize("flags", [[], ["--validation_size", "20", "--eval_freq", "1"]], ids=str)
 def test_the_weights_of_a_finished_run_are_those_it_was_tested_with(flags, run, trainer, data):
     folder = run("a", "--learning_rate", "0.05", *flags)
-    args = parsed(trainer, "--dnn_hidden_units", "8")
+    args = parsed("--dnn_hidden_units", "8")
     mlp = trainer.make_mlp(args)
     mlp.load_state_dict(load_weights(folder))
     test_set = get_cifar10(data, one_hot=trainer is train_mlp_numpy).test

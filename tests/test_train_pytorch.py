@@ -13,14 +13,7 @@ from torch import nn
 import cifar10_utils
 import train_mlp_pytorch as trainer
 from mlp_pytorch import MLP
-from training.augmentation import (
-    cutout,
-    distort,
-    flip_and_shift,
-    mixup,
-    recolour,
-    views,
-)
+from training.augmentation import cutout, distort, flip_and_shift, mixup, recolour, views
 from training.data_pytorch import TensorData
 from training.errors import RunError
 from training.files import load_weights
@@ -307,19 +300,6 @@ def test_the_views_of_an_image_are_its_moves_at_three_sizes_and_their_mirror_ima
     larger, same, smaller = torch.stack(list(views(square)))[::2].unflatten(0, (3, 25))
     sides = [zoomed[12, 0, 0].sum().sqrt().item() for zoomed in (larger, same, smaller)]
     assert sides == pytest.approx([16 / 0.85, 16, 16 / 1.15], rel=0.01)
-
-
-def test_evaluation_is_neither_augmented_nor_dropped_out(data, tmp_path, monkeypatch):
-    seen = []
-    evaluate = trainer.evaluate
-
-    def twice(*args):
-        seen.append((evaluate(*args), evaluate(*args)))
-        return seen[-1][0]
-
-    monkeypatch.setattr(trainer, "evaluate", twice)
-    history_of(data, tmp_path / "a", "--dropout", 0.5, "--flip", "--shift", 8)
-    assert all(a == b for a, b in seen)
 
 
 def test_a_run_begun_before_a_flag_existed_goes_on(data, tmp_path, monkeypatch):

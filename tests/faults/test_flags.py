@@ -100,21 +100,12 @@ def test_batch_norm_with_several_cpu_processes_is_refused(data, monkeypatch):
     assert "--batch_size 5 does not divide into 2" in refused(train_mlp_pytorch.main, argv)
 
 
-def test_use_gpu_without_one_is_refused(data, tmp_path, monkeypatch):
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
-    argv = ["--data_dir", data, "--batch_size", "10", "--run_dir", str(tmp_path / "a"), "--use_gpu"]
-    assert "--use_gpu needs 1 CUDA device(s), but there are 0" in refused(
-        train_mlp_pytorch.main, argv
-    )
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_every_process_of_a_machine_needs_its_own_device(monkeypatch):
-    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    assert "needs 2 CUDA device(s), but there are 1" in refused(
-        train_mlp_pytorch.main, ["--use_gpu"]
-    )
+@pytest.mark.parametrize("needed, there", [(1, 0), (2, 1)])
+def test_every_process_of_a_machine_needs_its_own_device(needed, there, monkeypatch):
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(needed))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: there)
+    line = refused(train_mlp_pytorch.main, ["--use_gpu"])
+    assert f"--use_gpu needs {needed} CUDA device(s), but there are {there}" in line
 
 
 # Any command line

@@ -9,9 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
-import torch
 from common import (
     ROOT,
     TRAINERS,
@@ -109,15 +107,6 @@ def test_ctrl_c_saves_everything_and_resume_goes_on(run, tmp_path, monkeypatch):
     assert steps == [8, 9, 10, 11, 12]
 
 
-def test_ctrl_c_during_evaluation_says_how_to_go_on(run, tmp_path, monkeypatch):
-    def interrupt(*_):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(Run, "finish", interrupt)
-    assert "the last checkpoint is saved; to go on: the same" in interrupted(run, "a")
-    assert record_of(tmp_path / "a")["status"] == "interrupted"
-
-
 def test_a_loss_that_is_not_finite_stops_the_run(run, tmp_path):
     line = failed(run, "a", "--learning_rate", "1e38")
     sentence = r"the loss is (nan|inf) at step \d with --learning_rate 1e\+38: try a smaller"
@@ -196,17 +185,4 @@ def test_a_checkpoint_of_a_run_with_other_flags_is_refused(flag, value, run, unf
     checkpoint.write_bytes(other.read_bytes())
     before = listing(checkpoint.parent)
     assert re.search(f"is damaged .* run with other .*{flag[2:]}", refused(run, "a", "--resume"))
-    assert listing(checkpoint.parent) == before
-
-
-def test_a_checkpoint_of_an_earlier_format_is_refused(run, unfinished):
-    checkpoint, history = unfinished("a"), {"step": [0], "train_loss": [2.3]}
-    state = json.dumps([0, 0.0, [0.0, 0.0, 0], history])
-    if checkpoint.suffix == ".npz":
-        weights = {"now.0.weight": np.zeros((8, 3072), np.float32)}
-        np.savez(checkpoint, run=np.array(state), **weights)
-    else:
-        torch.save({"mlp": {}, "optimizer": {}, "best": {}, "run": state}, checkpoint)
-    before = listing(checkpoint.parent)
-    assert "is damaged" in refused(run, "a", "--resume")
     assert listing(checkpoint.parent) == before

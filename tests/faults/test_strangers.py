@@ -24,21 +24,17 @@ import numpy as np
 import pytest
 import torch
 from common import (
-    REAL,
     TRAINERS,
     Killed,
-    N,
     archive_of,
     good_batch,
     listing,
     little_memory,
     md5_of,
-    needs_real,
     outcome,
     refused,
     times,
     use_small_files,
-    write_files,
 )
 
 import cifar10_utils
@@ -147,32 +143,13 @@ def altered_text(raw, rng, other=b""):
 # Data ---------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def small(tmp_path, monkeypatch):
-    return write_files(tmp_path / "cifar10" / cifar10_utils.FOLDER, use_small_files(monkeypatch))
-
-
 @pytest.mark.parametrize("name", ["data_batch_1", "test_batch", "batches.meta"])
-def test_an_altered_or_truncated_file_is_refused_by_its_sum(small, name):
-    whole = (small / name).read_bytes()
+def test_an_altered_or_truncated_file_is_refused_by_its_sum(data, name):
+    whole = (Path(data) / name).read_bytes()
     for wrong in (whole[:-1], whole[:-5] + b"x" + whole[-4:], b""):
-        (small / name).write_bytes(wrong)
+        (Path(data) / name).write_bytes(wrong)
         with pytest.raises(DataError, match=f"{name}: truncated or altered"):
-            get_cifar10(small)
-
-
-@needs_real
-def test_one_flipped_bit_in_real_data_is_found(tmp_path):
-    shutil.copytree(REAL, tmp_path / "data")
-    with open(tmp_path / "data" / "data_batch_4", "r+b") as file:
-        file.seek(12_345_678)
-        byte = file.read(1)[0]
-        file.seek(12_345_678)
-        file.write(bytes([byte ^ 1]))
-    before = listing(tmp_path)
-    with pytest.raises(DataError, match=re.escape("data_batch_4: truncated or altered")):
-        get_cifar10(tmp_path / "data")
-    assert listing(tmp_path) == before
+            get_cifar10(data)
 
 
 SPOILT = {  # what is done to a folder of data, and what is then said
@@ -202,16 +179,6 @@ def test_a_malicious_batch_with_the_right_sum_is_refused(trainer, data, tmp_path
     assert list(tmp_path.iterdir()) == []
 
 
-def parse(raw, folder):
-    (folder / "batch").write_bytes(raw)
-    return parse_batch(folder / "batch")
-
-
-def test_parse_batch_reads_a_batch(tmp_path):
-    pixels, labels = parse(good_batch(), tmp_path)
-    assert (pixels.shape, pixels.dtype, labels.shape) == ((N, 3, 32, 32), np.uint8, (N,))
-
-
 @pytest.mark.parametrize(
     "old, new, complaint",
     [
@@ -231,24 +198,9 @@ def test_parse_batch_reads_a_batch(tmp_path):
 def test_parse_batch_refuses_what_is_no_batch(old, new, complaint, tmp_path):
     raw = good_batch()
     assert old in raw
+    (tmp_path / "batch").write_bytes(new.join(raw.rsplit(old, 1)))
     with pytest.raises(DataError, match=complaint):
-        parse(new.join(raw.rsplit(old, 1)), tmp_path)
-
-
-class Evil:
-    def __init__(self, marker):
-        self.marker = marker
-
-    def __reduce__(self):
-        return os.mkdir, (self.marker,)
-
-
-@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
-def test_a_malicious_pickle_runs_nothing(tmp_path, protocol):
-    marker = str(tmp_path / "ran")
-    with pytest.raises(DataError):
-        parse(pickle.dumps({b"data": Evil(marker), b"labels": []}, protocol), tmp_path)
-    assert not os.path.exists(marker)
+        parse_batch(tmp_path / "batch")
 
 
 @pytest.mark.parametrize("evil", EVIL, ids=repr)
@@ -400,7 +352,7 @@ def test_code_in_a_checkpoint_does_not_run(runs, tmp_path):
 
 def test_a_bare_pickle_in_place_of_a_checkpoint_does_not_run(runs, tmp_path):
     (checkpoint,) = (tmp_path / "killed").glob("checkpoint.*")
-    checkpoint.write_bytes(pickle.dumps(Evil("ran")))
+    checkpoint.write_bytes(EVIL[0] + b".")
     assert runs("killed")[0] == 2
     assert not (tmp_path / "ran").exists()
 

@@ -16,12 +16,8 @@ from grading.submission import Submission
 RIGHT = wrong.right_sources("textbook")
 CAN_FAIL = {row.name for row in ROWS if row.kind != EFFICIENCY}
 needs_bwrap = pytest.mark.skipif(not sandbox_starts(), reason="bwrap does not start here")
-PLAIN, BWRAP = pytest.param(False, id="plain"), pytest.param(True, marks=needs_bwrap, id="bwrap")
-SLOW_BWRAP = pytest.param(True, marks=[needs_bwrap, pytest.mark.slow], id="bwrap")
-WAYS = [PLAIN, BWRAP]
+WAYS = [pytest.param(False, id="plain"), pytest.param(True, marks=needs_bwrap, id="bwrap")]
 both_ways = pytest.mark.parametrize("sandbox", WAYS)
-# For what the sandbox has no part in: without it, and with it where -m slow asks.
-one_way = pytest.mark.parametrize("sandbox", [PLAIN, SLOW_BWRAP])
 
 
 def mutant(name):
@@ -79,10 +75,10 @@ def in_this_process(sources):
     return contextlib.nullcontext(Submission(sources))
 
 
-def run_rows(sources, seed=0, start=in_this_process, rows=ROWS):
+def run_rows(sources, seed=0, start=in_this_process):
     """The rows of the table by name, without a report around them."""
     with start(sources) as submission:
-        return {row.name: checks.run(row, submission, seed) for row in rows}
+        return {row.name: checks.run(row, submission, seed) for row in ROWS}
 
 
 def failed(report):

@@ -219,7 +219,7 @@ def initialisation(submission, rng):
             start = f"at {weight.flat[0]:.3g}" if np.ptp(weight) == 0 else "with the same weights"
             raise Failure(
                 f"all units of hidden layer {i + 1} start {start}: they stay alike, and the layer "
-                "cannot learn",
+                "cannot learn"
             )
     _check_it_trains(submission, rng)
     return []
@@ -246,5 +246,5 @@ def _check_it_trains(submission, rng):
     raise Failure(
         f"{STEPS} steps of gradient descent bring the loss of {classes} well separated classes to "
         f"{min(losses):.3g} at best, where guessing gives {np.log(classes):.3g}: the largest "
-        f"initial weight and bias of each layer are {', '.join(sizes)}",
+        f"initial weight and bias of each layer are {', '.join(sizes)}"
     )

@@ -26,7 +26,6 @@ from grading.helpers import (
     mutant,
     needs_bwrap,
     on_top,
-    one_way,
     run_rows,
     with_elu,
     write,
@@ -142,7 +141,7 @@ def test_processes_of_a_submission_are_gone_afterwards(habits):
     assert habits[2] == []
 
 
-@one_way
+@both_ways
 def test_call_of_another_package_fails_its_row(tmp_path, sandbox):
     """Wherever it stands: in a file beside the modules too."""
     sources = on_top("import utils") | {"utils.py": "import torch\ntorch.manual_seed(1)\n"}
@@ -168,7 +167,7 @@ os.write = lambda *a: 0
 """
 
 
-@one_way
+@both_ways
 def test_no_patch_changes_a_verdict(tmp_path, sandbox):
     bad = mutant("bias gradient averaged")
     report = grade(tmp_path, on_top(PATCHES, wrong.sources(bad)), sandbox=sandbox)
@@ -188,7 +187,7 @@ FRAMES = {
 }
 
 
-@one_way
+@both_ways
 @pytest.mark.parametrize("data", FRAMES.values(), ids=FRAMES)
 def test_forged_messages_fail_every_row(tmp_path, data, sandbox):
     code = (
@@ -275,7 +274,7 @@ def test_modules_that_raise_say_what():
             assert says in failure.value.sentence
 
 
-@one_way
+@both_ways
 @pytest.mark.parametrize(
     ("code", "says", "limit"),
     [
@@ -290,32 +289,11 @@ def test_modules_that_hang_or_end_the_process_say_so(code, says, limit, sandbox)
     assert says in sentence
 
 
-@both_ways
-def test_modules_that_do_not_import_fail_every_row(tmp_path, sandbox):
-    report = grade(tmp_path, on_top("import os; os._exit(0)"), sandbox=sandbox)
-    assert failed(report) == CAN_FAIL
-    says = "importing modules.py ends the Python process"
-    assert {diagnosis(report, name) for name in CAN_FAIL} == {says}
-    assert report["seconds"] < 10
-
-
 def test_mlp_that_ends_the_process_fails_its_own_rows(tmp_path):
     report = grade(tmp_path, RIGHT | {"mlp_numpy.py": "import os; os._exit(0)"})
     assert failed(report) == NETWORK_ROWS
     says = "importing mlp_numpy.py ends the Python process"
     assert diagnosis(report, "network output") == says
-
-
-def test_mlp_that_does_not_import_fails_its_own_rows():
-    rows = run_rows(RIGHT | {"mlp_numpy.py": "import no_such_package"})
-    assert failed(rows) == NETWORK_ROWS
-    assert "no_such_package" in rows["network output"]["diagnosis"]
-
-
-def test_empty_folder_fails_every_row(tmp_path):
-    report = runner.grade(tmp_path)
-    assert failed(report) == CAN_FAIL
-    assert {row["diagnosis"] for row in report["rows"]} == {"there is no modules.py"}
 
 
 def test_missing_class_fails_its_own_rows():
@@ -374,8 +352,6 @@ HANGS = {
     "while True:\n    try: time.sleep(9)\n    except BaseException: pass",
     "large arrays": "return np.sort(np.random.rand(10**8))",
     "endless output": "while True: print('x' * 10**6)",
-}
-STOPS = {
     "a stopped process": "import os; os.kill(os.getpid(), 19)",
     "endless fork": "import os\n"
     "while True:\n    try:\n        if os.fork() == 0: os.setsid()\n    except OSError: pass",
@@ -395,19 +371,13 @@ def expect_act(code, says, sandbox, limit=None):
         assert submission.softmax().forward(np.ones((1, 2))).shape == (1, 2)
 
 
-@one_way
+@both_ways
 @pytest.mark.parametrize("code", HANGS.values(), ids=HANGS)
 def test_call_that_hangs_is_ended(code, sandbox):
     expect_act(code, "ELUModule.forward takes more than 0.3 s", sandbox, 0.3)
 
 
 @both_ways
-@pytest.mark.parametrize("code", STOPS.values(), ids=STOPS)
-def test_call_that_stops_or_multiplies_its_process_is_ended(code, sandbox):
-    expect_act(code, "ELUModule.forward takes more than 0.3 s", sandbox, 0.3)
-
-
-@one_way
 @pytest.mark.parametrize("code", DEATHS.values(), ids=DEATHS)
 def test_call_that_ends_its_process_says_so(code, sandbox):
     expect_act(code, "ELUModule.forward ends the Python process", sandbox)
@@ -423,17 +393,7 @@ def test_memory_of_all_processes_together_is_limited(monkeypatch):
     expect_act("import time; time.sleep(60)", "GiB of memory", None, 10)
 
 
-@one_way
-def test_elu_that_hangs_fails_its_own_rows(tmp_path, sandbox):
-    hangs = with_elu("import time; time.sleep(60)")
-    report = grade(tmp_path, hangs, sandbox=sandbox, call_limit=0.6)
-    assert failed(report) == ELU_ROWS
-    assert "takes more than 0.6 s" in diagnosis(report, "ELU value")
-    assert diagnosis(report, "ELU gradient") == diagnosis(report, "ELU value")
-    assert report["seconds"] < 10
-
-
-@one_way
+@both_ways
 def test_everything_that_hangs_is_over_in_time(tmp_path, sandbox):
     """The rows after the limit of all say why they were not checked."""
     sleep = "(self, x):\n        __import__('time').sleep(60)\n"

@@ -32,12 +32,8 @@ REMARKS = {
 IN_ONE_PROCESS = sorted(set(REMARKS) - {"several_files"})  # which has more than the two modules
 
 
-def by_name(mutants, often=1):
-    """Parameters of a test; all but one of so many are slow."""
-    return [
-        pytest.param(mutant, id=mutant.name, marks=[pytest.mark.slow] if number % often else [])
-        for number, mutant in enumerate(mutants)
-    ]
+def each(mutants):
+    return pytest.mark.parametrize("mutant", mutants, ids=lambda mutant: mutant.name)
 
 
 def expect_right(style, **how):
@@ -78,9 +74,9 @@ def test_loop_over_units_is_a_remark():
     assert row["remarks"] == ["loops in Python over features in LinearModule.backward"]
 
 
-def expect_caught(mutant, rows=ROWS, **how):
-    """Of those rows, the ones that belong to the mutant fail, and the first says what is wrong."""
-    result = run_rows(wrong.sources(mutant), rows=rows, **how)
+def expect_caught(mutant, **how):
+    """The rows that belong to the mutant fail, no other does, and the first says what is wrong."""
+    result = run_rows(wrong.sources(mutant), **how)
     assert {name for name, row in result.items() if not row["passed"]} == mutant.fails
     first = next(row for row in result.values() if not row["passed"])
     assert mutant.says in first["diagnosis"]
@@ -90,25 +86,14 @@ def expect_caught(mutant, rows=ROWS, **how):
                 assert name in mutant.fails
 
 
-def its_rows(mutant):
-    """The rows that it must fail, and some others: another part of them for each of six mutants."""
-    others = ROWS[wrong.WRONG.index(mutant) % 6 :: 6]
-    return [row for row in ROWS if row.name in mutant.fails or row in others]
-
-
-@pytest.mark.parametrize("mutant", by_name(wrong.WRONG))
+@each(wrong.WRONG)
 def test_mutant_fails_in_its_rows(mutant):
-    expect_caught(mutant, its_rows(mutant))
-
-
-@pytest.mark.parametrize("mutant", by_name(wrong.WRONG[::20]))
-def test_mutant_fails_in_its_rows_in_a_child_process(mutant):
-    expect_caught(mutant, its_rows(mutant), start=runner.in_child)
-
-
-@pytest.mark.parametrize("mutant", by_name(wrong.WRONG, often=10))
-def test_mutant_fails_in_no_other_row(mutant):
     expect_caught(mutant)
+
+
+@each(wrong.WRONG[::20])
+def test_mutant_fails_in_its_rows_in_a_child_process(mutant):
+    expect_caught(mutant, start=runner.in_child)
 
 
 def test_every_row_says_that_a_file_is_missing():
@@ -190,7 +175,7 @@ def elu_arguments(style):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("mutant", by_name(wrong.WRONG))
+@each(wrong.WRONG)
 def test_mutant_fails_in_the_same_rows_for_every_seed(mutant):
     for seed in range(SEEDS):
         expect_caught(mutant, seed=seed)

@@ -320,10 +320,7 @@ def _softmax_mistakes(x, expected):
     shifted = np.exp(x - x.max(axis=1, keepdims=True))
     return [
         (exp / exp.sum(axis=0), "normalised over the samples (axis 0), not the classes"),
-        (
-            shifted / shifted.sum(axis=0),
-            "normalised over the samples (axis 0), not the classes",
-        ),
+        (shifted / shifted.sum(axis=0), "normalised over the samples (axis 0), not the classes"),
         (
             by_column / by_column.sum(axis=1, keepdims=True),
             "the maximum of each column is subtracted, not that of each row",
