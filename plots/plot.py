@@ -39,7 +39,7 @@ def draw_staircase():
     """Question 2.1: the steps from the default run to the best network."""
     figure = style.new_figure(
         "From the default run to the best network: validation accuracy after each step",
-        height=2.3,
+        height=2.15,
     )
     axes = figure.subplots()
     for x, name in enumerate(STAIRCASE):

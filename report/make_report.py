@@ -184,6 +184,8 @@ def modification_values():
         numbers[f"validation of {name}"] = validation(runs_of(name), 3)
     for name in re.findall(r"\\val\{train of ([\w-]+)\}", text):
         numbers[f"train of {name}"] = fixed(train_accuracy(runs_of(name)), 3)
+    for name in re.findall(r"\\val\{loss of ([\w-]+)\}", text):
+        numbers[f"loss of {name}"] = fixed(column(runs_of(name), "val_loss")[:, -1].mean(), 3)
     flags = runs_of(BASELINE)[0]["flags"]
     numbers["validation images"] = thousands(flags["validation_size"])
     names = [path.stem for path in records.EXPERIMENTS.glob(f"{LONG}*.txt")]
@@ -235,7 +237,6 @@ def study_values():
         "temperature": fixed(record["temperature"], 2),
         "mistakes certainty": fixed(record["mistakes"][-1]["probability"], 2),
         "mistakes listed": str(len(record["mistakes"])),
-        "neighbours": fixed(record["neighbour_correlation"], 2),
     }
     distance = numbers["moved pixels"] = 4
     for name, run in record["augmentation"].items():
