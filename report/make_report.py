@@ -316,7 +316,7 @@ def points(name):
     ours, theirs = (
         np.mean([validation_accuracy(run) for run in runs_of(n)]) for n in (name, reference(name))
     )
-    return f"{100 * (ours - theirs):+.1f}"
+    return f"{100 * (ours - theirs):+z.1f}"
 
 
 # Tables -------------------------------------------------------------------------------------------

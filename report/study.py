@@ -249,7 +249,6 @@ def study(run, validated):
             "before": calibration(logits, labels, 1.0),
             "after": calibration(logits, labels, temperature),
         },
-        "neighbour_correlation": neighbour_correlation(first_weights(run.mlp)),
     }  # fmt: skip
 
 
