@@ -61,7 +61,7 @@ def load_run(folder, data_dir):
     args = flags.parse(trainer.make_parser(), [])
     synthetic = record["dataset"] == "synthetic"
     vars(args).update(record["flags"], synthetic=synthetic, use_gpu=False, data_dir=data_dir,
-                      bfloat16=record["precision"] == "bfloat16")  # fmt: skip
+                      bfloat16=record.get("precision") == "bfloat16")  # fmt: skip
     splits = load_data(args, Processes().from_first, one_hot=False)
     mlp = trainer.make_mlp(args)
     try:
