@@ -10,6 +10,7 @@ import math
 import os
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from training import files
 from training.curves import DATASETS, FRAMEWORKS, QUANTITIES
@@ -62,32 +63,42 @@ class Folder:
 
     @contextmanager
     def claimed(self, resume):
-        """Makes the folder unless it is there, and locks it while the block runs."""
-        made = [folder for folder in (self.path, *self.path.parents) if not folder.exists()]
+        """Locks the folder while the block runs. A new one appears with run.json in it."""
         with ExitStack() as stack:
             with self._usable():
-                try:
-                    self.path.mkdir(parents=True, exist_ok=True)
+                if self.path.exists():
                     stack.enter_context(files.locked(self.path))
                     if not resume:
                         self.require_empty()
                     self.write_record()
-                except BlockingIOError:
-                    raise
-                except OSError:
-                    for folder in made:
-                        with suppress(OSError):
-                            folder.rmdir()
-                    raise
+                else:
+                    self._make()
+                    stack.enter_context(files.locked(self.path))
             yield
+
+    def _make(self):
+        made = [parent for parent in self.path.parents if not parent.exists()]
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with TemporaryDirectory(prefix=".", dir=self.path.parent) as parent:
+                folder = Folder(Path(parent, "run"), self.record)
+                folder.path.mkdir()
+                folder.write_record()
+                os.replace(folder.path, self.path)
+        except OSError:
+            for parent in made:
+                with suppress(OSError):
+                    parent.rmdir()
+            raise
 
     @contextmanager
     def _usable(self):
         try:
             yield
         except OSError as error:
-            busy = isinstance(error, BlockingIOError)
-            reason = "another run is under way there" if busy else error.strerror
+            reason = f"{error.filename or self.path}: {error.strerror}"
+            if isinstance(error, BlockingIOError):
+                reason = "another run is under way there"
             raise UsageError(f"cannot use --run_dir {self.path}: {reason}") from error
 
     def write_record(self, **changes):

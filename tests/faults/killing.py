@@ -97,7 +97,7 @@ def start(trainer, folder, flags, fatal=0):
         with open(f"{folder}.log-{os.getpid()}", "w") as log:
             sys.stdout = sys.stderr = log
             killer = Killer(fatal)
-            resume = ["--resume"] if Path(folder, "run.json").exists() else []
+            resume = ["--resume"] if folder.exists() else []
             try:
                 trainer.main([*FLAGS, *flags, "--run_dir", str(folder), *resume])
                 status = 0
@@ -119,8 +119,8 @@ def ended(pid, folder):
 
 def state_of(folder):
     """How far the run in folder had come when it was killed."""
-    if not (folder / "run.json").exists():
-        return "no record"
+    if not folder.exists():
+        return "no folder"
     if not list(folder.glob("checkpoint.*")):
         return "no checkpoint"
     return "completed" if record_of(folder)["status"] == "completed" else "checkpoint"

@@ -28,7 +28,7 @@ def test_a_run_folder_in_use_is_refused_and_left_alone(trainer, data, tmp_path):
         argv = ["--data_dir", data, "--run_dir", str(tmp_path / name)]
         assert complaint in refused(trainer.main, argv)
     argv = ["--data_dir", data, "--batch_size", "5", "--run_dir", str(tmp_path / "file" / "deeper")]
-    assert "/file/deeper: Not a directory" in refused(trainer.main, argv)
+    assert "/file: File exists" in refused(trainer.main, argv)
     argv[-1] = "/proc/nowhere"
     assert "cannot use --run_dir /proc/nowhere" in refused(trainer.main, argv)
     assert listing(tmp_path) == before

@@ -44,16 +44,16 @@ def test_a_run_killed_at_any_write_ends_the_same(run, flags, tmp_path, monkeypat
             replace(source, target)
         raise Killed
 
-    for moment in range(1, 13):  # twelve files take their place in such a run, or more
+    for moment in range(1, 14):  # the folder and twelve files take their place, or more
         for after in (False, True):
             name = f"{moment}-{after}"
             left[:] = [moment, after]
             with monkeypatch.context() as patch, pytest.raises(Killed):
                 patch.setattr(os, "replace", dying)
                 run(name, *flags)
-            resume = ["--resume"] * (tmp_path / name / "run.json").exists()
-            assert resume or (moment, after) == (1, False)
-            run(name, *flags, *resume)
+            there = (tmp_path / name / "run.json").exists()
+            assert there == (tmp_path / name).exists() == ((moment, after) > (2, False))
+            run(name, *flags, *["--resume"] * there)
             assert results(tmp_path / name) == results(whole)
 
 
