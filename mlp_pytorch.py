@@ -33,13 +33,8 @@ class MLP(nn.Module):
     nn.CrossEntropyLoss holds the softmax.
 
     Args:
-        n_inputs: features of a sample.
-        n_hidden: list of the numbers of units of the hidden layers; an empty one makes the network
-            a multinomial logistic regression.
-        n_classes: number of classes C.
-        dtype: of the parameters.
-        seed: of the initial weights, which are those of mlp_numpy.MLP with the same arguments.
-        input_scale: root mean square of the inputs.
+        n_inputs, n_hidden, n_classes, dtype, seed, input_scale: as in mlp_numpy.MLP, whose initial
+            weights it takes over.
         activation: a key of ACTIVATIONS.
         normalization: a key of NORMALIZATIONS; it stands between a linear layer and its activation.
         dropout: probability that a hidden unit is set to zero in a training step.
@@ -66,11 +61,10 @@ class MLP(nn.Module):
         layers.append(nn.Linear([n_inputs, *n_hidden][-1], n_classes, dtype=dtype))
         self.layers = nn.Sequential(*layers)
         twin = mlp_numpy.MLP(n_inputs, n_hidden, n_classes, seed=seed, input_scale=input_scale)
-        sources = [module.params for module in twin.modules if module.params]
+        parameters = [p for linear in self.linear_layers() for p in linear.parameters()]
         with torch.no_grad():
-            for linear, params in zip(self.linear_layers(), sources, strict=True):
-                linear.weight.copy_(torch.from_numpy(params["weight"]))
-                linear.bias.copy_(torch.from_numpy(params["bias"][0]))
+            for parameter, value in zip(parameters, twin.state_dict().values(), strict=True):
+                parameter.copy_(torch.from_numpy(value).view_as(parameter))
 
     def linear_layers(self):
         return [layer for layer in self.layers if isinstance(layer, nn.Linear)]

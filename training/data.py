@@ -1,6 +1,7 @@
 """The data that the flags ask for."""
 
 import sys
+from contextlib import suppress
 
 import cifar10_utils
 from training.errors import RunError, UsageError, one_line
@@ -11,11 +12,10 @@ def load_data(args, from_first, one_hot=True):
     from_first is Run.from_first: only one process downloads."""
     options = {"one_hot": one_hot, "validation_size": args.validation_size, "seed": args.seed}
     try:
-        if args.synthetic or not (args.data_dir or from_first(_fetch_default_data)):
+        if args.synthetic or not (folder := args.data_dir or from_first(_fetch_default_data)):
             splits = cifar10_utils.get_synthetic(**options)
         else:
-            data_dir = args.data_dir or cifar10_utils.DEFAULT_DIR
-            splits = cifar10_utils.get_cifar10(data_dir, **options)
+            splits = cifar10_utils.get_cifar10(folder, **options)
     except (OSError, ValueError) as error:
         raise UsageError(error) from error
     if args.batch_size > splits.train.num_examples:
@@ -27,14 +27,10 @@ def load_data(args, from_first, one_hot=True):
 
 
 def _fetch_default_data():
-    """Downloads CIFAR-10 if it is missing. Returns whether it is there."""
+    """The folder of CIFAR-10, downloaded if it is missing; None if that fails."""
+    with suppress(FileNotFoundError):
+        return cifar10_utils.find_data()
     try:
-        cifar10_utils.find_data()
-    except FileNotFoundError:
-        try:
-            cifar10_utils.download()
-        except RunError as error:
-            print(one_line(error), file=sys.stderr)
-            print("to try again: python cifar10_utils.py", file=sys.stderr)
-            return False
-    return True
+        return cifar10_utils.download()
+    except RunError as error:
+        print(one_line(f"{error}; to try again: python cifar10_utils.py"), file=sys.stderr)

@@ -4,9 +4,8 @@ import hashlib
 import sys
 import tarfile
 import time
-import urllib.error
 import urllib.request
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from http.client import HTTPException
 
 from tqdm import tqdm
@@ -29,14 +28,15 @@ def download(url, folder, md5, inside):
     written only if its MD5 is right. Raises RunError if the download fails or a file is wrong.
     """
     made = not folder.parent.exists()
-    with _writing(folder.parent):
-        folder.parent.mkdir(parents=True, exist_ok=True)
     try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
         with files.locked(folder.parent, wait=True):  # another process may be fetching it
             if not _complete(folder, md5):
                 _fetch_and_unpack(url, folder, md5, inside)
     except KeyboardInterrupt as stop:
         raise Stopped("run the same command again to continue") from stop
+    except OSError as error:
+        raise RunError(f"cannot write {error.filename or folder}: {error.strerror}") from error
     finally:
         if made:
             with suppress(OSError):  # not empty: then it stays
@@ -58,12 +58,11 @@ def _fetch_and_unpack(url, folder, md5, inside):
         if continued:  # the archive may have changed since the earlier call
             return _fetch_and_unpack(url, folder, md5, inside)
         raise RunError(f"what {url} sent is not CIFAR-10's archive: {error}") from error
-    with _writing(folder):
-        folder.mkdir(exist_ok=True)
-        for name, content in contents.items():
-            with files.replacing(folder / name) as file:
-                file.write(content)
-        part.unlink()
+    folder.mkdir(exist_ok=True)
+    for name, content in contents.items():
+        with files.replacing(folder / name) as file:
+            file.write(content)
+    part.unlink()
 
 
 def _complete(folder, md5):
@@ -122,14 +121,11 @@ def _fetch_rest(url, part):
             start = 0
         length = response.headers.get("Content-Length", "")
         total = start + int(length) if length.isdecimal() else None
-        with _writing(part):
-            file = open(part, "ab" if start else "wb", 0)  # noqa: SIM115 (closed below)
         bar = tqdm(desc="CIFAR-10", total=total, initial=start, unit="B", unit_scale=True,
                    disable=None)  # fmt: skip
-        with file, bar:
+        with bar, open(part, "ab" if start else "wb", 0) as file:
             while chunk := response.read1(2**16):
-                with _writing(part):
-                    file.write(chunk)
+                file.write(chunk)
                 bar.update(len(chunk))
                 if file.tell() > MAX_ARCHIVE:
                     raise RunError(f"{url} sends far more than CIFAR-10's archive")
@@ -147,11 +143,3 @@ class _NoWeakerRedirect(urllib.request.HTTPRedirectHandler):
 
 def _size(path):
     return path.stat().st_size if path.exists() else 0
-
-
-@contextmanager
-def _writing(path):
-    try:
-        yield
-    except OSError as error:
-        raise RunError(f"cannot write {path}: {error.strerror}") from error

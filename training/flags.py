@@ -2,7 +2,6 @@
 
 import argparse
 import math
-import os
 from contextlib import suppress
 
 import cifar10_utils
@@ -14,10 +13,6 @@ MAX_STEPS = 1400  # unless --max_steps or --epochs says otherwise
 class Parser(argparse.ArgumentParser):
     def error(self, message):
         raise UsageError(f"{message} (--help lists the flags)")
-
-    def print_help(self, file=None):
-        if os.environ.get("RANK", "0") == "0":  # once under torchrun
-            super().print_help(file)
 
 
 def number(kind, low, high):

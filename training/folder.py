@@ -8,7 +8,7 @@ import io
 import json
 import math
 import os
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -38,7 +38,7 @@ class Folder:
     def read_earlier(self):
         """Reads run.json of the run to resume, whose flags must equal the current ones. Returns
         its record and history if it is finished, else None."""
-        now = json.loads(as_json(self.record))
+        now = self.record["flags"]
         with explaining_damage(f"run.json or metrics.csv in {self.path}"), self._usable():
             if not (self.path / "run.json").exists():
                 raise UsageError(f"nothing to resume: there is no {self.path / 'run.json'}")
@@ -46,35 +46,31 @@ class Folder:
             flags, framework, dataset = record["flags"], record["framework"], record["dataset"]
             if framework not in FRAMEWORKS or dataset not in (None, *DATASETS):
                 raise ValueError("an unknown framework or dataset")
-            if framework != now["framework"]:
+            if framework != self.record["framework"]:
                 raise UsageError(f"the run in {self.path} is one of train_mlp_{framework}.py")
-            for name in differing(now["flags"], flags):
+            for name in differing(now, flags):
                 raise UsageError(
-                    f"--{name} is {flag_text(now['flags'].get(name))} now, but the run in "
+                    f"--{name} is {flag_text(now.get(name))} now, but the run in "
                     f"{self.path} began with {flag_text(flags.get(name)):.200}: use the same flags"
                 )
             self.record["dataset"] = dataset
             return read_run(self.path) if record["status"] == "completed" else None
 
-    def require_dataset(self, dataset):
-        """Raises UsageError if the run to resume used other data."""
+    def claim(self, stack, dataset, resume):
+        """Locks the folder until the ExitStack closes. A new one appears with run.json in it.
+        Raises UsageError if the run to resume used other data."""
         if (earlier := self.record["dataset"]) not in (None, dataset):
             raise UsageError(f"{self.path} holds a run on {earlier}, not {dataset}")
-
-    @contextmanager
-    def claimed(self, resume):
-        """Locks the folder while the block runs. A new one appears with run.json in it."""
-        with ExitStack() as stack:
-            with self._usable():
-                if self.path.exists():
-                    stack.enter_context(files.locked(self.path))
-                    if not resume:
-                        self.require_empty()
-                    self.write_record()
-                else:
-                    self._make()
-                    stack.enter_context(files.locked(self.path))
-            yield
+        self.record["dataset"] = dataset
+        with self._usable():
+            if self.path.exists():
+                stack.enter_context(files.locked(self.path))
+                if not resume:
+                    self.require_empty()
+                self.write_record()
+            else:
+                self._make()
+                stack.enter_context(files.locked(self.path))
 
     def _make(self):
         made = [parent for parent in self.path.parents if not parent.exists()]
@@ -104,7 +100,7 @@ class Folder:
     def write_record(self, **changes):
         self.record.update(changes)
         with files.replacing(self.path / "run.json") as file:
-            file.write(as_json(self.record))
+            file.write((json.dumps(self.record, indent=1) + "\n").encode())
 
     def write_metrics(self, history):
         table = io.StringIO()
@@ -136,7 +132,3 @@ def columns_of(flags):
     clean = ["clean"] if flags.get("clean_images") else []
     splits = ["train", *clean, "val" if flags["validation_size"] else "test"]
     return ["step", *(f"{split}_{quantity}" for split in splits for quantity in QUANTITIES)]
-
-
-def as_json(record):
-    return (json.dumps(record, indent=1) + "\n").encode()

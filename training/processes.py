@@ -72,9 +72,7 @@ class Processes:
         """mlp, with its gradients averaged over the processes in backward."""
         if self.size == 1:
             return mlp
-        if any(isinstance(layer, nn.BatchNorm1d) for layer in mlp.layers):
-            mlp = nn.SyncBatchNorm.convert_sync_batchnorm(mlp)
-        return DistributedDataParallel(mlp)
+        return DistributedDataParallel(nn.SyncBatchNorm.convert_sync_batchnorm(mlp))
 
     def total(self, tensor):
         """The sum of tensor over the processes."""

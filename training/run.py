@@ -81,14 +81,11 @@ class Run:
         """Wraps the training, `steps` steps long, and records in run.json how it ended.
         A checkpoint holds network, whose best weights are kept, and parts: each has state_dict()
         and load_state_dict()."""
-        path = self.folder.path
-        self.from_first(lambda: self.folder.require_dataset(dataset))
         self.total, self._parts = steps, {"network": network, **parts}
         self._restore()
-        self.record.update(dataset=dataset, status="running")
+        path, resume = self.folder.path, self.args.resume
         with ExitStack() as stack:
-            claimed = self.folder.claimed(self.args.resume)
-            self.from_first(lambda: stack.enter_context(claimed))
+            self.from_first(lambda: self.folder.claim(stack, dataset, resume))
             self._warn_if_synthetic()
             try:
                 yield
@@ -190,9 +187,7 @@ class Run:
 
     def _save(self):
         """Writes the checkpoint: the parts, the best weights and the progress."""
-        began = time.perf_counter()
-        self._meter.flush()  # waits for the steps that a GPU has still to do
-        self.train_seconds += time.perf_counter() - began
+        self._meter.flush()
         if self.writes:
             state = {name: part.state_dict() for name, part in self._parts.items()}
             progress = {"flags": self.record["flags"], "step": self.step, "sums": self._meter.sums,

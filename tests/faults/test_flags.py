@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 import cifar10_utils
 import train_mlp_numpy
 import train_mlp_pytorch
-from training.flags import make_parser, parse
+from training.flags import make_parser
 from training.run import Run
 
 PARSERS = {"numpy": lambda: make_parser(""), "pytorch": train_mlp_pytorch.make_parser}
@@ -227,13 +227,3 @@ def test_any_command_line_runs_or_is_refused_in_one_line(framework, times, place
     )
     assert min(outcomes.count(0), outcomes.count(2)) > times // 10
     assert (place / "full" / "mine").read_text() == (place / "file").read_text() == "my work"
-
-
-def test_of_several_processes_only_the_first_prints_the_help(monkeypatch, capsys):
-    printed = []
-    for rank in ("0", "1"):
-        monkeypatch.setenv("RANK", rank)
-        with pytest.raises(SystemExit, match="0"):
-            parse(make_parser(""), ["--help"])
-        printed.append("".join(capsys.readouterr()))
-    assert "--learning_rate" in printed[0] and printed[1] == ""
