@@ -29,7 +29,6 @@ from common import (
     good_batch,
     listing,
     little_memory,
-    md5_of,
     outcome,
     refused,
     times,
