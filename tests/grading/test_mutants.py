@@ -18,9 +18,7 @@ PLAIN = {"stale caches", "numerically stable"}
 EPSILON = {"cross-entropy value", "cross-entropy gradient"}
 REMARKS = {
     "textbook": PLAIN,
-    "several_files": PLAIN,
     "later_years": EPSILON,
-    "einsum": EPSILON | {"stale caches"},
     "jacobian": EPSILON | {"stale caches"},
     "loops": PLAIN | {"no loops over samples"},
     "transposed": PLAIN | EPSILON | {"shapes"},
@@ -29,7 +27,7 @@ REMARKS = {
     **{variant: PLAIN for variant in wrong.VARIANTS},
     "torch imported, not used": PLAIN | {"NumPy only"},
 }
-IN_ONE_PROCESS = sorted(set(REMARKS) - {"several_files"})  # which has more than the two modules
+STYLES = sorted(REMARKS)
 
 
 def each(mutants):
@@ -42,12 +40,12 @@ def expect_right(style, **how):
     assert {name for name, row in rows.items() if row["remarks"]} == REMARKS[style]
 
 
-@pytest.mark.parametrize("style", IN_ONE_PROCESS)
+@pytest.mark.parametrize("style", STYLES)
 def test_right_version_passes(style):
     expect_right(style)
 
 
-@pytest.mark.parametrize("style", ["several_files", *IN_ONE_PROCESS[::8]])
+@pytest.mark.parametrize("style", STYLES[::8])
 def test_right_version_passes_in_a_child_process(style):
     expect_right(style, start=runner.in_child)
 
@@ -160,7 +158,7 @@ def test_course_style_of_test_catches_few_mutants(record_figure):
     assert figure in " ".join(page.split())
 
 
-@pytest.mark.parametrize("style", sorted(set(IN_ONE_PROCESS) - {"class_numbers"}))
+@pytest.mark.parametrize("style", sorted(set(STYLES) - {"class_numbers"}))
 def test_course_style_of_test_passes_right_versions(style):
     """Or its figure would mean nothing. (Class numbers as targets it does not know.)"""
     assert course_style.passes(modules(wrong.right_sources(style)), elu_arguments(style))
@@ -182,7 +180,7 @@ def test_mutant_fails_in_the_same_rows_for_every_seed(mutant):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("style", IN_ONE_PROCESS)
+@pytest.mark.parametrize("style", STYLES)
 def test_right_version_gets_the_same_verdicts_for_every_seed(style):
     for seed in range(SEEDS):
         expect_right(style, seed=seed)
