@@ -316,7 +316,7 @@ LOSSES = [
     wrong("drops the last sample", {CV}, "", LOSS,
           "out = -np.sum((y * np.log(x))[:-1]) / x.shape[0]"),
     wrong("integer targets divided", {CG, NG}, "", "-1 / x[np.arange(y.shape[0]), y] / y.shape[0]",
-          "-1 / x[np.arange(y.shape[0]), y]", base="class_numbers"),
+          "-1 / x[np.arange(y.shape[0]), y]", base="class numbers"),
 ]
 
 NETWORKS = [
@@ -470,10 +470,10 @@ NUMBERS = [
           SLOPE.replace("minimum(self.x, 0)", "clip(self.x, -8, 0)")),
     wrong("classes counted in the targets", {CV, CG, NG}, "without the last class",
           "-np.log(x[np.arange(y.shape[0]), y]).mean()",
-          "-(np.eye(y.max() + 1)[y] * np.log(x)).sum() / len(y)", base="class_numbers"),
+          "-(np.eye(y.max() + 1)[y] * np.log(x)).sum() / len(y)", base="class numbers"),
     wrong("classes counted in the targets of the gradient", {CG, NG}, "without the last class",
           "dx = np.zeros_like(x)\n        dx[",
-          "dx = np.eye(y.max() + 1)[y] / x / len(y)\n        dx[", base="class_numbers"),
+          "dx = np.eye(y.max() + 1)[y] / x / len(y)\n        dx[", base="class numbers"),
     wrong("alpha 0.3", {EV, EG, NO, NG}, "alpha of 0.3", ELU,
           "out = np.where(x >= 0, x, 0.3 * np.exp(np.minimum(x, 0)) - 0.3)", SLOPE,
           "slope = np.where(self.x >= 0, 1.0, 0.3 * np.exp(np.minimum(self.x, 0)))"),
@@ -531,6 +531,25 @@ WRONG += FIRST_USE + SQUARES + REAL_SIZES + NUMBERS + STARTS + NOT_NUMPY
 VARIANTS = {
     "loss asserts probabilities": _pairs(
         [LOSS, "assert np.allclose(x.sum(axis=1), 1) and np.all(x >= 0)\n        " + LOSS]
+    ),
+    "class numbers": _pairs(
+        [
+            LOSS,
+            "out = -np.log(x[np.arange(y.shape[0]), y]).mean()",
+            LOSS_DX,
+            "dx = np.zeros_like(x)\n"
+            "        dx[np.arange(y.shape[0]), y] = -1 / x[np.arange(y.shape[0]), y] / y.shape[0]",
+        ]
+    ),
+    "parameters kept twice": _pairs(
+        [
+            "self.grads = {",
+            "self.weight, self.bias = self.params.values()\n        self.grads = {",
+            OUT,
+            "out = x @ self.weight.T + self.bias",
+            DX,
+            "dx = dout @ self.weight",
+        ]
     ),
     "bias starts as a scalar": _pairs(
         [
