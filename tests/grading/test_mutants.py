@@ -8,7 +8,7 @@ from mutants import course_style, wrong
 
 from grading import reference, runner
 from grading.checks import ROWS
-from grading.helpers import CAN_FAIL, RIGHT, failed, run_rows
+from grading.helpers import CAN_FAIL, RIGHT, failed, mutant, run_rows
 from grading.submission import Submission
 
 SEEDS = 100
@@ -88,7 +88,7 @@ def test_mutant_fails_in_its_rows(mutant):
     expect_caught(mutant)
 
 
-@each(wrong.WRONG[::20])
+@each([*wrong.WRONG[::20], mutant("slope by forward at other inputs")])
 def test_mutant_fails_in_its_rows_in_a_child_process(mutant):
     expect_caught(mutant, start=runner.in_child)
 
