@@ -169,7 +169,9 @@ def unfinished(run, tmp_path, monkeypatch):
 def test_a_damaged_checkpoint_is_refused(run, unfinished):
     checkpoint = unfinished("a")
     whole = checkpoint.read_bytes()
-    for damaged in (b"", whole[:100], whole[:-30], whole[: len(whole) // 2] + b"y" * 500):
+    half = len(whole) // 2  # in the middle of the weights
+    flipped = whole[:half] + bytes([whole[half] ^ 1]) + whole[half + 1 :]
+    for damaged in (b"", whole[:100], whole[:-30], whole[:half] + b"y" * 500, flipped):
         checkpoint.write_bytes(damaged)
         assert "is damaged" in refused(run, "a", "--resume")
     checkpoint.write_bytes(whole)
