@@ -40,7 +40,6 @@ class Server(http.server.ThreadingHTTPServer):
 
 
 RAW = {
-    "endless header": b"HTTP/1.1 200 OK\r\nX: " + bytes(2**17),
     "garbage": b"SSH-2.0-OpenSSH\r\n\r\n",
     "rude": b"HTTP/1.1 404 \x1b[2J\x07\rgone\r\n\r\n",
 }
@@ -71,11 +70,6 @@ class Handler(http.server.BaseHTTPRequestHandler):
             return self.connection.shutdown(socket.SHUT_RDWR)
         if act == "silent":
             return server.closing.wait(20)
-        if act == "slow headers":
-            self.wfile.write(b"HTTP/1.1 200 OK\r\n")
-            return self.drip(b"X: y\r\n", 0.002)
-        if act == "wrong bytes":
-            return self.reply(200, archive[:-2000] + bytes(2000))
         start = int(asked.removeprefix("bytes=").removesuffix("-")) if asked else 0
         if asked and start >= len(archive):
             return self.reply(416, b"", {"Content-Range": f"bytes */{len(archive)}"})
@@ -85,7 +79,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             begin = start + (5 if act == "shifted" else 0)
             headers = {"Content-Range": f"bytes {begin}-{len(archive) - 1}/{len(archive)}"}
             body, status = archive[begin:], 206
-        lengths = {"too long": 99999999, "too short": len(body) // 2, "no": ""}
+        lengths = {"too long": 99999999, "no": ""}
         if act.endswith(" length"):
             headers["Content-Length"] = str(lengths[act.removesuffix(" length")])
         broken = act in ("break", "no range, break", "stall", "break and change")
@@ -95,10 +89,6 @@ class Handler(http.server.BaseHTTPRequestHandler):
             server.closing.wait(20)
         elif act == "break and change":
             server.archive = server.changed
-
-    def drip(self, drop, seconds):
-        while not self.server.closing.wait(seconds):
-            self.wfile.write(drop)
 
     def reply(self, status, body, headers=None, sent=None):
         self.send_response(status)
@@ -200,12 +190,8 @@ def test_an_archive_that_changed_between_two_calls_is_fetched_anew(server, tmp_p
         (["reset"] * 4, "cannot download CIFAR-10 from http://127.0.0.1"),
         (["gone"], "404"),
         (["html"], "not CIFAR-10's archive"),
-        (["wrong bytes"], "not CIFAR-10's archive"),
-        (["too short length"], "not CIFAR-10's archive"),
         (["break", "shifted"], "not CIFAR-10's archive"),
         (["silent"] * 4, "timed out"),
-        (["slow headers"] * 4, "more than 100 headers"),
-        (["endless header"] * 4, "more than 65536 bytes"),
         (["garbage"] * 4, "SSH-2.0-OpenSSH"),
         (["bad chunks"] * 4, "IncompleteRead"),
         (["redirect /cifar-10-python.tar.gz"] * 20, "infinite loop"),
@@ -246,13 +232,12 @@ def test_an_archive_that_changes_between_two_ranges(server, size, tmp_path, monk
 
 @pytest.mark.parametrize(
     "url",
-    ["http://", "http://[", "http://a b/", "http://" + "a" * 70, "http://127.0.0.1:x/", "http://:1"]
-    + [
-        "http://127.0.0.1:99999/",
+    [
+        "http://[",
+        "http://a b/",
+        "http://" + "a" * 70,
         "http://127.0.0.1:9/x",
         "http://127.0.0.1:9/\n\u00e9\x1b",
-        "https://\u2100/",
-        "http://%zz/",
     ],
 )
 def test_a_mirror_of_an_impossible_address(server, url, tmp_path, monkeypatch):
