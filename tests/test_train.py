@@ -211,14 +211,6 @@ def test_the_weights_of_a_finished_run_are_those_it_was_tested_with(flags, run, 
     assert (loss, accuracy) == (pytest.approx(record["test_loss"]), record["test_accuracy"])
 
 
-def test_an_empty_list_of_units_is_logistic_regression(trainer, data, tmp_path):
-    history = trainer.main(
-        ["--data_dir", data, "--dnn_hidden_units", "", "--max_steps", "30", "--batch_size", "50"]
-        + ["--learning_rate", "1e-4", "--run_dir", str(tmp_path / "a")]
-    )
-    assert history["train_loss"][-1] < 2
-
-
 def test_an_argument_file(trainer, data, tmp_path):
     (tmp_path / "flags.txt").write_text("# a comment\n--max_steps 2  # another\n--batch_size=50\n")
     run = str(tmp_path / "a")
