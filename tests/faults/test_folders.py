@@ -32,19 +32,13 @@ def test_a_run_folder_in_use_is_refused_and_left_alone(trainer, data, tmp_path):
     assert listing(tmp_path) == before
 
 
-@pytest.mark.parametrize("left", [(), (".run.json.tmp",)], ids=str)
-def test_an_empty_run_folder_is_taken(run, left, tmp_path):
+def test_a_run_folder_that_holds_no_run_is_taken_and_stays_the_same_folder(run, tmp_path):
     """Also one whose first run was killed while it wrote run.json."""
     (tmp_path / "a").mkdir()
-    for name in left:
-        (tmp_path / "a" / name).touch()
-    assert (run("a") / "run.json").exists()
-
-
-def test_a_run_folder_that_exists_stays_the_same_folder(run, tmp_path):
-    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / ".run.json.tmp").touch()
     before = (tmp_path / "a").stat().st_ino
     assert run("a").stat().st_ino == before
+    assert (tmp_path / "a" / "run.json").exists()
     run(250 * "b")
 
 

@@ -139,15 +139,6 @@ def test_a_run_of_the_other_trainer_is_refused(run, trainer, data):
     assert f"is one of {trainer.__name__}.py" in line
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", "{}", "null", '{"flags": 3}', "\xff" * 9])
-def test_a_damaged_record_is_refused(run, content):
-    folder = run("a")
-    (folder / "run.json").write_bytes(content.encode("latin-1"))
-    before = listing(folder)
-    assert "run.json or metrics.csv in" in refused(run, "a", "--resume")
-    assert listing(folder) == before
-
-
 # The checkpoint of a run that is not finished
 
 

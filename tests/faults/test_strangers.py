@@ -337,6 +337,7 @@ def test_code_in_a_checkpoint_does_not_run(runs, tmp_path):
     [
         ("run.json", '"steps": 12', '"steps": 999999999999999', "not that of this run"),
         ("run.json", '"steps": 12', '"steps": "12"', "not that of this run"),
+        ("run.json", '"steps": 12', '"steps":', "run.json or metrics.csv in"),
         ("run.json", '"test_loss": 2', '"test_loss": NaN, "x": 2', "not a finite number"),
         ("run.json", '"cifar10"', '"\\u001b[2J\\n"', "unknown framework or dataset"),
         ("run.json", '"cifar10"', "[]", "unknown framework or dataset"),
@@ -358,8 +359,10 @@ def test_records_that_no_run_has(runs, name, old, new, complaint, tmp_path):
     content = path.read_text()
     assert content.count(old) == 1
     path.write_text(content.replace(old, new))
+    before = listing(tmp_path)
     status, line = runs("whole")
     assert status == 2 and complaint in line and len(line) < 1000
+    assert listing(tmp_path) == before
 
 
 def test_a_folder_in_place_of_a_file(runs, tmp_path):
