@@ -2,11 +2,10 @@
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 from mutants import course_style, wrong
 
-from grading import reference, runner
+from grading import runner
 from grading.checks import ROWS
 from grading.helpers import CAN_FAIL, RIGHT, failed, mutant, run_rows
 from grading.submission import Submission
@@ -111,26 +110,6 @@ def test_every_row_that_can_fail_is_the_first_to_fail_for_some_mutant():
     """So that no row is there for show."""
     order = [row.name for row in ROWS]
     assert {min(mutant.fails, key=order.index) for mutant in wrong.WRONG} == CAN_FAIL
-
-
-def test_gradients_of_the_reference_are_those_of_complex_steps():
-    """Of every parameter, one at a time: nothing but the forward formulas enters here."""
-    rng = np.random.default_rng(0)
-    layers = [(rng.normal(size=(n, m)), rng.normal(size=n)) for m, n in ((5, 4), (4, 4), (4, 3))]
-    x, dout, y = rng.normal(size=(6, 5)), rng.normal(size=(6, 3)), np.eye(3)[[0, 1, 2, 0, 1, 2]]
-    for arguments, scalar in (
-        ({"dout": dout}, lambda out: np.sum(dout * out)),
-        ({"y": y}, lambda out: reference.cross_entropy(out, y)),
-    ):
-        grads = reference.network_gradients(x, layers, **arguments)
-        for i, layer in enumerate(layers):
-            for j, value in enumerate(layer):
-                for index in np.ndindex(value.shape):
-                    changed = [list(layer) for layer in layers]
-                    changed[i][j] = value.astype(complex)
-                    changed[i][j][index] += 1j * reference.STEP
-                    slope = scalar(reference.network(x, changed)).imag / reference.STEP
-                    assert grads[i][j][index] == pytest.approx(slope, rel=1e-12, abs=1e-14)
 
 
 def test_course_style_of_test_catches_few_mutants(record_figure):
