@@ -93,9 +93,8 @@ def predict_all(run, data):
 
 def confusion_matrix(predictions, labels):
     """(C, C) counts: rows are the true classes, columns the predicted ones."""
-    matrix = np.zeros((len(CLASSES), len(CLASSES)), int)
-    np.add.at(matrix, (labels, predictions), 1)
-    return matrix
+    n = len(CLASSES)
+    return np.bincount(n * labels + predictions, minlength=n * n).reshape(n, n)
 
 
 def confident_mistakes(p, labels):
@@ -201,11 +200,8 @@ def neighbour_correlation(weights):
 def moved(pixels, fill, right):
     """pixels (S, 3, 32, 32) moved by `right` pixels, to the left if negative; the new edge gets
     the colour fill (3, 1, 1)."""
-    size = pixels.shape[-1]
-    out = fill.expand_as(pixels).clone()
-    out[..., max(right, 0) : size + min(right, 0)] = pixels[
-        ..., max(-right, 0) : size - max(right, 0)
-    ]
+    out = pixels.roll(right, dims=-1)
+    out[..., slice(right) if right > 0 else slice(out.shape[-1] + right, None)] = fill
     return out
 
 
