@@ -12,7 +12,7 @@ NORMALIZATIONS = {"none": None, "batch": nn.BatchNorm1d, "layer": nn.LayerNorm}
 
 
 class Dropout(nn.Module):
-    """nn.Dropout with 8 random bits a unit, drawn 64 at a time: p is a multiple of 1/256. With
+    """nn.Dropout with 8 random bits a unit, drawn 64 at a time; p is rounded to 1/256. With
     nn.Dropout, which draws a number a unit, a step of best-cpu.txt takes 1.29 times as long."""
 
     def __init__(self, p):

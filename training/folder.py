@@ -8,9 +8,10 @@ import io
 import json
 import math
 import os
+import shutil
+import time
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from training import files
 from training.curves import DATASETS, FRAMEWORKS, QUANTITIES
@@ -57,8 +58,8 @@ class Folder:
             return read_run(self.path) if record["status"] == "completed" else None
 
     def claim(self, stack, dataset, resume):
-        """Locks the folder until the ExitStack closes. A new one appears with run.json in it.
-        Raises UsageError if the run to resume used other data."""
+        """Locks the folder until the ExitStack closes. A new folder appears with run.json in it,
+        and locked. Raises UsageError if the run to resume used other data."""
         if (earlier := self.record["dataset"]) not in (None, dataset):
             raise UsageError(f"{self.path} holds a run on {earlier}, not {dataset}")
         self.record["dataset"] = dataset
@@ -69,22 +70,23 @@ class Folder:
                     self.require_empty()
                 self.write_record()
             else:
-                self._make()
-                stack.enter_context(files.locked(self.path))
+                self._make(stack)
 
-    def _make(self):
+    def _make(self, stack):
+        """Makes the folder under another name, locks it, writes run.json and renames it."""
+        temporary = self.path.with_name(f".{os.getpid()}-{time.time_ns()}.tmp")
         made = [parent for parent in self.path.parents if not parent.exists()]
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with TemporaryDirectory(prefix=".", dir=self.path.parent) as parent:
-                folder = Folder(Path(parent, "run"), self.record)
-                folder.path.mkdir()
-                folder.write_record()
-                os.replace(folder.path, self.path)
+            temporary.mkdir(parents=True)
+            stack.enter_context(files.locked(temporary))
+            Folder(temporary, self.record).write_record()
+            os.replace(temporary, self.path)
         except OSError:
+            shutil.rmtree(temporary, ignore_errors=True)
             for parent in made:
                 with suppress(OSError):
                     parent.rmdir()
+            self.require_empty()  # says so if another run has just made it
             raise
 
     @contextmanager
@@ -92,9 +94,8 @@ class Folder:
         try:
             yield
         except OSError as error:
-            reason = f"{error.filename or self.path}: {error.strerror}"
-            if isinstance(error, BlockingIOError):
-                reason = "another run is under way there"
+            busy = isinstance(error, BlockingIOError)
+            reason = "another run is under way there" if busy else error.strerror
             raise UsageError(f"cannot use --run_dir {self.path}: {reason}") from error
 
     def write_record(self, **changes):

@@ -224,7 +224,10 @@ class Run:
 
 
 def peak_rss_mb():
-    """The most memory that this process has held so far, in MB (10^6 bytes); None where the system
-    does not say. (getrusage counts what a parent held before it started this process.)"""
+    """The most memory that this process has held so far, in MB (10^6 bytes); None on Windows."""
     with suppress(OSError, TypeError), open("/proc/self/status") as file:
         return round(int(re.search(r"VmHWM:\s+(\d+) kB", file.read())[1]) * 1024 / 1e6, 1)
+    with suppress(ImportError):
+        import resource  # for macOS, in bytes; on Linux it also counts what the parent held
+
+        return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6, 1)

@@ -46,7 +46,7 @@ MAINS = {"numpy": train_mlp_numpy.main, "pytorch": train_mlp_pytorch.main}
         (["--synthetic"], "--data_dir"),
         (["--run_dir", ""], "is not the name of a folder"),
         (["--data_dir", ""], "is not the name of a folder"),
-        (["--run_dir", "new/" + 300 * "a"], "File name too long"),
+        (["--run_dir", "new/" + 300 * "a"], "cannot use --run_dir"),
         (["--resume"], "--run_dir"),
     ],
     ids=str,

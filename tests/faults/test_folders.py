@@ -9,7 +9,7 @@ import sys
 from contextlib import contextmanager
 
 import pytest
-from common import failed, interrupted, listing, outcome, refused, rows_of
+from common import failed, interrupted, listing, outcome, record_of, refused, rows_of
 
 from training import files
 from training.run import Run
@@ -26,7 +26,7 @@ def test_a_run_folder_in_use_is_refused_and_left_alone(trainer, data, tmp_path):
         argv = ["--data_dir", data, "--run_dir", str(tmp_path / name)]
         assert complaint in refused(trainer.main, argv)
     argv = ["--data_dir", data, "--batch_size", "5", "--run_dir", str(tmp_path / "file" / "deeper")]
-    assert "/file: File exists" in refused(trainer.main, argv)
+    assert "/file/deeper: Not a directory" in refused(trainer.main, argv)
     argv[-1] = "/proc/nowhere"
     assert "cannot use --run_dir /proc/nowhere" in refused(trainer.main, argv)
     assert listing(tmp_path) == before
@@ -52,6 +52,30 @@ def test_two_runs_cannot_share_a_folder(run, tmp_path, monkeypatch):
 
     monkeypatch.setattr(Run, "add_row", second)
     run("a")
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_two_runs_that_start_at_once_in_a_new_folder(run, first, tmp_path, monkeypatch):
+    """The first to rename its folder has it at once, the second leaves nothing."""
+    replace = os.replace
+
+    def meeting(source, target):
+        if target == tmp_path / "a":
+            monkeypatch.setattr(os, "replace", replace)
+            if first:
+                replace(source, target)
+                assert "another run is under way" in refused(run, "a", "--resume")
+                return
+            assert outcome(run, "a")[0] == 0
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", meeting)
+    if first:
+        run("a")
+    else:
+        assert "is not empty" in refused(run, "a")
+    assert record_of(tmp_path / "a")["status"] == "completed"
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
 
 
 @pytest.mark.parametrize("file", [False, True])
