@@ -107,7 +107,7 @@ def test_resume_refuses_what_it_cannot_continue(run, data, tmp_path, trainer):
     base = ["--data_dir", data, "--dnn_hidden_units", "8", "--batch_size", "20", "--eval_freq", "5"]
     before = listing(tmp_path)
     for flags, complaint in (
-        ([str(tmp_path / "none")], "no .*none.run.json"),
+        ([str(tmp_path / "none")], r"no .*none[\\/]run.json"),
         ([data], "no .*run.json"),
         ([folder, "--max_steps", "20"], "--max_steps is 20 now, but .* began with 10"),
         ([folder, "--max_steps", "10", "--seed", "1"], "--seed is 1 now, but .* with 42"),
