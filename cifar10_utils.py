@@ -195,7 +195,7 @@ def download(data_dir=DEFAULT_DIR):
 
 
 def _resolve(data_dir):
-    """data_dir if it has the folder's name or holds one of its files, else the subfolder."""
+    """data_dir if it is named FOLDER or holds one of the official files, else data_dir/FOLDER."""
     data_dir = Path(data_dir)
     if data_dir.exists() and not data_dir.is_dir():
         raise NotADirectoryError(f"{data_dir} is a file, not the folder of CIFAR-10's files")
@@ -217,7 +217,7 @@ class BatchUnpickler(pickle.Unpickler):
 
     def find_class(self, module, name):
         if f"{module}.{name}" not in self.NAMES:
-            raise ValueError(f"refused: {module}.{name}, for which the official files never ask")
+            raise ValueError(f"refused: {module}.{name}, which the official files never use")
         return super().find_class(module.replace(".core.", "._core."), name)
 
 

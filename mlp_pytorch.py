@@ -29,17 +29,17 @@ class Dropout(nn.Module):
 
 
 class MLP(nn.Module):
-    """Linear layers with an activation after each but the last. Gives logits, not probabilities:
-    nn.CrossEntropyLoss holds the softmax.
+    """Linear layers with an activation after each but the last. Returns logits, because PyTorch's
+    cross entropy includes the softmax.
 
     Args:
         n_inputs, n_hidden, n_classes, dtype, seed, input_scale: as in mlp_numpy.MLP, whose initial
-            weights it takes over.
+            weights are copied.
         activation: a key of ACTIVATIONS.
         normalization: a key of NORMALIZATIONS; it stands between a linear layer and its activation.
         dropout: probability that a hidden unit is set to zero in a training step.
-        half_resolution: replace each 2 x 2 pixels by their mean, which leaves n_inputs/4 inputs of
-            the first layer; then x is (S, channels, rows, columns).
+        half_resolution: replace each block of 2 x 2 pixels by its mean, so the first layer has
+            n_inputs/4 inputs; x must then be (S, channels, rows, columns).
         bfloat16: multiply matrices in bfloat16; parameters and logits stay float32.
     """
 

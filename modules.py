@@ -2,9 +2,10 @@
 
 Every module has the same two methods. `forward` computes the output and keeps what the gradient
 will need; `backward` takes the gradient of the loss with respect to that output, `dout`, and
-returns the gradient with respect to the input, `dx`. A module with parameters holds them in the
-dict `params` and leaves their gradients in the dict `grads`. A gradient has the shape of its
-parameter or input, and replaces the gradient of the previous call.
+returns the gradient with respect to the input, `dx`. The cross entropy, where backpropagation
+begins, keeps nothing: its `backward` is given the input and the targets again. A module with
+parameters holds them in the dict `params` and leaves their gradients in the dict `grads`. A
+gradient has the shape of its parameter or input, and replaces the gradient of the previous call.
 
 S is the number of samples in a batch, M and N are numbers of features, C is the number of classes.
 A module computes in the dtype of its input and parameters, and never writes into `x` or `dout`.
@@ -93,7 +94,7 @@ class ELUModule:
     def backward(self, dout):
         """dout: the shape of x. Returns dx, the same shape."""
         out = _cached(self.out)
-        # Masks, not np.where: its unpredictable branches cost 4 % of a step.
+        # Masks instead of np.where: unpredictable branches cost 4 % of a step.
         return dout * ((out > 0) + (out <= 0) * (out + self.alpha))
 
     def clear_cache(self):
@@ -117,8 +118,8 @@ class SoftMaxModule:
         """x: (S, C) float, the logits. Returns (S, C), rows of probabilities."""
         # The largest exponent of each row is 0: no overflow, and no row of zeros.
         exp = np.exp(x - x.max(axis=1, keepdims=True))
-        # The floor is here and not in the logarithm: if the probability of the right class
-        # underflows, backward still gives that class's logit its gradient, -1/S.
+        # The floor is needed here too, not only in the cross entropy: if the probability of the
+        # right class underflows, backward still gives that class's logit its gradient, -1/S.
         self.out = _floor(exp / exp.sum(axis=1, keepdims=True))
         return self.out
 
@@ -155,11 +156,11 @@ class CrossEntropyModule:
         return -_targets(x, y) / _floor(x) / len(x)
 
     def clear_cache(self):
-        """Nothing is cached: backward is given x and y again."""
+        """Nothing is cached."""
 
 
 def _floor(x):
-    """x with the smallest normal number of its dtype in place of anything smaller."""
+    """x, but at least the smallest normal number of its dtype."""
     return np.maximum(x, np.finfo(x.dtype).tiny)
 
 

@@ -96,7 +96,7 @@ def train(args, processes):
     mlp = make_mlp(args).to("cuda" if args.use_gpu else "cpu")
     run.record["precision"] = "bfloat16" if mlp.bfloat16 else "float32"
     if args.bfloat16 and not mlp.bfloat16 and run.writes:
-        print("no bfloat16 instructions here: --bfloat16 multiplies in float32", file=sys.stderr)
+        print("no bfloat16 instructions here: matrices are multiplied in float32", file=sys.stderr)
     optimizer = make_optimizer(mlp, args)
     network = processes.parallel(mlp)
     scale = 1 / pixel_std(data.train) if args.standardize else None

@@ -1,4 +1,4 @@
-"""Draw the training curves and the speed from the records in report/results.
+"""Draw the figures, except those on the best model, from the records in report/results.
 
 python -m plots.plot
 """
@@ -38,7 +38,7 @@ def draw_default_run():
 def draw_staircase():
     """Question 2.1: the steps from the default run to the best network."""
     figure = style.new_figure(
-        "From the default run to the best network: validation accuracy after each step",
+        "From the default run to the best network: validation accuracy after each change",
         height=2.15,
     )
     axes = figure.subplots()
@@ -71,13 +71,13 @@ def draw_growth():
     labels = {
         "width": "hidden units (one layer, batch 200)",
         "depth": "hidden layers (100 units, batch 200)",
-        "batch": "batch (100 hidden units)",
+        "batch": "batch size (100 hidden units)",
         "data": "images evaluated (100 hidden units)",
     }
     for panel, (name, label) in zip(axes.flat, labels.items(), strict=True):
         at = growth[name]["at"]
-        panel.loglog(at, growth[name]["numpy"], "o-", ms=3, label="all of it")
-        panel.loglog(at, growth[name]["products"], "s--", ms=3, label="products alone")
+        panel.loglog(at, growth[name]["numpy"], "o-", ms=3, label="step or evaluation")
+        panel.loglog(at, growth[name]["products"], "s--", ms=3, label="its products alone")
         panel.set_xlabel(label)
         panel.set_xticks(at, at)
         panel.set_xticks([], minor=True)
@@ -113,7 +113,7 @@ def draw_activations():
                 color=style.ACTIVATIONS[run["activation"]],
                 mfc=None if run["standardize"] else "white",
             )  # fmt: skip
-    by_saturation.set(title="all runs (hollow: pixels)", xlabel="first layer: share saturated")
+    by_saturation.set(title="every run (hollow: pixels)", xlabel="saturated share of first layer")
     by_rate[0].set(ylabel="validation accuracy", ylim=(0, None))
     by_rate[1].legend(loc="lower center")
     for panel in (*by_rate, by_saturation):

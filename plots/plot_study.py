@@ -73,7 +73,7 @@ def draw_confusion(record):
     axes.set_xticks(range(len(ORDER)), ORDER, rotation=35, ha="right", rotation_mode="anchor")
     axes.set_yticks(range(len(ORDER)), ORDER)
     axes.tick_params(length=0)
-    axes.set(xlabel="prediction", ylabel="class")
+    axes.set(xlabel="prediction", ylabel="true class")
     figure.colorbar(image, label="share of the images of the class", aspect=30, pad=0.03)
     style.save(figure, "study_confusion")
 
@@ -106,7 +106,7 @@ def draw_augmentation(record):
     for name, color in AUGMENTATION.items():
         run = record["augmentation"][name]
         panel.plot(run["moved_by"], run["moved"], "o-", color=color, ms=2, label=name)
-    panel.set(xlabel="images moved to the right by (pixels)", ylabel="accuracy")
+    panel.set(xlabel="shift to the right (pixels)", ylabel="accuracy")
     panel.grid()
     panel.legend(title="augmentation", loc="lower center")
     style.save(figure, "study_augmentation")

@@ -1,4 +1,4 @@
-"""Time both trainers beside the alternatives, and beside their matrix products alone.
+"""Compare the speed of both trainers with the alternatives and with their matrix products alone.
 
     python -m report.benchmark [SECTION ...]
 
@@ -44,7 +44,7 @@ GROWTH = {  # the hidden layers and the batch size behind each point of the figu
     "depth": {n: ([100] * n, 200) for n in (1, 2, 4, 8, 16)},
     "batch": {n: ([100], n) for n in (32, 64, 128, 256, 512, 1024, 2048, 4096)},
 }
-SPAWN = multiprocessing.get_context("spawn")  # a process that has nothing of this one's memory
+SPAWN = multiprocessing.get_context("spawn")  # a fresh process: it shares no memory with this one
 DATA_SIZES = (1000, 2500, 5000, 10_000, 25_000, 50_000)
 
 
@@ -257,7 +257,7 @@ def trainer_run(trainer, *argv, launcher=(), **environment):
 
 
 def default_run():
-    """The default job of each trainer: the faster of two runs, the trainers taking turns."""
+    """The default run of each trainer: the faster of two runs, the trainers taking turns."""
     names = "numpy", "pytorch"
     runs = [{name: trainer_run(f"train_mlp_{name}.py") for name in names} for _ in range(2)]
     return {name: min((run[name] for run in runs), key=lambda run: run["wall_seconds"])
@@ -287,7 +287,7 @@ def processes():
 
 
 def gpu():
-    """Whole jobs on CUDA: the default one, a wide one, and the widest layers in bfloat16 with their
+    """Whole runs on CUDA: the default one, a wide one, and the widest layers in bfloat16 with their
     rate of arithmetic."""
     batch, width = 4096, 4096
     jobs = {

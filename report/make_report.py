@@ -32,12 +32,12 @@ MODIFICATIONS = {
     ),
     "Width and depth": ("width-small", "width-large", "depth-one", "depth-four"),
     "Activation": ("relu", "gelu", "tanh"),
-    "Inputs and units": ("standardize", "batch-norm", "layer-norm"),
+    "Normalisation": ("standardize", "batch-norm", "layer-norm"),
     "Regularisation of the weights": ("weight-decay", "adam", "l1"),
     "Regularisation by noise in the network": ("dropout",),
     "Regularisation by the data": ("flip", "shift", "flip-shift", "distortion", "mixup"),
     "Regularisation by the targets": ("label-smoothing",),
-    "Averaging": ("test-time",),
+    "Test-time averaging": ("test-time",),
 }
 
 

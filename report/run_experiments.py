@@ -4,8 +4,8 @@
 
 An experiment is an argument file, report/experiments/NAME.txt: the flags of a trainer, below a
 comment that names the trainer and the seeds. Its record, report/results/NAME.json, holds the means
-over the seeds, and for every seed what run.json and metrics.csv held. It can be stopped at any
-moment; the same command then continues.
+over the seeds, and for every seed what run.json and metrics.csv held. The script can be stopped at
+any moment; the same command then continues.
 """
 
 import argparse

@@ -7,8 +7,8 @@ confusion matrix, the most confident mistakes and the calibration, all on the te
 layer's weights. RUN/mistakes.png shows the mistakes: images of CIFAR-10, so do not commit it.
 
 The temperature of the calibration is fitted on validation images, never on the test set. A RUN on
-all training images has none. Then --validated names a run of the same recipe with a validation
-split: its curves are drawn, and its temperature is used for RUN.
+all training images has no validation images. --validated then names a run of the same recipe with
+some: its curves are drawn, and its temperature is used for RUN.
 
 --augmentation names two runs with the same validation split, one without and one with augmentation,
 to be compared with each other.
@@ -171,8 +171,8 @@ def first_weights(mlp):
 
 
 def sample(weights, n):
-    """n units, evenly spaced in the order of decreasing weight norm, as bytes: 128 stands for 0,
-    1 and 255 for minus and plus three standard deviations of a unit's weights. Larger weights are
+    """n units, evenly spaced in the order of decreasing weight norm, as bytes: 128 means 0; 1 and
+    255 mean minus and plus three standard deviations of a unit's weights. Larger weights are
     clipped."""
     norms = np.sqrt((weights**2).sum(axis=(1, 2, 3)))
     places = np.linspace(0, len(weights) - 1, n).round().astype(int)

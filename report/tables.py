@@ -43,11 +43,11 @@ def step_table():
     """The time of the default step, of the alternatives and of the matrix products alone."""
     record = records.read("benchmark")
     times, ratios = (record["default_step"][name] for name in ("milliseconds", "ratios"))
-    lines = ["| a default step | best, ms | median, ms | `train_mlp_numpy.py` takes |",
+    lines = ["| a default step | best, ms | median, ms | NumPy's time over this one |",
              "|---|---|---|---|"]  # fmt: skip
     for name, label in STEPS.items():
         ratio = ratios.get(f"numpy to {name}")
-        ratio = f"{ratio['best']:.2f}, {ratio['median']:.2f} times that" if ratio else ""
+        ratio = f"{ratio['best']:.2f} (best), {ratio['median']:.2f} (median)" if ratio else ""
         best, median = times[name]["best"], times[name]["median"]
         lines.append(f"| {label} | {best:.2f} | {median:.2f} | {ratio} |")
     bare = ratios["pytorch to pytorch bare"]
@@ -59,9 +59,9 @@ def step_table():
 
 
 def job_table():
-    """What whole jobs take: time, memory, and a second process."""
+    """What whole runs take: time, memory, and a second process."""
     record = records.read("benchmark")
-    lines = ["| default job | start to end | training steps | peak memory |", "|---|---|---|---|"]
+    lines = ["| default run | start to end | training steps | peak memory |", "|---|---|---|---|"]
     runs = record["default_run"]
     for name in ("numpy", "pytorch"):
         run = runs[name]
@@ -76,9 +76,10 @@ def job_table():
     )
     return "\n".join(lines) + (
         f"\n\nOn {machine['cores']} cores with {machine['vectors']} instructions, with "
-        f"{threads['numpy']} threads in NumPy and {threads['torch']} in PyTorch. "
-        f"Two processes with one thread each have a parallel efficiency of {two}: the time of a "
-        "step in one such process, divided by twice the time in two."
+        f"{threads['numpy']} threads in NumPy and {threads['torch']} in PyTorch.\n\n"
+        f"With one thread each, two processes have a parallel efficiency of {two}: the step time "
+        "of one process, divided by twice that of two. The wide network is "
+        "`--dnn_hidden_units 2048 --batch_size 1024`."
     )
 
 

@@ -6,7 +6,6 @@ import functools
 import io
 import json
 import os
-import pickle
 import re
 import struct
 import subprocess
@@ -51,44 +50,16 @@ def numerical_gradient(f, x, step=1e-6):
 # Data ---------------------------------------------------------------------------------------------
 
 
-def text(value):
-    return pickle.SHORT_BINSTRING + bytes([len(value)]) + value
-
-
 def batch_bytes(pixels, labels):
-    """A batch file as Python 2 wrote the official ones, opcode by opcode."""
+    """What is read of a batch file, in the opcodes of the official ones, which Python 2 wrote."""
     n, size = pixels.shape
-    numbers = b"".join(pickle.BININT1 + bytes([label]) for label in labels)
-    names = b"".join(
-        text(b"image_%d.png" % i) + pickle.LONG_BINPUT + struct.pack("<I", 300 + i)
-        for i in range(n)
-    )
-    shape = pickle.BININT2 + struct.pack("<H", n) + pickle.BININT2 + struct.pack("<H", size)
-    minus_one = pickle.BININT + struct.pack("<i", -1)
-    return b"".join(
-        [
-            *(pickle.PROTO, b"\x02", pickle.EMPTY_DICT, pickle.BINPUT, b"\x01", pickle.MARK),
-            *(text(b"batch_label"), text(b"training batch 1 of 5")),
-            *(text(b"labels"), pickle.EMPTY_LIST, pickle.MARK, numbers, pickle.APPENDS),
-            *(text(b"data"), pickle.GLOBAL, b"numpy.core.multiarray\n_reconstruct\n"),
-            *(pickle.GLOBAL, b"numpy\nndarray\n", pickle.BININT1, b"\0", pickle.TUPLE1),
-            *(text(b"b"), pickle.TUPLE3, pickle.REDUCE),
-            *(pickle.MARK, pickle.BININT1, b"\x01", shape, pickle.TUPLE2),
-            *(pickle.GLOBAL, b"numpy\ndtype\n", text(b"u1")),
-            *(pickle.BININT1, b"\0", pickle.BININT1, b"\x01", pickle.TUPLE3, pickle.REDUCE),
-            *(pickle.MARK, pickle.BININT1, b"\x03", text(b"|"), pickle.NONE * 3, minus_one * 2),
-            *(pickle.BININT1, b"\0", pickle.TUPLE, pickle.BUILD, pickle.NEWFALSE),
-            *(pickle.BINSTRING, struct.pack("<i", pixels.size), pixels.tobytes()),
-            *(pickle.TUPLE, pickle.BUILD),
-            *(text(b"filenames"), pickle.EMPTY_LIST, pickle.MARK, names, pickle.APPENDS),
-            *(pickle.SETITEMS, pickle.STOP),
-        ]
-    )
-
-
-def good_batch():
-    rng = np.random.default_rng(1)
-    return batch_bytes(rng.integers(0, 256, (N, 3072), np.uint8), range(N))
+    return b"".join([
+        b"\x80\x02}(U\x06labels](", *(b"K" + bytes([label]) for label in labels),
+        b"eU\x04datacnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\0\x85U\x01b\x87R",
+        b"(K\x01M", struct.pack("<HcH", n, b"M", size),
+        b"\x86cnumpy\ndtype\nU\x02u1K\0K\x01\x87R(K\x03U\x01|NNN", 2 * b"J\xff\xff\xff\xff",
+        b"K\0tb\x89T", struct.pack("<i", pixels.size), pixels.tobytes(), b"tbu.",
+    ])  # fmt: skip
 
 
 def use_small_files(monkeypatch):
@@ -134,10 +105,10 @@ class Killed(BaseException):
 
 def outcome(call, *args):
     """The exit status of call(*args), a program's main or what runs it, and what it says on stderr
-    but for the warning of synthetic data and the news that a download begins.
+    apart from the warning of synthetic data and the first line of a download.
 
     Asserts what is promised of every run: it ends well, or with one line on stderr and, where it is
-    refused, nothing on stdout. Any exception but SystemExit is the caller's.
+    refused, nothing on stdout. Other exceptions pass through.
     """
     out, err, status = io.StringIO(), io.StringIO(), 0
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
@@ -162,24 +133,6 @@ def ended(expected, call, *args):
 
 
 refused, failed, interrupted = (functools.partial(ended, status) for status in (2, 1, 130))
-
-
-@contextlib.contextmanager
-def little_memory(mb=300):
-    """Lets this process, on Linux, take so many MB more than it has now."""
-    import resource
-
-    if sys.platform != "linux":
-        yield
-        return
-    with open("/proc/self/statm") as file:
-        now = int(file.read().split()[0]) * resource.getpagesize()
-    before = resource.getrlimit(resource.RLIMIT_AS)
-    resource.setrlimit(resource.RLIMIT_AS, (now + mb * 2**20, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_AS, before)
 
 
 # What a run leaves --------------------------------------------------------------------------------

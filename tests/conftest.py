@@ -26,7 +26,7 @@ def pytest_addoption(parser, pluginmanager):
     )
     group.addoption("--report", metavar="FILE.json", help="write the table of the grading part")
     group.addoption("--gradescope", metavar="FILE", help="write it as Gradescope's results.json")
-    group.addoption("--seed", type=int, help="of the numbers that are drawn (default: any)")
+    group.addoption("--seed", type=int, help="of the random sizes and numbers")
 
 
 def _block_conftests(pluginmanager):

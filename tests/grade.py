@@ -2,10 +2,10 @@
 
 python tests/grade.py SUBMISSIONS grades.csv
 
-Every sub-folder of SUBMISSIONS is a submission; modules.py and mlp_numpy.py may stand in it or
+Every sub-folder of SUBMISSIONS is a submission; modules.py and mlp_numpy.py may be in it or
 deeper, as archives unpack. The line has the verdict on each row of the table: passed, remark or
 failed. With --reports FOLDER the table of each submission is written there too, as text and JSON.
-Started again, it goes on with the submissions that have no line yet.
+Started again, it continues with the submissions that have no line yet.
 
 It runs the code of strangers: read the warning in tests/README.md.
 """
@@ -39,10 +39,10 @@ def main(argv=None):
     there are none or a file cannot be used; 130 after Ctrl-C."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("submissions", help="folder with one sub-folder for each")
-    parser.add_argument("csv", type=Path, help="file to write, or to go on with")
+    parser.add_argument("csv", type=Path, help="file to write, or to continue")
     parser.add_argument("--reports", type=Path, metavar="FOLDER", help="write each table there")
-    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="so many at a time")
-    parser.add_argument("--seed", type=int, help="of the numbers that are drawn (default: any)")
+    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="how many at a time")
+    parser.add_argument("--seed", type=int, help="of the random sizes and numbers")
     args = parser.parse_args(argv)
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="backslashreplace")
@@ -66,7 +66,7 @@ def main(argv=None):
     try:
         grade_all(args, todo)
     except KeyboardInterrupt:
-        print("interrupted: the same command goes on from here", file=sys.stderr)
+        print("interrupted: run the same command to continue", file=sys.stderr)
         return 130
     write_lines(args.csv, sorted(read_lines(args.csv), key=lambda line: line["submission"]))
     return 0

@@ -114,9 +114,7 @@ def test_pixels_and_labels_are_those_of_the_files(small):
     for i, name in enumerate(["data_batch_1", "data_batch_2"]):
         batch = pickle.loads((small / name).read_bytes(), encoding="bytes")
         part = slice(i * N, (i + 1) * N)
-        np.testing.assert_array_equal(
-            cifar10.train.pixels[part].reshape(N, -1), np.frombuffer(batch[b"data"], np.uint8)
-            .reshape(N, -1))  # fmt: skip
+        np.testing.assert_array_equal(cifar10.train.pixels[part].reshape(N, -1), batch[b"data"])
         np.testing.assert_array_equal(cifar10.train.labels[part], batch[b"labels"])
 
 

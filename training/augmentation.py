@@ -57,7 +57,7 @@ def recolour(x, strength, unit):
 
 def mixup(x, labels, largest):
     """x (S, ...) and labels (S,), each image blended with a random one of the batch, whose share is
-    uniform from 0 to largest. Returns the images and their targets (S, 10), blended alike."""
+    uniform from 0 to largest. Returns the images and their targets (S, 10), blended likewise."""
     share = largest * torch.rand(len(x), device=x.device)
     other = torch.randperm(len(x), device=x.device)
     targets = F.one_hot(labels, cifar10_utils.N_CLASSES).float()
@@ -79,6 +79,6 @@ def views(x):
 
 
 def average_over_views(mlp, x):
-    """(S, C): the logarithm of the sum of mlp's probabilities over the views of x."""
+    """Logits (S, C), whose softmax is the mean of mlp's probabilities over the views of x."""
     logits = torch.stack([mlp(view) for view in views(x)])
     return logits.log_softmax(dim=2).logsumexp(dim=0)

@@ -16,7 +16,8 @@ def layer_sizes(flags):
 
 
 def draw_curves(record, history, file):
-    """Loss and accuracy of a run against its steps, as a PNG: see run.json and metrics.csv."""
+    """Loss and accuracy of a run against its steps, as a PNG. record and history are what run.json
+    and metrics.csv hold."""
     # Here and not at the top: it costs a third of a second, which only the end of a run needs.
     from matplotlib.figure import Figure
 

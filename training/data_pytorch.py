@@ -12,8 +12,8 @@ from training import augmentation
 class TensorData:
     """A DataSet as tensors on a device.
 
-    next_batch and batches return this process's share of what the DataSet's would return. scale:
-    (3, 32, 32) float32, by which the pixels less their mean are multiplied; None for 1.
+    next_batch and batches return this process's share of the DataSet's batches. scale: (3, 32, 32)
+    float32, by which the pixels minus their mean are multiplied; None for 1.
     """
 
     def __init__(self, dataset, device, processes, args, scale=None):

@@ -13,10 +13,10 @@ from tqdm import tqdm
 from training import files
 from training.errors import RunError, Stopped, one_line
 
-MAX_ARCHIVE, MAX_MEMBER = 2**29, 2**26  # bytes; CIFAR-10 has 170 MB, and 31 MB in a file
+MAX_ARCHIVE, MAX_MEMBER = 2**29, 2**26  # bytes; CIFAR-10's has 170 MB, its largest file 31 MB
 TIME_OUT = 12  # seconds of silence, after which a connection counts as dead
-ATTEMPTS, PROGRESS = 4, 2**20  # gives up after 4 connections in a row of less than 1 MiB each
-BACKOFF_SECONDS = 0.2  # doubled after each of these
+ATTEMPTS, PROGRESS = 4, 2**20  # gives up after 4 failures; one after 1 MiB more counts as the first
+BACKOFF_SECONDS = 0.2  # doubled after each failure
 
 
 def download(url, folder, md5, inside):

@@ -75,14 +75,15 @@ def make_parser(description):
     add("--data_dir", **FOLDER, help="folder of CIFAR-10's files, or its parent "
         f"(default: {cifar10_utils.DEFAULT_DIR}, downloaded if missing)")
     add("--synthetic", **ON, help="train on generated data")
-    add("--run_dir", **FOLDER, help="new folder for the results (default: runs/<trainer>-<time>)")
-    add("--resume", **ON, help="go on with the run in --run_dir")
+    add("--run_dir", **FOLDER,
+        help="new or empty folder for the results (default: runs/<trainer>-<time>)")
+    add("--resume", **ON, help="continue the run in --run_dir")
     return parser
 
 
 def add_experiment_flags(parser, activations, normalizations):
     """The flags of the PyTorch trainer alone: the modifications of question 2.1, and devices."""
-    parser.set_defaults(max_steps=None)  # --epochs may stand in its place: see total_steps
+    parser.set_defaults(max_steps=None)  # --epochs may replace it: see total_steps
     add = parser.add_argument_group("network of the experiments").add_argument
     add("--activation", choices=activations, default="elu", metavar="NAME",
         help="elu (default), tanh, relu or gelu")
@@ -98,11 +99,12 @@ def add_experiment_flags(parser, activations, normalizations):
     add("--momentum", type=number(float, 0, 0.9999), default=0.0, metavar="X", help="of SGD")
     add("--schedule", choices=("constant", "cosine"), default="constant", metavar="NAME",
         help="constant (default) or cosine: half a cosine from the learning rate to 0")
-    add("--warmup_steps", **SIZE, default=0, help="steps of a linear rise of the learning rate")
+    add("--warmup_steps", **SIZE, default=0,
+        help="first steps, in which the learning rate rises linearly")
     add("--epochs", **COUNT, help="passes over the training images, in place of --max_steps")
     add = parser.add_argument_group("regularization").add_argument
     add("--weight_decay", **FACTOR,
-        help="of the weights, not of biases and norms; decoupled in AdamW")
+        help="of the weights of linear layers, not of biases; decoupled in AdamW")
     add("--l1", **FACTOR, help="factor of the sum of the weights' absolute values in the loss")
     add("--dropout", **SHARE, help="probability that a hidden unit is set to zero in a step")
     add("--label_smoothing", **SHARE, help="share of the target that is spread over all classes")
@@ -116,7 +118,7 @@ def add_experiment_flags(parser, activations, normalizations):
     add("--recolour", type=number(float, 0, 1), default=0.0, metavar="X",
         help="strength of random changes of contrast, brightness and colour")
     add("--mixup", type=number(float, 0, 1), default=0.0, metavar="X",
-        help="largest share of another image blended into a training image, labels alike")
+        help="largest share of another image blended into a training image, and of its label")
     add = parser.add_argument_group("evaluation").add_argument
     add("--test_time_averaging", **ON,
         help="evaluate on the mean over 150 moved, zoomed and mirrored views of an image")
@@ -143,7 +145,7 @@ def parse(parser, argv=None):
     if not getattr(args, "epochs", None):
         args.max_steps = args.max_steps or MAX_STEPS
     if args.resume and not args.run_dir:
-        raise UsageError("--resume needs --run_dir, the folder of the run to go on with")
+        raise UsageError("--resume needs --run_dir, the folder of the run to continue")
     if args.synthetic and args.data_dir:
         raise UsageError("--synthetic and --data_dir contradict each other: drop one")
     return args
@@ -175,7 +177,7 @@ def total_steps(args, n_examples):
     """--max_steps, or the number of steps that --epochs takes with n_examples."""
     steps = args.max_steps or math.ceil(args.epochs * n_examples / args.batch_size)
     if args.warmup_steps >= steps:
-        raise UsageError(f"--warmup_steps {args.warmup_steps} leaves no step of {steps}")
+        raise UsageError(f"--warmup_steps {args.warmup_steps} must be below the {steps} steps")
     return steps
 
 

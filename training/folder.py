@@ -33,7 +33,7 @@ class Folder:
             # A run that is killed while it writes its first record leaves only this file.
             if self.path.exists() and {*os.listdir(self.path)} - {".run.json.tmp"}:
                 raise UsageError(
-                    f"--run_dir {self.path} is not empty: give another, or --resume to go on there"
+                    f"--run_dir {self.path} is not empty: give another, or --resume to continue it"
                 )
 
     def read_earlier(self):
@@ -48,7 +48,7 @@ class Folder:
             if framework not in FRAMEWORKS or dataset not in (None, *DATASETS):
                 raise ValueError("an unknown framework or dataset")
             if framework != self.record["framework"]:
-                raise UsageError(f"the run in {self.path} is one of train_mlp_{framework}.py")
+                raise UsageError(f"the run in {self.path} was made by train_mlp_{framework}.py")
             for name in differing(now, flags):
                 raise UsageError(
                     f"--{name} is {flag_text(now.get(name))} now, but the run in "
@@ -58,8 +58,8 @@ class Folder:
             return read_run(self.path) if record["status"] == "completed" else None
 
     def claim(self, stack, dataset, resume):
-        """Locks the folder until the ExitStack closes. A new folder appears with run.json in it,
-        and locked. Raises UsageError if the run to resume used other data."""
+        """Locks the folder until the ExitStack closes. A new folder appears already locked and with
+        run.json in it. Raises UsageError if the run to resume used other data."""
         if (earlier := self.record["dataset"]) not in (None, dataset):
             raise UsageError(f"{self.path} holds a run on {earlier}, not {dataset}")
         self.record["dataset"] = dataset

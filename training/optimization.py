@@ -9,7 +9,7 @@ OPTIMIZERS = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.o
 
 class PlainSGD:
     """Gradient descent and nothing else. Making a torch.optim optimizer imports torch._dynamo:
-    with torch.optim.SGD the default job takes 1.16 times as long (medians of three)."""
+    with torch.optim.SGD the default run takes 1.16 times as long (medians of three)."""
 
     def __init__(self, parameters, lr):
         self.param_groups = [{"params": list(parameters), "lr": lr}]
@@ -34,7 +34,7 @@ class PlainSGD:
 
 
 def make_optimizer(mlp, args):
-    """The optimizer of the flags. Its penalties do not apply to biases and norms."""
+    """The optimizer of the flags. Its penalties apply to the linear layers' weights alone."""
     matrices = [p for p in mlp.parameters() if p.ndim > 1]
     if args.optimizer == "sgd" and not (args.momentum or args.weight_decay or args.l1):
         return PlainSGD(mlp.parameters(), args.learning_rate)

@@ -24,7 +24,7 @@ class Processes:
 
     @contextmanager
     def start(self, use_gpu):
-        """Wraps the processes' joint work: joins their group, leaves it, explains failures."""
+        """Joins the process group, leaves it after the block, and explains failures."""
         keep_freed_memory()
         if use_gpu:
             os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
@@ -120,8 +120,8 @@ def has_bfloat16(use_gpu):
 
 def keep_freed_memory():
     """Lets the C library reuse the memory of freed tensors. By default it returns large blocks to
-    the system, which zeroes them again in every step: a quarter of a wide network's step in
-    bfloat16."""
+    the system, which zeroes them again in every step. That takes a quarter of a wide network's step
+    in bfloat16."""
     with suppress(AttributeError, TypeError):  # only glibc has it
         mallopt = ctypes.CDLL(None).mallopt
         if mallopt(-3, 2**30) or mallopt(-3, 2**25):  # M_MMAP_THRESHOLD; 2**25 in older versions

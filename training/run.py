@@ -90,12 +90,12 @@ class Run:
             try:
                 yield
             except OSError as error:
-                raise RunError(f"cannot go on in {path}: {error.strerror or error}") from error
+                raise RunError(f"cannot continue in {path}: {error.strerror or error}") from error
             except (Stopped, KeyboardInterrupt) as stop:
                 self._write_end(status="interrupted", steps=self.step)
-                saved = str(stop) or "what is in the last checkpoint is saved"
+                saved = str(stop) or "everything up to the last checkpoint is saved"
                 how = f"the same flags with --resume --run_dir {path}"
-                raise Stopped(f"{saved}; to go on: {how}") from stop
+                raise Stopped(f"{saved}; to continue: {how}") from stop
             except Exception:
                 self._write_end(status="failed")
                 raise

@@ -9,6 +9,7 @@ and generated the data.
 
 import functools
 import importlib
+import io
 import os
 import shutil
 import signal
@@ -51,9 +52,10 @@ class Killer:
         if "x" not in mode:
             return open(path, mode)
         self.moment()
-        file = open(path, mode)  # noqa: SIM115 (closed by the caller)
+        file = HalfWritten(path, mode)
+        file.moment = self.moment
         self.moment()
-        return HalfWritten(file, self)
+        return file
 
     def dying_replace(self, source, target):
         self.moment()
@@ -61,25 +63,14 @@ class Killer:
         self.moment()
 
 
-class HalfWritten:
-    def __init__(self, file, killer):
-        self.file, self.killer = file, killer
-
-    def __getattr__(self, name):
-        return getattr(self.file, name)
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self.file.close()
+class HalfWritten(io.FileIO):
+    """A file of which each half of a write is a moment of its own."""
 
     def write(self, content):
         half = len(content) // 2
-        self.file.write(content[:half])
-        self.file.flush()
-        self.killer.moment()
-        return half + self.file.write(content[half:])
+        super().write(content[:half])
+        self.moment()
+        return half + super().write(content[half:])
 
 
 def start(trainer, folder, flags, fatal=0):

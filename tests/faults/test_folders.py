@@ -2,6 +2,7 @@
 
 import ctypes
 import errno
+import io
 import os
 import shutil
 import signal
@@ -93,7 +94,7 @@ def test_a_folder_deleted_under_the_run(run, step, file, tmp_path, monkeypatch):
 
     monkeypatch.setattr(Run, "add_row", delete)
     line = failed(run, "a")
-    assert "cannot go on in" in line and ("Not a directory" if file else "No such file") in line
+    assert "cannot continue in" in line and ("Not a directory" if file else "No such file") in line
     assert (tmp_path / "a").exists() == file
     assert not file or (tmp_path / "a").read_text() == "my work"
     os.rename(tmp_path / "elsewhere", tmp_path / "b")  # and what was there is as good as ever
@@ -111,35 +112,28 @@ def test_a_limit_on_the_size_of_files(run, tmp_path):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
         signal.signal(signal.SIGXFSZ, handler)
-    assert "cannot go on in" in line and "File too large" in line
+    assert "cannot continue in" in line and "File too large" in line
     assert sorted(p.name for p in (tmp_path / "a").iterdir()) == ["metrics.csv", "run.json"]
 
 
-class FullDisk:
-    """open() on a disk that has room for so many files and half of one more."""
+class Full(io.BytesIO):
+    """A file on a full disk: what is in its buffer is refused when it is closed."""
 
-    def __init__(self, files):
-        self.left = files
+    def __exit__(self, *_):
+        raise OSError(errno.ENOSPC, "No space left on device")
 
-    def __call__(self, path, mode="r"):
-        if "x" in mode:
-            self.left -= 1
-        return open(path, mode) if "x" not in mode or self.left >= 0 else self.HalfAFile(path)
 
-    class HalfAFile:
-        """Content that fits in a buffer is refused only when the file is closed."""
+def full_disk(room):
+    """open() on a disk that has room for so many more files."""
+    left = iter(range(room))
 
-        def __init__(self, path):
-            path.touch()
+    def opened(path, mode="r"):
+        if "x" not in mode or next(left, None) is not None:
+            return open(path, mode)
+        path.touch()
+        return Full()
 
-        def __enter__(self):
-            return self
-
-        def __exit__(self, *_):
-            raise OSError(errno.ENOSPC, "No space left on device")
-
-        def write(self, content):
-            return len(content) if len(content) < 8192 else self.__exit__()
+    return opened
 
 
 @pytest.mark.parametrize("flags", [[], ["--validation_size", "15"]], ids=str)
@@ -148,13 +142,13 @@ def test_a_disk_that_is_full_at_any_write(run, flags, tmp_path, monkeypatch):
     folder = tmp_path / "a"
     for room in range(11):  # such a run writes twelve files
         with monkeypatch.context() as patch:
-            patch.setattr(files, "open", FullDisk(room), raising=False)
+            patch.setattr(files, "open", full_disk(room), raising=False)
             status, line = outcome(run, "a", *flags)
         assert "No space left on device" in line
         if room == 0:
             assert status == 2 and not folder.exists()
             continue
-        assert status == 1 and "cannot go on in" in line
+        assert status == 1 and "cannot continue in" in line
         assert not [path for path in folder.iterdir() if path.suffix == ".tmp"]
         assert room == 1 or rows_of(folder) == whole[: room // 2][: len(whole)]
         assert rows_of(run("a", *flags, "--resume")) == whole
@@ -163,7 +157,7 @@ def test_a_disk_that_is_full_at_any_write(run, flags, tmp_path, monkeypatch):
 
 def test_ctrl_c_on_a_full_disk(run, tmp_path, monkeypatch):
     def interrupt(self, *_):
-        monkeypatch.setattr(files, "open", FullDisk(0), raising=False)
+        monkeypatch.setattr(files, "open", full_disk(0), raising=False)
         raise KeyboardInterrupt
 
     monkeypatch.setattr(Run, "finish", interrupt)
@@ -201,7 +195,7 @@ def test_a_read_only_folder(run, trainer, tmp_path, monkeypatch):
     with as_anybody(), monkeypatch.context() as patch:
         patch.setattr(Run, "add_row", shut_down)
         line = failed(run, "a")
-        assert "cannot go on in" in line and "Permission denied" in line
+        assert "cannot continue in" in line and "Permission denied" in line
     before = listing(tmp_path)
     for folder in (shut, shut / "empty"):
         folder.chmod(0o500)

@@ -1,4 +1,4 @@
-"""Runs that are killed, stopped or failed, and go on with --resume, where they can."""
+"""Runs that are killed, stopped or failed, and continue with --resume, where they can."""
 
 import importlib
 import os
@@ -9,17 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from common import (
-    ROOT,
-    TRAINERS,
-    Killed,
-    failed,
-    interrupted,
-    listing,
-    record_of,
-    refused,
-    results,
-)
+from common import ROOT, TRAINERS, Killed, failed, interrupted, listing, record_of, refused, results
 
 from training.run import Run
 
@@ -30,29 +20,24 @@ def stop(*_):
 
 @pytest.mark.parametrize("flags", [[], ["--validation_size", "15", "--learning_rate", "0.05"]])
 def test_a_run_killed_at_any_write_ends_the_same(run, flags, tmp_path, monkeypatch):
-    """Dies at the 1st, 2nd, 3rd ... file that takes its place, before or after the rename."""
-    whole = run("whole", *flags)
-    replace, left = os.replace, []
+    """Dies before the 1st, 2nd, 3rd ... file takes its place, and so after the one before has."""
+    whole, replace, left = run("whole", *flags), os.replace, [0]
 
     def dying(source, target):
         left[0] -= 1
-        if left[0] > 0:
-            return replace(source, target)
-        if left[1]:
-            replace(source, target)
-        raise Killed
+        if left[0] < 0:
+            raise Killed
+        replace(source, target)
 
-    for moment in range(1, 14):  # the folder and twelve files take their place, or more
-        for after in (False, True):
-            name = f"{moment}-{after}"
-            left[:] = [moment, after]
-            with monkeypatch.context() as patch, pytest.raises(Killed):
-                patch.setattr(os, "replace", dying)
-                run(name, *flags)
-            there = (tmp_path / name / "run.json").exists()
-            assert there == (tmp_path / name).exists() == ((moment, after) > (2, False))
-            run(name, *flags, *["--resume"] * there)
-            assert results(tmp_path / name) == results(whole)
+    for moment in range(13):  # the folder and twelve files take their place, or more
+        left[0], name = moment, str(moment)
+        with monkeypatch.context() as patch, pytest.raises(Killed):
+            patch.setattr(os, "replace", dying)
+            run(name, *flags)
+        there = (tmp_path / name / "run.json").exists()
+        assert there == (tmp_path / name).exists() == (moment > 1)
+        run(name, *flags, *["--resume"] * there)
+        assert results(tmp_path / name) == results(whole)
 
 
 @pytest.mark.parametrize("step", [29, pytest.param(1, marks=pytest.mark.slow)])
@@ -123,7 +108,7 @@ def test_a_run_of_the_other_trainer_is_refused(run, trainer, data):
     names = {"train_mlp_numpy": "train_mlp_pytorch", "train_mlp_pytorch": "train_mlp_numpy"}
     other = importlib.import_module(names[trainer.__name__])
     line = refused(other.main, ["--data_dir", data, "--resume", "--run_dir", str(run("a"))])
-    assert f"is one of {trainer.__name__}.py" in line
+    assert f"was made by {trainer.__name__}.py" in line
 
 
 # The checkpoint of a run that is not finished

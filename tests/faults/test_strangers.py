@@ -8,85 +8,43 @@ import collections
 import functools
 import gzip
 import importlib
-import io
 import os
 import random
 import re
 import shutil
 import sys
 import tarfile
-import zipfile
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from common import (
-    TRAINERS,
-    Killed,
-    archive_of,
-    good_batch,
-    listing,
-    little_memory,
-    outcome,
-    refused,
-    times,
-    use_small_files,
-)
+from common import TRAINERS, Killed, archive_of, listing, outcome, refused, times, use_small_files
 
 import cifar10_utils
-from cifar10_utils import get_cifar10, parse_batch
+from cifar10_utils import parse_batch
 from training.download import _unpack
 from training.files import read_checkpoint, write_checkpoint
 from training.run import Run
 
-pytest.importorskip("resource", reason="limits of memory, links and pipes are those of Unix")
-
-# What must not happen -----------------------------------------------------------------------------
-
-WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
-FORBIDDEN = {"os.system", "os.exec", "os.posix_spawn", "os.fork", "subprocess.Popen", "os.symlink"}
-CHANGES = {"os.mkdir", "os.rmdir", "os.remove", "os.rename", "os.chmod", "os.truncate", "os.link"}
-watched = {"folder": None, "seen": []}
-
-
-def audit(event, args):
-    if watched["folder"] is None:
-        return
-    if event in FORBIDDEN or event.startswith("socket."):
-        watched["seen"].append((event, args))
-    elif event in CHANGES or (event == "open" and args[2] & WRITES):
-        path = os.path.realpath(args[0]) if isinstance(args[0], str | bytes | Path) else "?"
-        if not os.fsdecode(path).startswith((watched["folder"], os.devnull)):
-            watched["seen"].append((event, args))
-
-
-sys.addaudithook(audit)  # for good, but it looks only while a folder is watched
+resource = pytest.importorskip("resource", reason="limits of memory are those of Unix")
 
 
 @contextmanager
-def nothing_outside(folder):
-    """Fails where a process is started, a socket opened or a file changed outside folder."""
-    watched.update(folder=os.path.realpath(folder), seen=[])
+def little_memory(mb=300):
+    """Limits this process, on Linux, to mb MB more than it has now."""
+    if sys.platform != "linux":
+        yield
+        return
+    with open("/proc/self/statm") as file:
+        now = int(file.read().split()[0]) * resource.getpagesize()
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (now + mb * 2**20, before[1]))
     try:
         yield
     finally:
-        watched["folder"] = None
-    assert watched["seen"] == []
-
-
-def test_the_watch_sees_what_happens(tmp_path):
-    for act in (
-        lambda: os.mkdir(tmp_path / "b" / "x"),
-        lambda: open(tmp_path / "c", "w").close(),
-        lambda: os.system("true"),
-    ):
-        (tmp_path / "b").mkdir(exist_ok=True)
-        with pytest.raises(AssertionError), nothing_outside(tmp_path / "a"):
-            act()
-        with nothing_outside(tmp_path):
-            (tmp_path / "d").write_text("fine")
+        resource.setrlimit(resource.RLIMIT_AS, before)
 
 
 # How to alter a file ------------------------------------------------------------------------------
@@ -141,20 +99,14 @@ def altered_text(raw, rng, other=b""):
 # Data ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["data_batch_1", "test_batch", "batches.meta"])
-def test_an_altered_or_truncated_file_is_refused_by_its_sum(data, name):
-    whole = (Path(data) / name).read_bytes()
-    for wrong in (whole[:-1], whole[:-5] + b"x" + whole[-4:], b""):
-        (Path(data) / name).write_bytes(wrong)
-        with pytest.raises(ValueError, match=f"{name}: truncated or altered"):
-            get_cifar10(data)
-
-
 SPOILT = {  # what is done to a folder of data, and what is then said
     "no CIFAR-10 in": lambda folder: [path.unlink() for path in folder.iterdir()],
     "lacks test_batch": lambda folder: (folder / "test_batch").unlink(),
     "data_batch_2: truncated or altered": lambda folder: os.truncate(folder / "data_batch_2", 1000),
-    "data_batch_5: truncated or altered": lambda folder: (folder / "data_batch_5").write_text("x"),
+    "test_batch: truncated or altered": lambda folder: (folder / "test_batch").write_bytes(
+        (folder / "data_batch_5").read_bytes()
+    ),
+    "batches.meta: truncated or altered": lambda folder: (folder / "batches.meta").write_text("x"),
     "typo": lambda folder: folder / "typo",
     "is a file": lambda folder: folder / "data_batch_1",
 }
@@ -177,21 +129,21 @@ def test_bad_data_is_refused_and_nothing_is_written(trainer, said, data, tmp_pat
         (b"numpy\ndtype", b"numpy.dtype\nnewbyteorder"),
     ],
 )
-def test_parse_batch_refuses_other_names_than_the_official_ones(old, new, tmp_path):
-    raw = good_batch()
+def test_parse_batch_refuses_other_names_than_the_official_ones(old, new, data, tmp_path):
+    raw = (Path(data) / "data_batch_1").read_bytes()
     assert old in raw
     (tmp_path / "batch").write_bytes(new.join(raw.rsplit(old, 1)))
-    with pytest.raises(ValueError, match=f"refused: {new.decode().replace(chr(10), '.')}, for"):
+    with pytest.raises(ValueError, match=f"refused: {new.decode().replace(chr(10), '.')}, "):
         parse_batch(tmp_path / "batch")
 
 
 @pytest.mark.parametrize("evil", EVIL, ids=repr)
-def test_code_in_a_batch_runs_nothing(evil, tmp_path, monkeypatch):
+def test_code_in_a_batch_runs_nothing(evil, data, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    raw = good_batch()
+    raw = (Path(data) / "data_batch_1").read_bytes()
     for at in (2, raw.index(b"U\x06labels"), raw.index(b"U\x04data"), len(raw) - 1):
         Path("batch").write_bytes(raw[:at] + evil + raw[at:])
-        with nothing_outside("/nowhere"), pytest.raises(Exception):  # noqa: B017
+        with pytest.raises(Exception):  # noqa: B017
             parse_batch("batch")
     assert [path.name for path in tmp_path.iterdir()] == ["batch"]
 
@@ -237,7 +189,7 @@ def runs(request, data, tmp_path, monkeypatch, no_curves):
 
 @times(40, 1000)
 @pytest.mark.parametrize("kind", ["checkpoint", "run.json", "metrics.csv"])
-def test_altered_checkpoints_and_records(runs, kind, times, request, tmp_path, record_figure):
+def test_altered_checkpoints_and_records(runs, kind, times, tmp_path, record_figure):
     alter = altered if kind == "checkpoint" else altered_text
     whole, found = (tmp_path / "whole" / "metrics.csv").read_bytes(), collections.Counter()
     folder, outside = tmp_path / "in" / "run", sorted(tmp_path.iterdir())
@@ -252,12 +204,11 @@ def test_altered_checkpoints_and_records(runs, kind, times, request, tmp_path, r
             other = next((tmp_path / "whole").glob(f"{kind}*")).read_bytes()
             raw = path.read_bytes()
             path.write_bytes(alter(raw, rng, other) if i else raw)  # the first as it was
-            with nothing_outside(folder):
-                try:
-                    status, line = runs(folder)
-                except BaseException as error:
-                    error.add_note(f"alteration {i} of {kind}")
-                    raise
+            try:
+                status, line = runs(folder)
+            except BaseException as error:
+                error.add_note(f"alteration {i} of {kind}")
+                raise
             assert "alloc" not in line and "MemoryError" not in line, i
             same = (folder / "metrics.csv").read_bytes() == whole
             found["loaded" if status == 0 else "refused" if status == 2 else "not finite"] += 1
@@ -303,33 +254,19 @@ def test_checkpoints_that_no_run_writes_are_refused(runs, tmp_path):
         assert status == 2 and "is damaged" in line, i
 
 
-def rezip(path, change):
-    """Replaces each member of a zip file by change(name, content), and its checksum."""
-    with zipfile.ZipFile(path) as archive:
-        members = {name: change(name, archive.read(name)) for name in archive.namelist()}
-    with zipfile.ZipFile(path, "w") as archive:
-        for name, content in members.items():
-            archive.writestr(name, content)
+class Evil:
+    def __reduce__(self):
+        return os.mkdir, ("ran",)
 
 
 def test_code_in_a_checkpoint_does_not_run(runs, tmp_path):
     """In the pickle that is all of a .pt, or in an array of objects of a .npz."""
     (checkpoint,) = (tmp_path / "killed").glob("checkpoint.*")
-    raw = checkpoint.read_bytes()
-    header = io.BytesIO()
-    np.lib.format.write_array_header_1_0(
-        header, {"descr": "|O", "fortran_order": False, "shape": (8, 3072)}
-    )
-    for evil in EVIL:
-        checkpoint.write_bytes(raw)
-        for name, forged in (("data.pkl", evil + b"."), ("weight.npy", header.getvalue() + evil)):
-            rezip(checkpoint, lambda n, content, name=name, forged=forged:
-                  forged if n.endswith(name) else content)  # fmt: skip
-        before = listing(tmp_path)
-        with nothing_outside(tmp_path / "killed"):
-            status, line = runs("killed")
-        assert status == 2 and "is damaged" in line
-        assert listing(tmp_path) == before
+    evil = Evil() if checkpoint.suffix == ".pt" else np.array(Evil(), object)
+    forge(checkpoint, lambda state: state["network"].update(evil=evil))
+    status, line = runs("killed")
+    assert status == 2 and "is damaged" in line
+    assert not Path("ran").exists()
 
 
 @pytest.mark.parametrize(
@@ -392,11 +329,10 @@ def member(size, name=f"{cifar10_utils.FOLDER}/data_batch_1"):
     "bomb",
     [
         member(2**40),
-        member(-512),
         member(0, "x") + member(-512),  # tarfile alone reads the second one again and again
         18 * (member(2**22, "x") + bytes(2**22)),
     ],
-    ids=["a large member", "a negative member", "a negative member later", "many members"],
+    ids=["a large member", "a negative member later", "many members"],
 )
 def test_an_archive_that_would_unpack_to_far_more_is_refused(bomb, tmp_path, monkeypatch):
     (tmp_path / "archive").write_bytes(gzip.compress(bomb, 1))
@@ -412,7 +348,7 @@ def test_altered_archives(times, tmp_path, monkeypatch, record_figure):
     raws = {mode: archive_of(files, mode) for mode in modes}
     path = tmp_path / "archive"
     monkeypatch.chdir(tmp_path)
-    with nothing_outside("/nowhere"), little_memory():
+    with little_memory():
         for i in range(times):
             rng = random.Random(i)
             raw = raws["w"]
@@ -421,9 +357,7 @@ def test_altered_archives(times, tmp_path, monkeypatch, record_figure):
                 raw = gzip.compress(raw, 1) if rng.random() < 0.5 else raw
             else:
                 raw = altered(raws[rng.choice(modes)], rng)
-            watched["folder"] = None
             path.write_bytes(raw)
-            watched["folder"] = "/nowhere"
             try:
                 assert _unpack(path, cifar10_utils.FOLDER, cifar10_utils.MD5) == files, i
                 found["loaded"] += 1
@@ -432,3 +366,4 @@ def test_altered_archives(times, tmp_path, monkeypatch, record_figure):
                 found["refused"] += 1
     record_figure(f"{times} altered archives: {dict(found)}")
     assert min(found["refused"], found["loaded"]) > times // 50
+    assert [path.name for path in tmp_path.iterdir()] == ["archive"]

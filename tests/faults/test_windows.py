@@ -1,6 +1,6 @@
-"""The trainers and the download where what only Unix has is missing, as it is on Windows.
+"""The trainers and the download without what only Unix has, as on Windows.
 
-Each test runs a program of its own, on whatever system, which takes those things away first.
+Each test runs a program that first removes those parts, on any system.
 """
 
 import functools
@@ -80,15 +80,11 @@ def run_without_unix(program, folder, torch=False, **environment):
 @pytest.mark.parametrize("framework", TRAINERS)
 def test_a_run_ends_is_stopped_and_goes_on(framework, tmp_path):
     torch = framework == "pytorch"
-    names = [
-        "checkpoint.pt" if torch else "checkpoint.npz",
-        "curves.png",
-        "metrics.csv",
-        "run.json",
-    ]
+    ending = "pt" if torch else "npz"
+    names = [f"checkpoint.{ending}", "curves.png", "metrics.csv", "run.json"]
     program = TRAIN.format(framework=framework, files=names)
     done = run_without_unix(program, tmp_path / "run", torch)
-    assert "the last checkpoint is saved; to go on: the same flags with --resume" in done.stderr
+    assert "the last checkpoint is saved; to continue: the same flags with --resume" in done.stderr
     assert done.stdout.count("test accuracy") == 2
     assert "SYNTHETIC DATA" in done.stderr and "Traceback" not in done.stderr
 

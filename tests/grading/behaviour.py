@@ -124,10 +124,10 @@ def _check_last_step(name, module, earlier, evaluated, last, expected):
         if "gradient" in part and close(got[part], added) and not close(got[part], value):
             raise Failure(
                 f"{name}: the {part} of a second step is added to that of the first: "
-                "assign it, with = for +=",
+                "assign it, with = instead of +=",
                 *largest_difference(got[part], value),
             )
-    sentence = "the {} of a second step is not its own: something of the first is kept"
+    sentence = "in a second step, the {} still depends on the first"
     _same(got, expected, f"{name}: {sentence}")
 
 
@@ -200,7 +200,7 @@ def _linear_shapes(submission, rng, samples, m, n):
         if grad.shape != param.shape and not (name in layer.scalars and grad.size == param.size):
             raise Failure(
                 f"grads['{name}'] has the shape {grad.shape}, and params['{name}'] {param.shape}: "
-                "a gradient has the shape of what it differentiates"
+                "a gradient has the shape of its parameter"
             )
     if layer.faults:
         raise Failure("; ".join(sorted(layer.faults)))
@@ -289,7 +289,7 @@ def _stable_elu(submission):
     module = submission.elu()
     out = module.forward(x.copy())
     dx = module.backward(ones.copy())
-    _expect_finite("the ELU", out, x, "an overflow of the exp that nothing needs?")
+    _expect_finite("the ELU", out, x, "does exp overflow for large x, where it is not used?")
     _expect_finite("the gradient of the ELU", dx, x, "an overflow of the exp times 0?")
 
     # What is wrong at ordinary inputs too is not a matter of stability.
@@ -460,12 +460,12 @@ def numpy_only(submission, rng):
         function = make().differences(*arguments(3))
         if function:
             raise Failure(
-                f"{name}.backward calls {function} a little beside what forward was given: a "
-                "derivative by finite differences or a complex step, and not by its formula"
+                f"{name}.backward calls {function} at inputs slightly different from forward's: "
+                "a finite difference or a complex step, not the formula"
             )
     facts = submission.facts()
     if facts["called"]:
-        raise Failure(f"calls {', '.join(facts['called'])}: NumPy alone should compute")
+        raise Failure(f"calls {', '.join(facts['called'])}: only NumPy may compute")
     if facts["imported"]:
         remarks.append(f"imports {', '.join(facts['imported'])}, and does not use it")
     return remarks

@@ -1,7 +1,7 @@
 """Compares numbers, and says in one sentence what is probably wrong with those that differ.
 
-A diagnosis is not read off the code: each common mistake is a hypothesis about the numbers, and
-the first whose numbers are those of the submission is named.
+A diagnosis comes from the numbers, not from the code: each common mistake predicts certain
+numbers, and the first prediction that matches is named.
 """
 
 import contextlib
@@ -28,7 +28,7 @@ class Failure(Exception):
 
 @contextlib.contextmanager
 def case(phrase):
-    """Adds to what went wrong in the block when that was, in words like ' of a square layer'."""
+    """Adds to a failure in the block the case in which it occurred, as ' of a square layer'."""
     try:
         yield
     except Failure as failure:
@@ -78,7 +78,7 @@ def explain(what, got, expected, hypotheses=(), factors=()):
                 return f"{what} {sentence}"
         if np.isclose(ratio, -1, rtol=TOLERANCE):
             return f"{what} has the wrong sign"
-        return f"{what} is {ratio:.6g} times the right one: a factor missing or too many?"
+        return f"{what} is {ratio:.6g} times the right one: a missing or an extra factor?"
     return what + " " + _where_wrong(got, expected)
 
 

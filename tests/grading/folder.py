@@ -12,10 +12,10 @@ FILE_LIMIT, ALL_LIMIT = 1 << 20, 8 << 20  # bytes of one file, and of all that m
 
 
 def walk(folder, limit=5000):
-    """Pairs of a folder and its entries in order, from the outside in, as far as `limit` folders.
+    """Pairs of a folder and its entries in order, the shallowest first, `limit` folders at most.
 
-    Links are not followed, and what cannot be read is left out. (os.walk calls itself for every
-    level, which a deep folder brings to an end.)
+    Links are not followed, and what cannot be read is left out. (os.walk recurses, which fails for
+    a deep folder.)
     """
     waiting = [os.fspath(folder)]
     while waiting and limit:
@@ -72,7 +72,7 @@ def _read_file(path):
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     with open(descriptor, "rb") as file:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise OSError("it is no ordinary file")
+            raise OSError("it is not a regular file")
         data = file.read(FILE_LIMIT + 1)
     if len(data) > FILE_LIMIT:
         raise OSError(f"it has more than {FILE_LIMIT >> 20} MiB")

@@ -40,7 +40,7 @@ def main(worker, packages, sandbox, user, processes):
 
 
 def become(user, rights):
-    """Changes root into another user, and all of root's rights but those into none."""
+    """Turns root into another user, who keeps only these rights."""
     libc = ctypes.CDLL(None, use_errno=True)
     libc.prctl(8, 1)  # PR_SET_KEEPCAPS
     os.setgroups([])

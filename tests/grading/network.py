@@ -76,8 +76,8 @@ def _composed(submission, x, layers, dout=None, before=None):
         wrong = [name for name in submission.failed if name.startswith(MODULE_ROWS)]
         sentence = "are wrong only when they are used twice or several are in use"
         if wrong:
-            sentence = f"it follows from '{wrong[0]}'"
-        yield result, f"the modules are put together rightly, and {sentence}"
+            sentence = f"the error follows from '{wrong[0]}'"
+        yield result, f"the modules are composed correctly: {sentence}"
 
 
 def _alternatives(layers):
@@ -85,12 +85,12 @@ def _alternatives(layers):
     elu, softmax = reference.elu, reference.softmax
     pairs = [
         ({"last": lambda x: x}, "the softmax at the end is missing"),
-        ({"last": lambda x: softmax(elu(x))}, "an ELU stands before the softmax"),
+        ({"last": lambda x: softmax(elu(x))}, "there is an ELU before the softmax"),
         ({"last": lambda x: softmax(softmax(x))}, "softmax twice"),
-        ({"last": elu}, "an ELU stands at the end instead of the softmax"),
+        ({"last": elu}, "there is an ELU at the end instead of the softmax"),
         ({"hidden": lambda x: x}, "no ELU after the hidden layers"),
-        ({"hidden": lambda x: np.where(x.real > 0, x, 0)}, "ReLU for ELU"),
-        ({"hidden": np.tanh}, "tanh for ELU"),
+        ({"hidden": lambda x: np.where(x.real > 0, x, 0)}, "ReLU instead of ELU"),
+        ({"hidden": np.tanh}, "tanh instead of ELU"),
         ({"hidden": lambda x: elu(elu(x))}, "the ELU is applied twice"),
     ]
     pairs += [
@@ -202,7 +202,7 @@ def _expect_gradients(what, got, expected, hypotheses, factors=(), tolerance=TOL
     """Compares all gradients. hypotheses: a function of the layer's number and 0 or 1."""
     for i, layer in enumerate(expected):
         for j, name in enumerate(("weight", "bias")):
-            text = f"{what} by the {name} of layer {i + 1} of {len(expected)}"
+            text = f"{what} with respect to the {name} of layer {i + 1} of {len(expected)}"
             expect(text, got[i][j], layer[j], hypotheses(i, j), factors, tolerance)
 
 
@@ -214,7 +214,7 @@ def initialisation(submission, rng):
     layers = submission.mlp(draw_sizes(rng, 4)).params()
     for i, (weight, bias) in enumerate(layers):
         if not (np.all(np.isfinite(weight)) and np.all(np.isfinite(bias))):
-            raise Failure(f"layer {i + 1} of {len(layers)} starts with a value not finite")
+            raise Failure(f"layer {i + 1} of {len(layers)} has an initial value that is not finite")
         if i < len(layers) - 1 and np.ptp(weight, axis=0).max() <= 1e-9 * np.abs(weight).max():
             start = f"at {weight.flat[0]:.3g}" if np.ptp(weight) == 0 else "with the same weights"
             raise Failure(

@@ -137,7 +137,7 @@ class Child:
         try:
             reply, results = unpack(text, data)
         except ValueError:
-            raise Lost("gives an answer out of form") from None
+            raise Lost("gives a malformed answer") from None
         if reply.get("number") != self.number:
             raise Lost("gives an answer out of turn")
         return reply, results
@@ -207,10 +207,8 @@ def _family(without=()):
     children = {}
     for pid, parent, size in _processes():
         children.setdefault(parent, []).append((pid, size))
-    found, waiting = (
-        {},
-        [child for child in children.get(os.getpid(), ()) if child[0] not in without],
-    )
+    found = {}
+    waiting = [child for child in children.get(os.getpid(), ()) if child[0] not in without]
     while waiting:
         pid, found[pid] = waiting.pop()
         waiting += children.get(pid, ())

@@ -1,10 +1,10 @@
-"""What the right values are: the formulas of the assignment, written once more in float64.
+"""The right values: the formulas of the assignment, written once more in float64.
 
 The derivatives of ELU, softmax and cross entropy are taken by a complex step,
 f'(x) = Im f(x + ih) / h, which has no cancellation and is therefore exact to the last digits
-(Squire and Trapp, 1998). So no formula of a gradient stands here that could share a mistake with
-the submission's, but for the linear module's three products: this package's own modules agree with
-them, and other tests compare those modules with PyTorch.
+(Squire and Trapp, 1998). So no gradient formula here can share a mistake with the submission's,
+except the linear module's three products. This package's modules agree with those, and other tests
+compare these modules with PyTorch.
 
 S is the number of samples, M and N are numbers of features, C is the number of classes.
 """
@@ -49,7 +49,7 @@ def cross_entropy_gradient(x, y):
 
 
 def gradient(function, x, dout=1.0):
-    """The gradient of (dout * function(x)).sum() by x, where rows do not depend on each other.
+    """The gradient of (dout * function(x)).sum() with respect to x, where rows are independent.
 
     x: (S, M). function: its row i depends on row i of x alone. Returns (S, M).
     """

@@ -32,7 +32,7 @@ class Inside:
 
 
 class Submission:
-    """What stands in modules.py and mlp_numpy.py.
+    """The classes of modules.py and mlp_numpy.py.
 
     Args:
         sources: the text of every file by its name, the two and those that they import; None for a

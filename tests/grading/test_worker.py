@@ -80,13 +80,6 @@ def test_results_are_numbers_of_any_kind(start):
     assert "not real numbers" in failure_of_act(submission, number)
 
 
-def test_what_a_call_writes_into_its_arguments_is_seen(start):
-    x = np.ones((2, 3))
-    elu = start(with_elu("x[0, 1] = 7\nreturn x")).elu()
-    elu.forward(x)
-    assert x[0, 1] == 7
-
-
 def test_arguments_lie_in_memory_as_asked(start):
     flags = "np.array([[x.flags.c_contiguous, x.flags.f_contiguous]])"
     body = f"assert (x == np.arange(6.0).reshape(2, 3)).all()\nreturn {flags}"

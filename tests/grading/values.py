@@ -49,8 +49,8 @@ def _linear_cases(submission, rng):
 
 
 COPIED = (
-    "with the parameters of its first use, although they were changed since: it keeps a copy of "
-    "them, so that a network never learns"
+    "with the parameters of its first use, which have changed since: it keeps a copy, so that a "
+    "network never learns"
 )
 
 
@@ -116,7 +116,7 @@ def bias_gradient(submission, rng):
             (dout[-1], "dout of the last sample only"),
             (np.full(len(bias), float(len(x))), "dout is left out"),
             (np.ones(len(bias)), "set to one: dout is left out"),
-            (dout.sum(axis=0) * bias, "multiplied by the bias, which its derivative is not"),
+            (dout.sum(axis=0) * bias, "multiplied by the bias, which is not part of its gradient"),
         ]
         what = "the bias gradient" + phrase
         expect(what, layer.grad("bias"), dout.sum(axis=0), hypotheses, batch_factors(len(x)))
@@ -134,7 +134,7 @@ def input_gradient(submission, rng):
         hypotheses = [
             (expected + x, "the input itself is added"),
             (np.ones_like(dout) @ weight, "dout is left out"),
-            (dout, "dout is handed on: the weight is left out"),
+            (dout, "dout is passed on unchanged: the weight is left out"),
         ]
         if weight.shape[0] == weight.shape[1]:
             hypotheses += [(dout @ weight.T, TRANSPOSED)]
@@ -250,7 +250,7 @@ def _elu_mistakes(x, alpha, got):
     yield np.where(x > 0, x, alpha * x), "the branch below 0 is linear: a leaky ReLU"
     yield np.where(x > 0, x, 0.01 * x), "that is a leaky ReLU"
     yield np.tanh(x), "that is tanh"
-    yield x, "the input is handed on"
+    yield x, "the input is passed on unchanged"
     if got.shape == x.shape:
         own = _own_alpha(x, got, exp - 1)
         yield reference.elu(x, own), f"that is the ELU with an alpha of {own:.3g}"
@@ -278,7 +278,7 @@ def _slope_mistakes(x, alpha, out, got):
         yield np.where(positive, 0, alpha * exp), "0 instead of 1 above 0"
     yield np.exp(x), "exp(x) above 0 too, where the slope is 1"
     yield alpha * np.exp(x), "exp(x) above 0 too, where the slope is 1"
-    yield np.ones_like(x), "1 everywhere: dout is handed on"
+    yield np.ones_like(x), "1 everywhere: dout is passed on unchanged"
     own = _own_alpha(x, got, exp)
     yield np.where(x > 0, 1, own * exp), f"that of the ELU with an alpha of {own:.3g}"
     yield np.where(x >= 0, 1, own * exp), f"that of the ELU with an alpha of {own:.3g}"
@@ -330,11 +330,11 @@ def _softmax_mistakes(x, expected):
         (shifted, "not normalised"),
         (np.log(expected), "that is the logarithm of the softmax"),
         (1 / (1 + np.exp(-x)), "that is a sigmoid"),
-        (x, "the input is handed on: softmax inside the cross entropy?"),
+        (x, "the input is passed on unchanged: softmax inside the cross entropy?"),
         (1 - expected, "that is 1 - softmax"),
         (np.eye(x.shape[1])[x.argmax(axis=1)], "that is the arg max"),
         (x / x.sum(axis=1, keepdims=True), "the exp is left out"),
-        (np.exp(-x) / np.exp(-x).sum(axis=1, keepdims=True), "exp(-x) for exp(x)"),
+        (np.exp(-x) / np.exp(-x).sum(axis=1, keepdims=True), "exp(-x) instead of exp(x)"),
         (2**x / (2**x).sum(axis=1, keepdims=True), "2^x for exp(x)"),
         (reference.softmax(expected), "softmax is applied twice"),
     ]
@@ -357,10 +357,10 @@ def softmax_gradient(submission, rng):
             (y * (dout - dout.sum(axis=1, keepdims=True)), "the factor y in the sum is missing"),
             (y * (dout + row_sum), "the sum has the wrong sign"),
             (-y * row_sum, "the diagonal of the Jacobian is missing"),
-            (dout, "dout is handed on: softmax backward inside the cross entropy?"),
+            (dout, "dout is passed on unchanged: softmax backward inside the cross entropy?"),
             (y, "the output instead of a gradient"),
             (y * (1 - y), "only the diagonal of the Jacobian, and dout is left out"),
-            (y * (dout - (dout * y).mean(axis=1, keepdims=True)), "mean for sum over the classes"),
+            (y * (dout - (dout * y).mean(axis=1, keepdims=True)), "mean over classes, not sum"),
         ]
         if own.shape == y.shape and not close(own, y):
             of_own = own * (dout - (dout * own).sum(axis=1, keepdims=True))
@@ -481,8 +481,8 @@ def _loss_mistakes(x, y):
             samples / x.shape[1],
             "is S/C of the right one: averaged over the classes, not the samples?",
         ),
-        (1 / np.log(2), "is in bits: log2 for log"),
-        (1 / np.log(10), "is the one with log10 for log"),
+        (1 / np.log(2), "is in bits: log2 instead of log"),
+        (1 / np.log(10), "is the one with log10 instead of log"),
         (-1, "has the wrong sign: the minus is missing"),
     ]
     return hypotheses, factors
@@ -543,13 +543,13 @@ def _loss_gradient_mistakes(x, y):
         hypotheses += [
             (
                 scale * (x - y),
-                "fused with the softmax: (x - y) is not the derivative by x" + suffix,
+                "fused: (x - y) is the gradient of softmax and cross entropy together" + suffix,
             ),
             (scale * (x - y) / (x * (1 - x)), "that of the binary cross entropy" + suffix),
             (-scale * y, "the division by x is missing" + suffix),
             (-scale * y * x, "multiplied by x instead of divided" + suffix),
             (-scale / x, "the targets are left out" + suffix),
             (-scale * y * np.log(x), "the loss instead of its derivative" + suffix),
-            (-scale * x / np.where(y == 0, np.inf, y), "x / y for y / x" + suffix),
+            (-scale * x / np.where(y == 0, np.inf, y), "x / y instead of y / x" + suffix),
         ]
     return hypotheses, factors

@@ -433,7 +433,7 @@ def _key(dict_name, found, name, faults):
     for key in (name, *OTHER_KEYS[name]):
         if found.get(key) is not None:
             if key != name:
-                faults.append(f"{dict_name} has the key '{key}' for '{name}'")
+                faults.append(f"{dict_name} has the key '{key}' instead of '{name}'")
             return key
     raise Fault(f"{dict_name} of LinearModule has no entry '{name}'")
 

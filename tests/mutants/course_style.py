@@ -1,8 +1,8 @@
 """A test in the style of the course's own, to compare with.
 
-Each layer's backward is compared with central differences of its forward by the input x and, of
-the linear layer, by the weight. The relative error has to stay below 1e-5. Nothing else is looked
-at: neither the bias, nor any value, nor the network. The loss is asked for its gradient on an
+Each layer's backward is compared with central differences of its forward with respect to the input
+x and, in the linear layer, the weight. The relative error must stay below 1e-5. Nothing else is
+checked: neither the bias, nor any value, nor the network. The loss is asked for its gradient on an
 instance whose forward was never called, as those tests do.
 """
 
@@ -15,7 +15,7 @@ MAX_RELATIVE_ERROR = 1e-5
 
 
 def numerical_gradient(function, x, dout=1.0):
-    """The gradient of (dout * function()).sum() by the array x, of its shape; x is changed."""
+    """The gradient of (dout * function()).sum() with respect to the array x, which is changed."""
     gradient = np.zeros_like(x)
     for index in np.ndindex(x.shape):
         original = x[index]

@@ -29,7 +29,7 @@ def sources(mutant):
 
 def _changed(name, base, changes):
     result = right_sources(base)
-    for old, new in changes:
+    for old, new in zip(changes[::2], changes[1::2], strict=True):
         found = [file for file in result if old in result[file]]
         if len(found) != 1:
             raise ValueError(f"{name}: {old!r} stands in {found} of {base}")
@@ -39,11 +39,7 @@ def _changed(name, base, changes):
 
 def wrong(name, fails, says, *changes, base="textbook"):
     """A mutant. `changes` are old and new pieces of text in turn."""
-    return Mutant(name, fails, says, _pairs(changes), base)
-
-
-def _pairs(changes):
-    return list(zip(changes[::2], changes[1::2], strict=True))
+    return Mutant(name, fails, says, changes, base)
 
 
 # The rows, by the letters that the list below uses.
@@ -129,7 +125,7 @@ LINEAR = [
     wrong("writes into x", {INPUTS}, "writes into x", KEEP,
           "x *= 2.0; x /= 3.0; x *= 1.5; " + KEEP),
     wrong("writes into dout", {INPUTS}, "writes into dout", DX, DX + "; dout *= 0"),
-    wrong("key weights", {SHAPES}, "'weights' for 'weight'", '"weight"', '"weights"'),
+    wrong("key weights", {SHAPES}, "'weights' instead of 'weight'", '"weight"', '"weights"'),
     wrong("gradient under another key", {W, NG}, "zero", 'self.grads["weight"]',
           'self.grads["weights"]'),
 ]
@@ -226,7 +222,7 @@ SOFTMAXES = [
     wrong("log softmax", {SV, NO, NG, STABLE}, "logarithm", SOFTMAX + "\n        return self.out",
           SOFTMAX + "\n        return np.log(self.out)"),
     wrong("sigmoid", {SV, SG, NO, NG}, "sigmoid", SOFTMAX, "self.out = 1 / (1 + np.exp(-x))"),
-    wrong("identity, fused with the loss", {SV, NO, NG}, "handed on", "return self.out\n",
+    wrong("identity, fused with the loss", {SV, NO, NG}, "passed on", "return self.out\n",
           "return x\n"),
     wrong("epsilon 1e-4 in the sum", {SV, SG, NO, NG}, "epsilon", SOFTMAX,
           SOFTMAX + "; self.out = exp / (np.sum(exp, axis=1, keepdims=True) + 1e-4)"),
@@ -249,7 +245,7 @@ SOFTMAXES = [
           "dout + total"),
     wrong("softmax gradient of the wrong sign", {SG, NG}, "wrong sign", "dout - total",
           "total - dout"),
-    wrong("softmax gradient hands dout on", {SG, NG}, "handed on", SOFTMAX_DX, "dx = dout"),
+    wrong("softmax gradient hands dout on", {SG, NG}, "passed on", SOFTMAX_DX, "dx = dout"),
     wrong("softmax gradient averaged", {SG, NG}, "1/S", SOFTMAX_DX, SOFTMAX_DX + " / len(dout)"),
     wrong("mean for sum in softmax gradient", {SG, NG}, "mean", SUM,
           SUM.replace("np.sum", "np.mean")),
@@ -321,9 +317,9 @@ LOSSES = [
 
 NETWORKS = [
     wrong("no softmax", {NO, NG}, "softmax at the end is missing", APPEND_SOFTMAX, ""),
-    wrong("ELU for the softmax", {NO, NG}, "ELU stands at the end", "append(SoftMaxModule())",
+    wrong("ELU for the softmax", {NO, NG}, "ELU at the end", "append(SoftMaxModule())",
           "append(ELUModule())"),
-    wrong("ELU before the softmax", {NO, NG}, "ELU stands before", APPEND_SOFTMAX,
+    wrong("ELU before the softmax", {NO, NG}, "ELU before", APPEND_SOFTMAX,
           "        self.layers.append(ELUModule())\n" + APPEND_SOFTMAX),
     wrong("softmax twice", {NO, NG}, "softmax twice", APPEND_SOFTMAX, 2 * APPEND_SOFTMAX),
     wrong("no ELU", {NO, NG}, "no ELU", APPEND_ELU, ""),
@@ -501,7 +497,7 @@ NOT_NUMPY = [
           "            down = self.forward(self.x)\n"
           "            bias[i] = old\n"
           '            self.grads["bias"][i] = np.sum((up - down) * dout) / 2e-5'),
-    wrong("slope by central differences", {NUMPY}, "differences", ELU_CLASS,
+    wrong("slope by central differences", {NUMPY}, "finite difference", ELU_CLASS,
           "def elu(x):\n    return np.where(x >= 0, x, np.exp(np.minimum(x, 0)) - 1)\n\n\n"
           + ELU_CLASS,
           ELU, "out = elu(x)", SLOPE, "slope = (elu(self.x + 1e-6) - elu(self.x - 1e-6)) / 2e-6"),
@@ -522,74 +518,38 @@ NOT_NUMPY = [
           "slope = elementwise_grad(self.forward)(self.x)"),
 ]
 
-# fmt: on
-
 WRONG = LINEAR + STATE + ELUS + SOFTMAXES + LOSSES + NETWORKS
 WRONG += FIRST_USE + SQUARES + REAL_SIZES + NUMBERS + STARTS + NOT_NUMPY
 
 # Right versions that differ from the textbook's in one thing that the assignment leaves open.
 VARIANTS = {
-    "loss asserts probabilities": _pairs(
-        [LOSS, "assert np.allclose(x.sum(axis=1), 1) and np.all(x >= 0)\n        " + LOSS]
-    ),
-    "class numbers": _pairs(
-        [
-            LOSS,
-            "out = -np.log(x[np.arange(y.shape[0]), y]).mean()",
-            LOSS_DX,
-            "dx = np.zeros_like(x)\n"
-            "        dx[np.arange(y.shape[0]), y] = -1 / x[np.arange(y.shape[0]), y] / y.shape[0]",
-        ]
-    ),
-    "parameters kept twice": _pairs(
-        [
-            "self.grads = {",
-            "self.weight, self.bias = self.params.values()\n        self.grads = {",
-            OUT,
-            "out = x @ self.weight.T + self.bias",
-            DX,
-            "dx = dout @ self.weight",
-        ]
-    ),
-    "bias starts as a scalar": _pairs(
-        [
-            '"bias": np.zeros((1, out_features)),\n        }\n        self.grads',
-            '"bias": 0.0,\n        }\n        self.grads',
-        ]
-    ),
-    "slots": _pairs(["class MLP:\n", 'class MLP:\n    __slots__ = ("layers",)\n\n']),
-    "deque": _pairs(
-        [
-            "self.layers = []",
-            "self.layers = deque()",
-            "from modules",
-            "from collections import deque\n\nfrom modules",
-        ]
-    ),
-    "subclass of list": _pairs(
-        [
-            "self.layers = []",
-            "self.layers = Layers()",
-            "class MLP:",
-            "class Layers(list):\n    pass\n\n\nclass MLP:",
-        ]
-    ),
-    "array of layers": _pairs(
-        [
-            "from modules",
-            "import numpy as np\nfrom modules",
-            APPEND_SOFTMAX,
-            APPEND_SOFTMAX + "        self.layers = np.array(self.layers, dtype=object)\n",
-        ]
-    ),
-    "forward computed again in backward": _pairs(
-        ["slope = np", "self.forward(self.x)\n        slope = np"]
-    ),
-    "torch imported, not used": _pairs([IMPORT, IMPORT + "import torch\n"]),
-    "weights N(0, 1)": _pairs([INIT, INIT + " * 1e4"]),
-    "weights of He": _pairs([INIT, INIT + " * 1e4 * np.sqrt(2 / in_features)"]),
-    "weights uniform in (0, 1)": _pairs([INIT, INIT.replace("normal(0, 0.0001", "uniform(0, 1")]),
-    "last layer zero": _pairs(
-        [APPEND_SOFTMAX, "        self.layers[-1].params['weight'][:] = 0\n" + APPEND_SOFTMAX]
-    ),
+    "loss asserts probabilities": (
+        LOSS, "assert np.allclose(x.sum(axis=1), 1) and np.all(x >= 0)\n        " + LOSS),
+    "class numbers": (
+        LOSS, "out = -np.log(x[np.arange(y.shape[0]), y]).mean()", LOSS_DX,
+        "dx = np.zeros_like(x)\n"
+        "        dx[np.arange(y.shape[0]), y] = -1 / x[np.arange(y.shape[0]), y] / y.shape[0]"),
+    "parameters kept twice": (
+        "self.grads = {", "self.weight, self.bias = self.params.values()\n        self.grads = {",
+        OUT, "out = x @ self.weight.T + self.bias", DX, "dx = dout @ self.weight"),
+    "bias starts as a scalar": (
+        '"bias": np.zeros((1, out_features)),\n        }\n        self.grads',
+        '"bias": 0.0,\n        }\n        self.grads'),
+    "slots": ("class MLP:\n", 'class MLP:\n    __slots__ = ("layers",)\n\n'),
+    "deque": ("self.layers = []", "self.layers = deque()",
+              "from modules", "from collections import deque\n\nfrom modules"),
+    "subclass of list": ("self.layers = []", "self.layers = Layers()",
+                         "class MLP:", "class Layers(list):\n    pass\n\n\nclass MLP:"),
+    "array of layers": (
+        "from modules", "import numpy as np\nfrom modules", APPEND_SOFTMAX,
+        APPEND_SOFTMAX + "        self.layers = np.array(self.layers, dtype=object)\n"),
+    "forward computed again in backward": (
+        "slope = np", "self.forward(self.x)\n        slope = np"),
+    "torch imported, not used": (IMPORT, IMPORT + "import torch\n"),
+    "weights N(0, 1)": (INIT, INIT + " * 1e4"),
+    "weights of He": (INIT, INIT + " * 1e4 * np.sqrt(2 / in_features)"),
+    "weights uniform in (0, 1)": (INIT, INIT.replace("normal(0, 0.0001", "uniform(0, 1")),
+    "last layer zero": (
+        APPEND_SOFTMAX, "        self.layers[-1].params['weight'][:] = 0\n" + APPEND_SOFTMAX),
 }
+# fmt: on

@@ -78,20 +78,6 @@ def test_the_temperature_is_the_one_worked_out_by_hand():
     assert study.fit_temperature(logits, labels) == pytest.approx(1 / math.log(3), rel=1e-9)
 
 
-def test_the_temperature_has_the_least_cross_entropy():
-    rng = np.random.default_rng(0)
-    labels = rng.integers(0, 10, 500)
-    logits = 5 * (rng.standard_normal((500, 10)) + np.eye(10)[labels])
-
-    def loss(temperature):
-        p = study.probabilities(logits, temperature)
-        return -np.log(p[np.arange(500), labels]).mean()
-
-    best = study.fit_temperature(logits, labels)
-    assert best > 1.5
-    assert loss(best) < min(loss(0.99 * best), loss(1.01 * best))
-
-
 def test_probabilities_at_a_temperature():
     p = study.probabilities(np.array([[1000.0, 1000 - 2 * math.log(3)]]), temperature=2)
     assert p == pytest.approx(np.array([[0.75, 0.25]]))
@@ -221,10 +207,6 @@ def test_the_study_finds_the_accuracy_that_the_run_recorded(record, folder):
     assert (folder / "final" / "mistakes.png").is_file()
     pictures = np.load(folder / "study.npz")
     assert [(name, len(pictures[name])) for name in pictures] == [("run", 40)]
-
-
-def test_a_record_of_the_study_names_no_path(record):
-    assert "/" not in json.dumps(record)
 
 
 def test_a_temperature_needs_a_validation_split(folder):
