@@ -211,10 +211,8 @@ def best_values():
         "best flags": typewriter(changed_flags(flags, runs_of("pytorch-100")[0]["flags"])),
         "best command": typewriter([record["command"]]).replace("~", " "),
         "validated validation": fixed(validation_accuracy(validated), 3),
-        **{
-            f"validated {split}": fixed(validated["history"][f"{split}_accuracy"][-1], 3)
-            for split in ("train", "clean")
-        },
+        "validated train": fixed(validated["history"]["train_accuracy"][-1], 3),
+        "validated clean": fixed(validated["history"]["clean_accuracy"][-1], 3),
     }
 
 

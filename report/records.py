@@ -56,9 +56,7 @@ def read_finished(folder):
     """The finished run in a folder: what run.json holds, with metrics.csv as its `history`."""
     try:
         record, history = read_run(folder)
-    except OSError as error:
-        raise UsageError(f"cannot read {error.filename}: {error.strerror}") from error
-    except (KeyError, TypeError, ValueError) as error:
+    except (OSError, KeyError, TypeError, ValueError) as error:
         raise UsageError(f"{folder} holds no finished run ({error!r:.200})") from error
     if record["status"] != "completed":
         raise UsageError(f"{folder} holds no finished run: its status is {record['status']}")

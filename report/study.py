@@ -52,12 +52,6 @@ def load_run(folder, data_dir):
     """The run in a folder: its record with its history, its MLP with the weights that it was
     evaluated with, and its splits as TensorData."""
     record = records.read_finished(folder)
-    if record["framework"] != "pytorch":
-        raise UsageError(f"{folder} holds no run of train_mlp_pytorch.py")
-    record["history"] = {
-        name: [value and round(value, 5) for value in values]
-        for name, values in record["history"].items()
-    }
     args = flags.parse(trainer.make_parser(), [])
     synthetic = record["dataset"] == "synthetic"
     vars(args).update(record["flags"], synthetic=synthetic, use_gpu=False, data_dir=data_dir,
@@ -127,8 +121,7 @@ def draw_mistakes(mistakes, pixels, path):
 
 def probabilities(logits, temperature=1.0):
     """softmax(logits / temperature), (N, C)."""
-    powers = np.exp((logits - logits.max(axis=1, keepdims=True)) / temperature)
-    return powers / powers.sum(axis=1, keepdims=True)
+    return torch.from_numpy(logits / temperature).softmax(dim=1).numpy()
 
 
 def fit_temperature(logits, labels):

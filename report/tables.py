@@ -62,9 +62,7 @@ def job_table():
     """What whole runs take: time, memory, and a second process."""
     record = records.read("benchmark")
     lines = ["| default run | start to end | training steps | peak memory |", "|---|---|---|---|"]
-    runs = record["default_run"]
-    for name in ("numpy", "pytorch"):
-        run = runs[name]
+    for name, run in record["default_run"].items():
         lines.append(
             f"| `train_mlp_{name}.py` | {run['wall_seconds']:.1f} s | {run['train_seconds']:.1f} s "
             f"| {run['peak_rss_mb']:.0f} MB |"

@@ -86,14 +86,14 @@ def test_any_learning_rate(finite):
     ended = [finite("--learning_rate", f"1e{i}") is not None for i in range(-12, 13, 2)]
     assert ended == sorted(ended, reverse=True)  # small rates end well, then large ones do not
     assert ended[4] and not ended[-1]
-    for rate in ("1e-320", "1e38", "1e300", "1e308"):
+    for rate in ("1e-38", "1e38"):
         finite("--learning_rate", rate)
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "adamw"])
 def test_any_learning_rate_of_adam(finite, optimizer):
     if finite.options:
-        for rate in ("1e-12", "1e-3", "1e6", "1e12", "1e300"):
+        for rate in ("1e-12", "1e-3", "1e6", "1e12", "1e38"):
             finite("--learning_rate", rate, "--optimizer", optimizer)
 
 

@@ -23,10 +23,9 @@ def replacing(path):
         with open(temporary, "xb") as file:
             yield file
         os.replace(temporary, path)
-    except BaseException:
-        with suppress(OSError):
+    finally:
+        with suppress(OSError):  # it is gone unless something failed
             temporary.unlink()
-        raise
 
 
 @contextmanager

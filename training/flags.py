@@ -46,9 +46,10 @@ def hidden_units(text):
 
 COUNT = {"type": number(int, 1, 10**9), "metavar": "N"}
 SIZE = {"type": number(int, 0, 10**9), "metavar": "N"}
-RATE = {"type": number(float, math.ulp(0), 1e308), "metavar": "X"}
+RATE = {"type": number(float, 1e-38, 1e38), "metavar": "X"}  # what float32 can hold
 SHARE = {"type": number(float, 0, 0.99), "metavar": "X", "default": 0.0}
 FACTOR = {"type": number(float, 0, 1000), "metavar": "X", "default": 0.0}
+PART = {"type": number(float, 0, 1), "metavar": "X", "default": 0.0}
 FOLDER = {"type": folder, "metavar": "DIR"}
 ON = {"action": "store_true"}
 
@@ -85,20 +86,18 @@ def add_experiment_flags(parser, activations, normalizations):
     """The flags of the PyTorch trainer alone: the modifications of question 2.1, and devices."""
     parser.set_defaults(max_steps=None)  # --epochs may replace it: see total_steps
     add = parser.add_argument_group("network of the experiments").add_argument
-    add("--activation", choices=activations, default="elu", metavar="NAME",
-        help="elu (default), tanh, relu or gelu")
-    add("--normalization", choices=normalizations, default="none", metavar="NAME",
-        help="none (default), batch or layer, before each activation")
+    add("--activation", choices=activations, default="elu", help="(default: elu)")
+    add("--normalization", choices=normalizations, default="none",
+        help="before each activation (default: none)")
     add("--standardize", **ON,
         help="divide each pixel by its standard deviation over the training images")
     add("--half_resolution", **ON,
         help="average each 2 x 2 pixels first, which leaves a quarter of the inputs")
     add = parser.add_argument_group("optimization").add_argument
-    add("--optimizer", choices=("sgd", "adam", "adamw"), default="sgd", metavar="NAME",
-        help="sgd (default), adam or adamw")
+    add("--optimizer", choices=("sgd", "adam", "adamw"), default="sgd", help="(default: sgd)")
     add("--momentum", type=number(float, 0, 0.9999), default=0.0, metavar="X", help="of SGD")
-    add("--schedule", choices=("constant", "cosine"), default="constant", metavar="NAME",
-        help="constant (default) or cosine: half a cosine from the learning rate to 0")
+    add("--schedule", choices=("constant", "cosine"), default="constant",
+        help="cosine: half a cosine from the learning rate to 0 (default: constant)")
     add("--warmup_steps", **SIZE, default=0,
         help="first steps, in which the learning rate rises linearly")
     add("--epochs", **COUNT, help="passes over the training images, in place of --max_steps")
@@ -111,13 +110,11 @@ def add_experiment_flags(parser, activations, normalizations):
     add("--flip", **ON, help="mirror training images at random")
     add("--shift", type=number(int, 0, 31), default=0, metavar="N",
         help="shift training images at random by up to N pixels")
-    add("--distortion", type=number(float, 0, 1), default=0.0, metavar="X",
-        help="strength of random turns, zooms and shears of training images")
+    add("--distortion", **PART, help="strength of random turns, zooms and shears of the images")
     add("--cutout", type=number(int, 0, 31), default=0, metavar="N",
         help="cover a square of N x N pixels, at a random place, with the mean image")
-    add("--recolour", type=number(float, 0, 1), default=0.0, metavar="X",
-        help="strength of random changes of contrast, brightness and colour")
-    add("--mixup", type=number(float, 0, 1), default=0.0, metavar="X",
+    add("--recolour", **PART, help="strength of random changes of contrast, brightness and colour")
+    add("--mixup", **PART,
         help="largest share of another image blended into a training image, and of its label")
     add = parser.add_argument_group("evaluation").add_argument
     add("--test_time_averaging", **ON,

@@ -28,8 +28,6 @@ class Folder:
     def require_empty(self):
         """Raises UsageError unless the path is free for a new run: absent or an empty folder."""
         with self._usable():
-            if self.path.exists() and not self.path.is_dir():
-                raise UsageError(f"--run_dir {self.path} is a file: give a folder")
             # A run that is killed while it writes its first record leaves only this file.
             if self.path.exists() and {*os.listdir(self.path)} - {".run.json.tmp"}:
                 raise UsageError(

@@ -16,11 +16,9 @@ class PlainSGD:
 
     @torch.no_grad()
     def step(self):
-        for group in self.param_groups:
-            for parameter in group["params"]:
-                # torch rejects a rate above the dtype's maximum; the loss check stops the run.
-                rate = min(group["lr"], torch.finfo(parameter.dtype).max)
-                parameter.sub_(parameter.grad, alpha=rate)
+        (group,) = self.param_groups
+        for parameter in group["params"]:
+            parameter.sub_(parameter.grad, alpha=group["lr"])
 
     def zero_grad(self):
         for parameter in self.param_groups[0]["params"]:

@@ -49,7 +49,9 @@ class Run:
     """
 
     def __init__(self, args, framework, versions, processes=None):
-        self.args, self.processes = args, processes
+        self.args = args
+        # Calls a function in the first process only, and returns its result in all.
+        self.from_first = processes.from_first if processes else lambda action: action()
         self.writes = processes is None or processes.rank == 0
         flags = {k: v for k, v in vars(args).items() if k not in NOT_IN_RECORD}
         versions = {"python": platform.python_version(), **versions}
@@ -66,10 +68,6 @@ class Run:
         self.finished = earlier is not None
         if self.finished:
             self.record, self.history = earlier
-
-    def from_first(self, action):
-        """Calls action() in the first process only. Returns its result in all."""
-        return self.processes.from_first(action) if self.processes else action()
 
     @property
     def is_new(self):

@@ -114,7 +114,7 @@ def test_every_process_of_a_machine_needs_its_own_device(needed, there, monkeypa
 NUMBERS = ["0", "1", "2", "3", "10", "20", "0.1", "0.9", "1000"]
 GOOD = {
     "--dnn_hidden_units": ["", " ", "8", "8,5", " 3 , 4 ", "1,1,1,1"],
-    "--learning_rate": ["1e-3", "1e-12", "1e12", "1e38", "1e300", "1e-320", "0.5", "1"],
+    "--learning_rate": ["1e-3", "1e-12", "1e12", "1e38", "1e-38", "0.5", "1"],
     "--max_steps": ["1", "2", "4"],
     "--batch_size": ["1", "2", "3", "10", "20", "50"],
     "--eval_freq": ["1", "2", "3", "10", "1000000000"],

@@ -23,7 +23,7 @@ def test_a_run_folder_in_use_is_refused_and_left_alone(trainer, data, tmp_path):
     (tmp_path / "full" / "thesis.txt").write_text("my work")
     (tmp_path / "file").write_text("my work")
     before = listing(tmp_path)
-    for name, complaint in (("full", "is not empty"), ("file", "is a file")):
+    for name, complaint in (("full", "is not empty"), ("file", "Not a directory")):
         argv = ["--data_dir", data, "--run_dir", str(tmp_path / name)]
         assert complaint in refused(trainer.main, argv)
     argv = ["--data_dir", data, "--batch_size", "5", "--run_dir", str(tmp_path / "file" / "deeper")]

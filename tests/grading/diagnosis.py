@@ -63,9 +63,9 @@ def explain(what, got, expected, hypotheses=(), factors=()):
     for values, sentence in hypotheses:
         if close(got, np.asarray(values)):
             return f"{what}: {sentence}"
+    if close(got, expected.T):
+        return f"{what} is transposed"
     if got.shape != expected.shape:
-        if close(got, expected.T):
-            return f"{what} is the transpose of the right one"
         return f"{what} has the shape {got.shape}, and should have {expected.shape}"
     if not np.all(np.isfinite(got)):
         return f"{what} is not finite"
@@ -73,11 +73,10 @@ def explain(what, got, expected, hypotheses=(), factors=()):
         return f"{what} is zero everywhere: not computed, or not assigned?"
     ratio = np.sum(got * expected) / np.sum(expected * expected)
     if close(got, ratio * expected):
-        for factor, sentence in factors:
+        minus = (-1, "has the wrong sign: a minus is missing or too many")
+        for factor, sentence in (*factors, minus):
             if np.isclose(ratio, factor, rtol=TOLERANCE):
                 return f"{what} {sentence}"
-        if np.isclose(ratio, -1, rtol=TOLERANCE):
-            return f"{what} has the wrong sign"
         return f"{what} is {ratio:.6g} times the right one: a missing or an extra factor?"
     return what + " " + _where_wrong(got, expected)
 

@@ -11,7 +11,7 @@ PASSED_OVER |= {"__pycache__", "node_modules"}
 FILE_LIMIT, ALL_LIMIT = 1 << 20, 8 << 20  # bytes of one file, and of all that modules may import
 
 
-def walk(folder, limit=5000):
+def walk(folder, limit=5000, passed_over=PASSED_OVER):
     """Pairs of a folder and its entries in order, the shallowest first, `limit` folders at most.
 
     Links are not followed, and what cannot be read is left out. (os.walk recurses, which fails for
@@ -28,7 +28,7 @@ def walk(folder, limit=5000):
             continue
         yield path, entries
         folders = [entry for entry in entries if entry.is_dir(follow_symlinks=False)]
-        waiting += [entry.path for entry in folders if entry.name not in PASSED_OVER]
+        waiting += [entry.path for entry in folders if entry.name not in passed_over]
 
 
 def places(folder):
@@ -81,12 +81,6 @@ def _read_file(path):
 
 def printable(name):
     """A file name as text that can be printed and written anywhere: the rest as escapes."""
-    return "".join(map(_escape, os.fsdecode(name)))
-
-
-def _escape(character):
-    if "\udc80" <= character <= "\udcff":
-        return f"\\x{ord(character) - 0xDC00:02x}"  # a byte that is no UTF-8
-    if character.isprintable() and character != "\\":
-        return character
-    return character.encode("unicode_escape").decode()
+    text = os.fsdecode(name).replace("\\", "\\\\").encode(errors="surrogateescape")
+    text = text.decode(errors="backslashreplace")  # bytes that are not UTF-8
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

@@ -40,13 +40,11 @@ def sandbox_starts():
     """Whether bwrap is installed and may do all that is asked of it here."""
     if shutil.which("bwrap") is None:
         return False
-    with contextlib.suppress(OSError, Lost):
+    with contextlib.suppress(OSError, Lost), contextlib.ExitStack() as stack:
         child = Child(True, time.monotonic() + 10)
-        try:
-            child.ask("forget", [], 10)
-            return True
-        finally:
-            child.end()
+        stack.callback(child.end)
+        child.ask("facts", [], 10)
+        return True
     return False
 
 
@@ -95,7 +93,7 @@ class Child:
     """
 
     def __init__(self, sandbox, deadline):
-        self.sandbox, self.deadline, self.number = sandbox, deadline, 0
+        self.deadline, self.number = deadline, 0
         self.folder = None if sandbox else tempfile.mkdtemp(prefix="grading-")
         user, processes = USER + os.getpid(), PROCESSES
         if os.getuid() != 0:
@@ -243,7 +241,7 @@ def _tasks(user):
 def _size(folder):
     """Bytes of the files in a folder; infinite where there are too many folders."""
     size, folders = 0, 0
-    for _, entries in walk(folder, 1000):
+    for _, entries in walk(folder, 1000, passed_over=()):
         folders += 1
         with contextlib.suppress(OSError):
             size += sum(entry.stat(follow_symlinks=False).st_size for entry in entries)

@@ -4,8 +4,6 @@ The submission itself runs in a child process (process.py), or in this one for t
 mutants. None of its own objects comes here; what goes wrong is a Failure with a sentence.
 """
 
-import contextlib
-
 import numpy as np
 
 from .diagnosis import Failure
@@ -103,11 +101,6 @@ class Submission:
         if self.process is not None:
             self.process.end()
         self.process = None
-
-    def forget(self):
-        """Drops all modules that were made."""
-        with contextlib.suppress(Failure):
-            self.ask("forgetting", "forget")
 
     def facts(self):
         """The stand-ins that were imported so far, and what of them was called."""

@@ -349,7 +349,10 @@ HANGS = {
     "endless fork": "import os\n"
     "while True:\n    try:\n        if os.fork() == 0: os.setsid()\n    except OSError: pass",
 }
-FULL_DISK = "i = 0\nwhile True:\n    open(f'big{i}', 'wb').write(bytes(10**7)); i += 1"
+FULL_DISK = (  # in a folder that is passed over where a submission is looked for
+    "import os; os.makedirs('venv', exist_ok=True); i = 0\n"
+    "while True:\n    open(f'venv/{i}', 'wb').write(bytes(10**7)); i += 1"
+)
 
 
 def expect_act(code, says, sandbox, limit=None):

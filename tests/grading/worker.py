@@ -139,11 +139,6 @@ class Session:
         """The stand-ins that were imported so far, and what of them was called."""
         return {"imported": sorted(self.imported), "called": sorted(self.called)[:20]}, []
 
-    def do_forget(self, arrays):
-        """Drops all objects."""
-        self.objects = [None] * len(self.objects)
-        return {}, []
-
     def find(self, name):
         """The class of that name. Raises a Fault where there is none."""
         file = "mlp_numpy" if name == "MLP" else "modules"
@@ -339,10 +334,9 @@ class Session:
 
     def call(self, what, function, *args, **errstate):
         """function(*args), safe from what it does to warnings and NumPy's error settings."""
-        settings = np.errstate(**{"all": "ignore", **errstate})
         try:
-            with settings, warnings.catch_warnings():
-                warnings.simplefilter("ignore")
+            settings = np.errstate(**{"all": "ignore", **errstate})
+            with settings, warnings.catch_warnings(action="ignore"):
                 return function(*args)
         except Fault:
             raise
@@ -464,9 +458,6 @@ class StandIn:
 
     def __instancecheck__(self, value):
         return False
-
-    def __getitem__(self, key):
-        return self
 
     def __or__(self, other):
         return self

@@ -216,7 +216,7 @@ def test_a_temperature_needs_a_validation_split(folder):
 
 def test_a_folder_without_a_finished_run_is_refused(folder, tmp_path):
     argv = [str(tmp_path), "--data_dir", str(folder)]
-    assert "cannot read" in refused(study.main, argv)
+    assert "no finished run" in refused(study.main, argv)
     unfinished = json.loads((folder / "final" / "run.json").read_text()) | {"status": "failed"}
     (tmp_path / "run.json").write_text(json.dumps(unfinished))
     (tmp_path / "metrics.csv").write_bytes((folder / "final" / "metrics.csv").read_bytes())
