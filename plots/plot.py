@@ -113,7 +113,8 @@ def draw_activations():
                 color=style.ACTIVATIONS[run["activation"]],
                 mfc=None if run["standardize"] else "white",
             )  # fmt: skip
-    by_saturation.set(title="every run (hollow: pixels)", xlabel="saturated share of first layer")
+    by_saturation.set_title("did not diverge (hollow: pixels)")
+    by_saturation.set_xlabel("saturated share of first layer")
     by_rate[0].set(ylabel="validation accuracy", ylim=(0, None))
     by_rate[1].legend(loc="lower center")
     for panel in (*by_rate, by_saturation):

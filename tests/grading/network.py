@@ -73,7 +73,7 @@ def _composed(submission, x, steps, dout=None):
         sentence = "are wrong only when they are used twice or several are in use"
         if wrong:
             sentence = f"the error follows from '{wrong[0]}'"
-        yield result, f"the modules are composed correctly: {sentence}"
+        yield result, f"the modules are composed correctly; {sentence}"
 
 
 def _alternatives(layers):
