@@ -2,6 +2,7 @@
 
 import copy
 import json
+import math
 import platform
 import re
 import signal
@@ -18,7 +19,6 @@ from training.curves import draw_curves
 from training.errors import RunError, Stopped, explaining_damage
 from training.flags import differing
 from training.folder import Folder, columns_of
-from training.meter import Meter
 
 CHECKPOINTS = {"numpy": "checkpoint.npz", "pytorch": "checkpoint.pt"}
 NOT_IN_RECORD = ("run_dir", "resume", "data_dir")  # flags that may differ when a run is resumed
@@ -59,7 +59,7 @@ class Run:
                        "seed": args.seed, "flags": flags, "versions": versions}  # fmt: skip
         self.history = {name: [] for name in columns_of(flags)}
         self.step, self.train_seconds, self._best = 0, 0.0, {}
-        self._meter = Meter(args.learning_rate)
+        self._sums = [0.0, 0.0, 0]  # of loss, accuracy and batches since the last row
         default = Path("runs", f"{framework}-{datetime.now():%Y%m%d-%H%M%S-%f}")
         self.folder = Folder(args.run_dir or default, self.record)
         self._checkpoint = self.folder.path / CHECKPOINTS[framework]
@@ -125,12 +125,13 @@ class Run:
             signal.signal(signal.SIGINT, before)
 
     def tally(self, loss, accuracy):
-        """Adds the mean loss and accuracy of a batch to the next row of metrics.csv."""
-        self._meter.add(self.step, loss, accuracy)
-        if self.is_due():
-            self._meter.flush()
+        """Adds the mean loss and accuracy of a batch, numbers or one-element tensors, to the next
+        row of metrics.csv. Raises RunError unless the loss is finite."""
+        loss, accuracy = float(loss), float(accuracy)  # waits for a GPU
         if self.step:
             self.train_seconds += time.perf_counter() - self._began
+        self._require_finite(loss)
+        self._sums = [self._sums[0] + loss, self._sums[1] + accuracy, self._sums[2] + 1]
 
     def is_due(self):
         """Whether a row and a checkpoint are due after this step."""
@@ -141,10 +142,12 @@ class Run:
         scores, a loss and an accuracy for each evaluated set (not the test set if --test_at_end).
         Keeps the weights if their validation accuracy is the best so far."""
         for loss in scores[::2]:
-            self._meter.require_finite(self.step, loss)
+            self._require_finite(loss)
         if self.args.validation_size and scores[-1] > max(self.history["val_accuracy"], default=-1):
             self._best = copy.deepcopy(self._parts["network"].state_dict())
-        row = dict(zip(self.history, (self.step, *self._meter.take_means(), *scores), strict=False))
+        (loss, accuracy, batches), self._sums = self._sums, [0.0, 0.0, 0]
+        values = self.step, loss / batches, accuracy / batches, *scores
+        row = dict(zip(self.history, values, strict=False))
         for name, column in self.history.items():
             column.append(row.get(name))
         if self.writes:
@@ -160,7 +163,7 @@ class Run:
 
     def finish(self, loss, accuracy):
         """Completes the record with the test set's loss and accuracy. Returns the history."""
-        self._meter.require_finite(self.step, loss)
+        self._require_finite(loss)
         for name, value in (("test_loss", loss), ("test_accuracy", accuracy)):
             if self.history.get(name, [0])[-1] is None:  # --test_at_end
                 self.history[name][-1] = value
@@ -183,12 +186,19 @@ class Run:
             )
         return self.history
 
+    def _require_finite(self, loss):
+        if not math.isfinite(loss):
+            rate = self.args.learning_rate
+            raise RunError(
+                f"the loss is {loss} at step {self.step} with --learning_rate {rate}: "
+                "try a smaller one"
+            )
+
     def _save(self):
         """Writes the checkpoint: the parts, the best weights and the progress."""
-        self._meter.flush()
         if self.writes:
             state = {name: part.state_dict() for name, part in self._parts.items()}
-            progress = {"flags": self.record["flags"], "step": self.step, "sums": self._meter.sums,
+            progress = {"flags": self.record["flags"], "step": self.step, "sums": self._sums,
                         "train_seconds": self.train_seconds, "history": self.history}  # fmt: skip
             state |= {"best": self._best, "run": {"progress": json.dumps(progress)}}
             files.write_checkpoint(self._checkpoint, state)
@@ -209,7 +219,7 @@ class Run:
             for name, part in self._parts.items():
                 part.load_state_dict(state[name])
             self.step, self.history = progress["step"], progress["history"]
-            self.train_seconds, self._meter.sums = progress["train_seconds"], progress["sums"]
+            self.train_seconds, self._sums = progress["train_seconds"], progress["sums"]
 
     def _write_end(self, **changes):
         with suppress(OSError):
