@@ -1,7 +1,6 @@
 """Options of the grading part: pytest tests --submission=DIR [--report FILE.json]
 [--gradescope FILE] [--seed N]"""
 
-import functools
 import importlib
 import os
 import signal
@@ -92,9 +91,6 @@ def grading_report(request):
 
 
 def pytest_terminal_summary(terminalreporter, config):
-    for passed in terminalreporter.getreports("passed"):
-        for _, figure in passed.user_properties:
-            terminalreporter.write_line(figure)
     report = config.stash.get(REPORT, None)
     if report is None:
         return
@@ -105,12 +101,6 @@ def pytest_terminal_summary(terminalreporter, config):
         terminalreporter.section("grading report")
         for line in runner.table(report, terminalreporter._tw.fullwidth):
             terminalreporter.write_line(line)
-
-
-@pytest.fixture
-def record_figure(record_property):
-    """A function that has a line printed after the tests."""
-    return functools.partial(record_property, "figure")
 
 
 @pytest.fixture

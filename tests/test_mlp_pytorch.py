@@ -12,21 +12,6 @@ from modules import ELUModule
 from train_mlp_numpy import train_step
 
 
-def twins(n_hidden, n_inputs=12, n_classes=5):
-    """The NumPy and the PyTorch network with the same random parameters, in float64."""
-    one = mlp_numpy.MLP(n_inputs, n_hidden, n_classes)
-    two = MLP(n_inputs, n_hidden, n_classes, dtype=torch.float64)
-    rng = np.random.default_rng(1)
-    linears = [module for module in one.modules if module.params]
-    with torch.no_grad():
-        for module, linear in zip(linears, two.linear_layers(), strict=True):
-            for value in module.params.values():
-                value[:] = 0.5 * rng.standard_normal(value.shape)
-            linear.weight.copy_(torch.from_numpy(module.params["weight"]))
-            linear.bias.copy_(torch.from_numpy(module.params["bias"][0]))
-    return one, two, list(zip(linears, two.linear_layers(), strict=True))
-
-
 def assert_close(ours, theirs):
     np.testing.assert_allclose(ours, theirs.detach().numpy(), rtol=1e-10, atol=1e-13)
 
@@ -38,8 +23,11 @@ def assert_close(ours, theirs):
 @pytest.mark.parametrize("samples", [1, 2, 33])
 @pytest.mark.parametrize("labels", ["one-hot", "soft"])
 def test_ten_steps_equal_torchs_in_loss_accuracy_and_every_gradient(n_hidden, samples, labels):
-    one, two, pairs = twins(n_hidden)
+    one, two = mlp_numpy.MLP(12, n_hidden, 5), MLP(12, n_hidden, 5, dtype=torch.float64)
     rng, optimizer = np.random.default_rng(2), torch.optim.SGD(two.parameters(), lr=0.1)
+    for ours, theirs in zip(one.state_dict().values(), two.parameters(), strict=True):
+        ours[:] = 0.5 * rng.standard_normal(ours.shape)
+        theirs.data.copy_(torch.from_numpy(ours).view_as(theirs))
     for _ in range(10):
         x = rng.standard_normal((samples, 3, 2, 2))
         y = np.eye(5)[rng.integers(0, 5, samples)]
@@ -53,11 +41,11 @@ def test_ten_steps_equal_torchs_in_loss_accuracy_and_every_gradient(n_hidden, sa
         loss, accuracy = train_step(one, x, y, learning_rate=0.1)
         assert_close(loss, expected)
         assert accuracy == np.mean(logits.argmax(dim=1).numpy() == y.argmax(axis=1))
-        for module, linear in pairs:
-            assert_close(module.grads["weight"], linear.weight.grad)
-            assert_close(module.grads["bias"][0], linear.bias.grad)
-            assert_close(module.params["weight"], linear.weight)
-            assert_close(module.params["bias"][0], linear.bias)
+        gradients = [gradient for module in one.modules for gradient in module.grads.values()]
+        pairs = zip(one.state_dict().values(), gradients, two.parameters(), strict=True)
+        for ours, gradient, theirs in pairs:
+            assert_close(ours.reshape(theirs.shape), theirs)
+            assert_close(gradient.reshape(theirs.shape), theirs.grad)
 
 
 def test_elu_at_zero_has_torchs_gradient():
@@ -73,10 +61,8 @@ def test_elu_at_zero_has_torchs_gradient():
 def test_both_networks_draw_the_same_initial_weights(n_hidden):
     one = mlp_numpy.MLP(3072, n_hidden, 10, seed=3, input_scale=64, dtype=np.float32)
     two = MLP(3072, n_hidden, 10, seed=3, input_scale=64)
-    linears = [module for module in one.modules if module.params]
-    for module, linear in zip(linears, two.linear_layers(), strict=True):
-        np.testing.assert_array_equal(module.params["weight"], linear.weight.detach().numpy())
-        np.testing.assert_array_equal(module.params["bias"][0], linear.bias.detach().numpy())
+    for ours, theirs in zip(one.state_dict().values(), two.parameters(), strict=True):
+        np.testing.assert_array_equal(ours.reshape(theirs.shape), theirs.detach().numpy())
 
 
 # The network

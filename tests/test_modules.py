@@ -74,15 +74,10 @@ def test_linear_gradients_replace_those_of_the_call_before(rng):
         np.testing.assert_array_equal(first[name], kept[name])
 
 
-def test_linear_input_layer_skips_only_the_input_gradient(rng):
-    x, dout = rng.standard_normal((5, 4)), rng.standard_normal((5, 3))
-    plain = LinearModule(4, 3, rng=np.random.default_rng(1))
-    first = LinearModule(4, 3, input_layer=True, rng=np.random.default_rng(1))
-    np.testing.assert_array_equal(plain.forward(x), first.forward(x))
-    assert plain.backward(dout).shape == (5, 4)
-    assert first.backward(dout) is None
-    for name in plain.grads:
-        np.testing.assert_array_equal(plain.grads[name], first.grads[name])
+def test_linear_input_layer_skips_the_input_gradient():
+    linear = LinearModule(4, 3, input_layer=True)
+    linear.forward(np.ones((5, 4)))
+    assert linear.backward(np.ones((5, 3))) is None
 
 
 def test_linear_weights_start_from_a_normal_of_variance_one_over_fan_in():
@@ -91,17 +86,6 @@ def test_linear_weights_start_from_a_normal_of_variance_one_over_fan_in():
     assert abs(linear.params["weight"].mean()) < 1e-3
     assert np.abs(linear.params["weight"]).max() > 3.5 / 20  # not uniform
     assert not linear.params["bias"].any()
-
-
-def test_linear_parameters_may_be_replaced_and_take_their_dtype(rng):
-    linear = LinearModule(4, 3, dtype=np.float32)
-    assert {value.dtype for value in linear.params.values()} == {np.dtype("float32")}
-    linear.params["weight"] = rng.standard_normal((3, 4))
-    linear.params["bias"] = np.ones((1, 3))
-    x = rng.standard_normal((2, 4))
-    np.testing.assert_allclose(linear.forward(x), x @ linear.params["weight"].T + 1)
-    linear.backward(np.ones((2, 3)))
-    assert linear.grads["weight"].dtype == np.float64
 
 
 # ELU
@@ -148,12 +132,6 @@ def test_softmax_gradient(samples, classes, rng):
     assert_input_gradient(SoftMaxModule(), rng.standard_normal((samples, classes)), rng)
 
 
-def test_softmax_of_one_class():
-    softmax = SoftMaxModule()
-    np.testing.assert_array_equal(softmax.forward(np.array([[-5.0], [1000]])), 1)
-    np.testing.assert_array_equal(softmax.backward(np.array([[3.0], [-1]])), 0)
-
-
 # Cross entropy
 
 
@@ -169,13 +147,6 @@ def test_cross_entropy_gradient_for_soft_targets(rng):
     cross_entropy = CrossEntropyModule()
     expected = numerical_gradient(lambda: cross_entropy.forward(x, y), x)
     np.testing.assert_allclose(cross_entropy.backward(x, y), expected, rtol=1e-6)
-
-
-def test_cross_entropy_takes_integer_labels(rng):
-    x, labels = rng.dirichlet(np.ones(4), 6), rng.integers(0, 4, 6)
-    cross_entropy, y = CrossEntropyModule(), np.eye(4)[labels]
-    assert cross_entropy.forward(x, labels) == cross_entropy.forward(x, y)
-    np.testing.assert_array_equal(cross_entropy.backward(x, labels), cross_entropy.backward(x, y))
 
 
 def test_cross_entropy_of_certain_predictions_is_finite():
@@ -203,15 +174,6 @@ def test_the_composed_gradient_is_y_minus_t_over_s_on_saturated_rows_too(dtype, 
 
 
 ALL = [LinearModule(3, 3), ELUModule(), SoftMaxModule()]
-
-
-@pytest.mark.parametrize("module", ALL, ids=repr)
-def test_backward_needs_a_forward(module, rng):
-    module.forward(rng.standard_normal((2, 3)))
-    module.backward(np.ones((2, 3)))
-    module.clear_cache()
-    with pytest.raises(RuntimeError, match="call forward first"):
-        module.backward(np.ones((2, 3)))
 
 
 @pytest.mark.parametrize("module", ALL, ids=repr)

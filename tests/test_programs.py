@@ -22,12 +22,6 @@ def test_synthetic_data_is_learned_and_named_everywhere(script, tmp_path):
     assert not any("step/s" in line for line in err)  # no progress bar where there is no terminal
 
 
-def test_a_linear_model_learns_the_synthetic_set_poorly(tmp_path):
-    flags = ["--synthetic", "--max_steps", 100, "--dnn_hidden_units", ""]
-    train(NUMPY, *flags, "--run_dir", tmp_path / "a")
-    assert 0.15 < record_of(tmp_path / "a")["test_accuracy"] < 0.4
-
-
 def test_without_torch_data_and_network_it_falls_back_and_says_so(tmp_path):
     (tmp_path / "torch.py").write_text("raise ImportError('torch is not here')")
     (tmp_path / "sitecustomize.py").write_text("import time; time.sleep = id")  # between attempts

@@ -1,9 +1,8 @@
-"""The two trainers: their step, that both train alike, and what a run leaves behind.
+"""The two trainers: that both train alike, and what a run leaves behind.
 
 Runs are made in this process, on a data folder of fifty training and ten test images.
 """
 
-import copy
 import os
 import re
 
@@ -11,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 from common import listing, record_of, rows_of
-from torch.nn import functional as F
 
 import mlp_numpy
 import mlp_pytorch
@@ -22,36 +20,12 @@ from training import flags as every_flag
 from training.curves import draw_curves
 from training.data_pytorch import TensorData
 from training.files import load_weights
-from training.optimization import make_optimizer
 from training.processes import Processes
 
 
 def parsed(*argv):
     """The flags of both trainers."""
     return every_flag.parse(train_mlp_pytorch.make_parser(), argv)
-
-
-# The step
-
-
-def test_a_pytorch_step_is_that_of_torchs_sgd():
-    torch.manual_seed(0)
-    mlp = mlp_pytorch.MLP(12, [7, 6], 5, dtype=torch.float64)
-    plain, optimizer = copy.deepcopy(mlp), make_optimizer(mlp, parsed("--learning_rate", "0.1"))
-    sgd = torch.optim.SGD(plain.parameters(), lr=0.1)
-    for _ in range(5):  # the last layer starts at zero: hidden layers move from the second step on
-        x, y = torch.randn(16, 3, 2, 2, dtype=torch.float64), torch.randint(5, (16,))
-        logits = plain(x)
-        loss = F.cross_entropy(logits, y)
-        result = train_mlp_pytorch.train_step(mlp, x, y, optimizer)
-        assert not any(value.requires_grad for value in result)
-        assert result[0].item() == pytest.approx(loss.item(), rel=1e-12)
-        assert result[1] == (logits.argmax(dim=1) == y).float().mean()
-        sgd.zero_grad()
-        loss.backward()
-        sgd.step()
-        for ours, theirs in zip(mlp.parameters(), plain.parameters(), strict=True):
-            torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-15)
 
 
 # Both trainers

@@ -7,7 +7,7 @@ import os
 import numpy as np
 import pytest
 import torch
-from common import failed, record_of
+from common import Killed, failed, record_of
 from torch import nn
 
 import cifar10_utils
@@ -324,20 +324,17 @@ def test_on_a_gpu_everything_is_there_and_the_curve_is_the_cpus(data, tmp_path, 
 def test_a_gpu_computes_deterministically(data, tmp_path, monkeypatch):
     """The setting is read back where training begins; the CPU stands in for the GPU."""
 
-    class Reached(Exception):
-        pass
-
     def stop(*_, **__):
         assert torch.are_deterministic_algorithms_enabled()
         assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
-        raise Reached
+        raise Killed
 
     monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
     monkeypatch.setattr(trainer, "load_data", stop)
     try:
-        with pytest.raises(Reached):
+        with pytest.raises(Killed):
             history_of(data, tmp_path / "a", "--use_gpu")
     finally:
         torch.use_deterministic_algorithms(False)

@@ -43,7 +43,7 @@ def test_a_run_killed_at_any_write_ends_the_same(run, flags, tmp_path, monkeypat
 @pytest.mark.parametrize("step", [29, pytest.param(1, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("framework", TRAINERS)
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs the processes of Unix")
-def test_killed_at_any_moment_a_run_ends_the_same(framework, step, tmp_path, record_figure):
+def test_killed_at_any_moment_a_run_ends_the_same(framework, step, tmp_path):
     """Also where three runs want the same folder at once: one has it, the others say so."""
     done = subprocess.run(
         [sys.executable, Path(__file__).with_name("killing.py"), framework, tmp_path, str(step)],
@@ -52,7 +52,7 @@ def test_killed_at_any_moment_a_run_ends_the_same(framework, step, tmp_path, rec
         text=True,
     )
     assert done.returncode == 0, done.stderr
-    record_figure(done.stdout.splitlines()[-1])
+    assert int(done.stdout.split()[1]) > 5  # kills
 
 
 def test_ctrl_c_saves_everything_and_resume_goes_on(run, tmp_path, monkeypatch):
@@ -141,13 +141,10 @@ def test_a_damaged_checkpoint_is_refused(run, unfinished):
     assert results(run("a", "--resume")) == results(run("b"))
 
 
-@pytest.mark.parametrize(
-    "flag, value", [("--seed", "1"), ("--learning_rate", "0.01"), ("--validation_size", "20")]
-)
-def test_a_checkpoint_of_a_run_with_other_flags_is_refused(flag, value, run, unfinished):
+def test_a_checkpoint_of_a_run_with_other_flags_is_refused(run, unfinished):
     """Their networks are of one shape, so that nothing else could tell."""
-    checkpoint, other = unfinished("a"), unfinished("b", flag, value)
+    checkpoint, other = unfinished("a"), unfinished("b", "--seed", "1")
     checkpoint.write_bytes(other.read_bytes())
     before = listing(checkpoint.parent)
-    assert re.search(f"is damaged .* run with other .*{flag[2:]}", refused(run, "a", "--resume"))
+    assert re.search("is damaged .* run with other .*seed", refused(run, "a", "--resume"))
     assert listing(checkpoint.parent) == before

@@ -50,20 +50,8 @@ def little_memory(mb=300):
 # How to alter a file ------------------------------------------------------------------------------
 
 
-EVIL = [  # pieces of pickles that call something, or ask for a lot
-    b"cos\nmkdir\n(S'ran'\ntR",
-    b"cposix\nsystem\n(S'touch ran'\ntR",
-    b"(S'ran'\nios\nmkdir\n",
-    b'c__builtin__\neval\n(S\'open("ran","w")\'\ntR',
-    b"\x8c\x05posix\x8c\x05mkdir\x93\x8c\x03ran\x85R",
-    b"c__builtin__\nexec\n(S'import os; os.mkdir(\"ran\")'\ntR",
-    b"cnumpy\nmemmap\n(S'ran'\nS'w+'\ntR",
-    b"ctorch\nload\n(S'ran'\ntR",
-]
-
-
 def altered(raw, rng, other=b""):
-    """raw with a bit flipped, pieces cut, doubled, taken from other, or code put in: once or more
+    """raw with a bit flipped, pieces cut, doubled or taken from other: once or more
     often, mostly near the beginning or the end."""
     out = bytearray(raw)
     for _ in range(rng.choice([1, 1, 1, 2, 5])):
@@ -73,7 +61,7 @@ def altered(raw, rng, other=b""):
         taken = other[rng.randrange(len(other) + 1) :][:n]
         gone, piece = rng.choice([
             (1, flipped), (n, b""), (n, out[i : i + n] * 2), (4, rng.randbytes(n)), (0, taken),
-            (4, taken), (0, rng.choice(EVIL)), (rng.choice([0, len(out)]), b""),
+            (4, taken), (rng.choice([0, len(out)]), b""),
         ])  # fmt: skip
         out[i : i + gone] = piece
     return bytes(out)
@@ -107,16 +95,13 @@ SPOILT = {  # what is done to a folder of data, and what is then said
         (folder / "data_batch_5").read_bytes()
     ),
     "batches.meta: truncated or altered": lambda folder: (folder / "batches.meta").write_text("x"),
-    "typo": lambda folder: folder / "typo",
-    "is a file": lambda folder: folder / "data_batch_1",
 }
 
 
 @pytest.mark.parametrize("said", SPOILT)
 def test_bad_data_is_refused_and_nothing_is_written(trainer, said, data, tmp_path):
-    given = SPOILT[said](Path(data))
-    folder = str(given) if isinstance(given, Path) else data
-    assert said in refused(trainer.main, ["--data_dir", folder, "--run_dir", str(tmp_path / "a")])
+    SPOILT[said](Path(data))
+    assert said in refused(trainer.main, ["--data_dir", data, "--run_dir", str(tmp_path / "a")])
     assert list(tmp_path.iterdir()) == []
 
 
@@ -135,17 +120,6 @@ def test_parse_batch_refuses_other_names_than_the_official_ones(old, new, data, 
     (tmp_path / "batch").write_bytes(new.join(raw.rsplit(old, 1)))
     with pytest.raises(ValueError, match=f"refused: {new.decode().replace(chr(10), '.')}, "):
         parse_batch(tmp_path / "batch")
-
-
-@pytest.mark.parametrize("evil", EVIL, ids=repr)
-def test_code_in_a_batch_runs_nothing(evil, data, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    raw = (Path(data) / "data_batch_1").read_bytes()
-    for at in (2, raw.index(b"U\x06labels"), raw.index(b"U\x04data"), len(raw) - 1):
-        Path("batch").write_bytes(raw[:at] + evil + raw[at:])
-        with pytest.raises(Exception):  # noqa: B017
-            parse_batch("batch")
-    assert [path.name for path in tmp_path.iterdir()] == ["batch"]
 
 
 # Checkpoints and records --------------------------------------------------------------------------
@@ -189,7 +163,7 @@ def runs(request, data, tmp_path, monkeypatch, no_curves):
 
 @times(40, 1000)
 @pytest.mark.parametrize("kind", ["checkpoint", "run.json", "metrics.csv"])
-def test_altered_checkpoints_and_records(runs, kind, times, tmp_path, record_figure):
+def test_altered_checkpoints_and_records(runs, kind, times, tmp_path):
     alter = altered if kind == "checkpoint" else altered_text
     whole, found = (tmp_path / "whole" / "metrics.csv").read_bytes(), collections.Counter()
     folder, outside = tmp_path / "in" / "run", sorted(tmp_path.iterdir())
@@ -217,7 +191,6 @@ def test_altered_checkpoints_and_records(runs, kind, times, tmp_path, record_fig
                 assert same, i
             shutil.rmtree(folder)
     (tmp_path / "in").rmdir()
-    record_figure(f"{times} altered {path.name}: {dict(found)}")
     assert min(found["refused"], found["loaded"]) > times // 50
     assert sorted(tmp_path.iterdir()) == outside
 
@@ -302,19 +275,6 @@ def test_records_that_no_run_has(runs, name, old, new, complaint, tmp_path):
     assert listing(tmp_path) == before
 
 
-def test_a_folder_in_place_of_a_file(runs, tmp_path):
-    (checkpoint,) = (tmp_path / "killed").glob("checkpoint.*")
-    for name in ("run.json", "metrics.csv", checkpoint.name):
-        source = "killed" if name == checkpoint.name else "whole"
-        folder = tmp_path / "odd"
-        shutil.copytree(tmp_path / source, folder)
-        (folder / name).unlink()
-        (folder / name).mkdir()
-        status, line = runs(folder)
-        assert status == 2 and "Is a directory" in line, (name, line)
-        shutil.rmtree(folder)
-
-
 # Archives -----------------------------------------------------------------------------------------
 
 
@@ -342,7 +302,7 @@ def test_an_archive_that_would_unpack_to_far_more_is_refused(bomb, tmp_path, mon
 
 
 @times(100, 3000)
-def test_altered_archives(times, tmp_path, monkeypatch, record_figure):
+def test_altered_archives(times, tmp_path, monkeypatch):
     files, found = use_small_files(monkeypatch), collections.Counter()
     modes = ["w", "w:gz", "w:xz", "w:bz2"]
     raws = {mode: archive_of(files, mode) for mode in modes}
@@ -364,6 +324,5 @@ def test_altered_archives(times, tmp_path, monkeypatch, record_figure):
             except Exception as error:
                 assert not isinstance(error, AssertionError | MemoryError), i
                 found["refused"] += 1
-    record_figure(f"{times} altered archives: {dict(found)}")
     assert min(found["refused"], found["loaded"]) > times // 50
     assert [path.name for path in tmp_path.iterdir()] == ["archive"]

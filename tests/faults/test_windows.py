@@ -92,15 +92,10 @@ def test_a_run_ends_is_stopped_and_goes_on(framework, tmp_path):
 def test_cifar10_is_downloaded(tmp_path, monkeypatch):
     (tmp_path / "server").mkdir()
     (tmp_path / "server" / "archive").write_bytes(archive_of(use_small_files(monkeypatch)))
-    handler = functools.partial(Quiet, directory=tmp_path / "server")
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=tmp_path / "server")
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         url = f"http://127.0.0.1:{server.server_port}/archive"
         done = run_without_unix(DOWNLOAD, tmp_path / "data", CIFAR10_URL=url)
         server.shutdown()
     assert done.stdout == f"CIFAR-10 is in {tmp_path / 'data' / FOLDER}\n"
-
-
-class Quiet(http.server.SimpleHTTPRequestHandler):
-    def log_message(self, *_):
-        """Says nothing."""
