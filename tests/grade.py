@@ -13,7 +13,6 @@ It runs the code of strangers: read the warning in tests/README.md.
 import argparse
 import csv
 import hashlib
-import io
 import json
 import multiprocessing
 import os
@@ -59,7 +58,7 @@ def main(argv=None):
         write_lines(args.csv, lines)
     except (OSError, ValueError) as error:
         parser.error(folder.printable(str(error)))
-    done = {line["submission"] for line in lines}
+    done = {line[0] for line in lines}
     todo = [name for name in names if in_cell(folder.printable(name)) not in done]
     args.seed = secrets.randbelow(1 << 32) if args.seed is None else args.seed
     runner.sandbox_starts()  # found out once, before there are several processes
@@ -68,7 +67,7 @@ def main(argv=None):
     except KeyboardInterrupt:
         print("interrupted: run the same command to continue", file=sys.stderr)
         return 130
-    write_lines(args.csv, sorted(read_lines(args.csv), key=lambda line: line["submission"]))
+    write_lines(args.csv, sorted(read_lines(args.csv)))
     return 0
 
 
@@ -90,7 +89,7 @@ def grade_all(args, names):
                     name, process, _ = running.pop(reader)
                     place, report = result(args, name, reader, process)
                     write_reports(args, name, report)
-                    file.write(as_text([line(name, place, report)]))
+                    csv.writer(file).writerow(line(name, place, report))
                     bar.update()
                     bar.write(f"{folder.printable(name)}: {runner.summary(report)}")
         finally:
@@ -159,15 +158,16 @@ def write_reports(args, name, report):
 
 
 def line(name, place, report):
-    """The line of the CSV, a dict."""
-    return {
-        "submission": folder.printable(name),
-        "passed": "yes" if report["passed"] else "no",
-        **{row["row"]: runner.verdict(row) for row in report["rows"]},
-        "seconds": report["seconds"],
-        "failed rows": sum(not row["passed"] for row in report["rows"]),
-        "folder": folder.printable(place),
-    }
+    """The line of the CSV, a list of its cells."""
+    cells = [
+        folder.printable(name),
+        "yes" if report["passed"] else "no",
+        *map(runner.verdict, report["rows"]),
+        report["seconds"],
+        sum(not row["passed"] for row in report["rows"]),
+        folder.printable(place),
+    ]
+    return [in_cell(cell) for cell in cells]
 
 
 def file_name(name):
@@ -184,15 +184,6 @@ def in_cell(value):
     return f"'{value}" if str(value).startswith(("=", "+", "-", "@", "\t", "\r")) else str(value)
 
 
-def as_text(lines, header=False):
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, COLUMNS)
-    if header:
-        writer.writeheader()
-    writer.writerows({key: in_cell(value) for key, value in line.items()} for line in lines)
-    return text.getvalue()
-
-
 def read_lines(path):
     """The lines of an earlier run. Raises a ValueError where the file is of another kind."""
     try:
@@ -206,14 +197,14 @@ def read_lines(path):
         raise ValueError(f"{path} has other columns: name another file")
     # A line that was cut off is graded again.
     whole = rows[1:] if text.endswith("\n") else rows[1:-1]
-    return [dict(zip(COLUMNS, row, strict=True)) for row in whole if len(row) == len(COLUMNS)]
+    return [row for row in whole if len(row) == len(COLUMNS)]
 
 
 def write_lines(path, lines):
     """Replaces the file at once, or not at all."""
     temporary = path.with_name(path.name + ".part")
     with open(temporary, "w", newline="", encoding="utf-8") as file:
-        file.write(as_text(lines, header=True))
+        csv.writer(file).writerows([COLUMNS, *lines])
     os.replace(temporary, path)
 
 

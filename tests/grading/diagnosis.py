@@ -13,13 +13,7 @@ TOLERANCE = 1e-6
 
 
 class Failure(Exception):
-    """A check that failed.
-
-    Args:
-        sentence: what is probably wrong.
-        got, expected: the two numbers that differ most, where there are such.
-        index: where in the array they stand.
-    """
+    """A check that failed: what is probably wrong, and the two numbers that differ most, if any."""
 
     def __init__(self, sentence, got=None, expected=None, index=None):
         super().__init__(sentence)
@@ -46,11 +40,8 @@ def close(got, expected, tolerance=TOLERANCE):
 def expect(what, got, expected, hypotheses=(), factors=(), tolerance=TOLERANCE):
     """Raises a Failure with a diagnosis where `got` is not `expected`.
 
-    Args:
-        what: the name of the value, for the sentence.
-        got, expected: arrays or numbers.
-        hypotheses: pairs (values, sentence): what a certain mistake would have given.
-        factors: pairs (factor, sentence): what it means if all is a constant multiple.
+    hypotheses: pairs (values, sentence): what a certain mistake would have given.
+    factors: pairs (factor, sentence): what it means if all is a constant multiple.
     """
     if not close(got, expected, tolerance):
         sentence = explain(what, got, expected, hypotheses, factors)

@@ -31,7 +31,7 @@ def draw_network(submission, rng, sizes, samples):
 
 
 def _networks(submission, rng):
-    """Networks of all depths, each with a phrase for it."""
+    """Networks of all depths, each with a phrase for it, and other parameters of its shapes."""
     few, *sizes = draw_sizes(rng, 6)
     equal, many = sizes[1], int(rng.integers(129, 161))
     for layer_sizes, samples in (
@@ -46,7 +46,8 @@ def _networks(submission, rng):
     ):
         with case("" if layer_sizes[1:-1] else " without hidden layers"):
             network = draw_network(submission, rng, layer_sizes, samples)
-        yield f" (layers of {layer_sizes}, {samples} samples)", network
+        phrase = f" (layers of {layer_sizes}, {samples} samples)"
+        yield phrase, network, draw_layers(rng, layer_sizes)
 
 
 def _composed(submission, x, steps, dout=None):
@@ -64,9 +65,9 @@ def _composed(submission, x, steps, dout=None):
                 layer.set([(weight, bias)])
             result, back = x, dout
             for module in chain:
-                result = module.forward(result.copy())
+                result = module.forward(result)
             for module in reversed(chain) if dout is not None else ():
-                back = module.backward(back.copy())
+                back = module.backward(back)
         if dout is not None:
             result = [layer.grads()[0] for layer in linear]
         wrong = [name for name in submission.failed if name.startswith(MODULE_ROWS)]
@@ -96,7 +97,7 @@ def _alternatives(layers):
 
 def network_output(submission, rng):
     """The probabilities of networks of several depths, and again after a change of parameters."""
-    for phrase, (mlp, x, _, layers) in _networks(submission, rng):
+    for phrase, (mlp, x, _, layers), changed in _networks(submission, rng):
 
         def hypotheses(x=x, layers=layers):
             yield from _composed(submission, x, [layers])
@@ -107,20 +108,19 @@ def network_output(submission, rng):
             yield reference.network(x, shared), "layers of equal size are one and the same object"
 
         what, before = "the output" + phrase, reference.network(x, layers)
-        expect(what, mlp.forward(x.copy()), before, hypotheses(), tolerance=TOLERANCE)
-        layers = draw_layers(rng, [x.shape[1], *(len(bias) for _, bias in layers)])
-        mlp.set(layers)
+        expect(what, mlp.forward(x), before, hypotheses(), tolerance=TOLERANCE)
+        mlp.set(changed)
         copied = [(before, f"computed {COPIED}")]
-        after = reference.network(x, layers)
-        expect(what, mlp.forward(x.copy()), after, copied, tolerance=TOLERANCE)
+        after = reference.network(x, changed)
+        expect(what, mlp.forward(x), after, copied, tolerance=TOLERANCE)
     return []
 
 
 def network_gradient(submission, rng):
     """Every gradient, for any dout, through the loss of the submission, with other parameters."""
-    for phrase, (mlp, x, dout, layers) in _networks(submission, rng):
-        mlp.forward(x.copy())
-        mlp.backward(dout.copy())
+    for phrase, (mlp, x, dout, layers), changed in _networks(submission, rng):
+        mlp.forward(x)
+        mlp.backward(dout)
         first = mlp.grads()
 
         def hypotheses(x=x, dout=dout, layers=layers):
@@ -132,10 +132,9 @@ def network_gradient(submission, rng):
         _expect_gradients(f"the gradient{phrase}", first, right, hypotheses, batch_factors(len(x)))
         _expect_loss_gradients(submission, phrase, mlp, first, x, layers)
 
-        changed = draw_layers(rng, [x.shape[1], *(len(bias) for _, bias in layers)])
         mlp.set(changed)
-        mlp.forward(x.copy())
-        mlp.backward(dout.copy())
+        mlp.forward(x)
+        mlp.backward(dout)
         again = functools.partial(_composed, submission, x, [layers, changed], dout)
         what = f"the gradient{phrase}, in a step after a change of the parameters,"
         _expect_gradients(what, mlp.grads(), reference.network_gradients(x, changed, dout), again)
@@ -152,9 +151,9 @@ def _expect_loss_gradients(submission, phrase, mlp, first, x, layers):
     right = reference.network(x, layers)
     y = np.eye(right.shape[1])[right[:, :-1].argmax(axis=1)]
     loss = submission.cross_entropy()
-    probabilities = mlp.forward(x.copy())
-    loss.forward(probabilities.copy(), y.copy())
-    mlp.backward(loss.backward(probabilities.copy(), y.copy()))
+    probabilities = mlp.forward(x)
+    loss.forward(probabilities, y)
+    mlp.backward(loss.backward(probabilities, y))
     expected = reference.network_gradients(x, layers, y=y)
 
     def hypotheses():
@@ -163,7 +162,7 @@ def _expect_loss_gradients(submission, phrase, mlp, first, x, layers):
             "what a second step gives is added to the gradient of the first: assign it, with =",
         )
         with contextlib.suppress(Failure):
-            dout = submission.cross_entropy().backward(right.copy(), y.copy())
+            dout = submission.cross_entropy().backward(right, y)
             through_loss = reference.network_gradients(x, layers, dout)
             yield through_loss, "follows from 'cross-entropy gradient'"
 
@@ -211,14 +210,14 @@ def _check_it_trains(submission, rng):
         (weight, np.resize(bias, len(weight)))  # a bias may start as a single number
         for weight, bias in submission.mlp([x.shape[1], units, classes]).params()
     ]
-    losses = []
+    guess, losses = np.log(classes), []
     for rate in RATES:
-        losses.append(reference.lowest_loss(x, y, layers, rate, STEPS, np.log(classes) / 2))
-        if losses[-1] < np.log(classes) / 2:
+        losses.append(reference.lowest_loss(x, y, layers, rate, STEPS, guess / 2))
+        if losses[-1] < guess / 2:
             return
     sizes = [f"{np.abs(part).max():.1g}" for layer in layers for part in layer]
     raise Failure(
         f"{STEPS} steps of gradient descent bring the loss of {classes} well separated classes to "
-        f"{min(losses):.3g} at best, where guessing gives {np.log(classes):.3g}: the largest "
+        f"{min(losses):.3g} at best, where guessing gives {guess:.3g}: the largest "
         f"initial weight and bias of each layer are {', '.join(sizes)}"
     )

@@ -15,16 +15,6 @@ STEP = 1e-30  # nothing is subtracted, so it can be so small that its square van
 FLOOR = np.finfo(float).tiny  # of a probability that underflows to 0
 
 
-def linear(x, weight, bias):
-    """x: (S, M), weight: (N, M), bias: (N,). Returns (S, N)."""
-    return x @ weight.T + bias
-
-
-def linear_gradients(x, weight, dout):
-    """Returns dL/dW (N, M), dL/db (N,), dL/dX (S, M)."""
-    return dout.T @ x, dout.sum(axis=0), dout @ weight
-
-
 def elu(x, alpha=1.0):
     """x: any shape. Returns the same shape."""
     positive = x.real > 0
@@ -78,9 +68,9 @@ def network(x, layers, hidden=elu, last=softmax, skip=None):
 def _forward(x, layers, hidden, last, skip):
     """The inputs of all layers, the results of all layers, and the output."""
     inputs, results = [], []
-    for i, layer in enumerate(layers):
+    for i, (weight, bias) in enumerate(layers):
         inputs.append(x)
-        results.append(linear(x, *layer))
+        results.append(x @ weight.T + bias)
         x = last(results[i]) if i == len(layers) - 1 else results[i]
         if i not in (skip, len(layers) - 1):
             x = hidden(x)
@@ -99,8 +89,8 @@ def network_gradients(x, layers, dout=None, y=None, hidden=elu, last=softmax, sk
             dout = gradient(last, results[i], dout)
         elif i != skip:
             dout = elementwise_gradient(hidden, results[i], dout)
-        *grad, dout = linear_gradients(inputs[i], layers[i][0], dout)
-        grads.insert(0, tuple(grad))
+        grads.insert(0, (dout.T @ inputs[i], dout.sum(axis=0)))
+        dout = dout @ layers[i][0]
     return grads
 
 

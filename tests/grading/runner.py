@@ -14,26 +14,20 @@ from pathlib import Path
 from . import checks, folder
 from .checks import EFFICIENCY, ROWS
 from .process import Child, sandbox_starts
-from .submission import CALL, IMPORT, Submission, clean
+from .submission import Submission, clean
 
 ALL = 50.0  # seconds for all that a submission does
 
 
-@contextlib.contextmanager
-def in_child(sources, errors=(), sandbox=None, call_limit=CALL, import_limit=IMPORT, all_limit=ALL):
+def in_child(sources, errors=(), sandbox=None, all_limit=ALL, **limits):
     """A Submission that runs in a child process, which ends with the block.
 
     sandbox: whether the child runs inside bwrap; None: where bwrap starts.
     """
     sandbox = sandbox_starts() if sandbox is None else sandbox
     deadline = time.monotonic() + all_limit
-    submission = Submission(
-        sources, lambda: Child(sandbox, deadline), errors, (call_limit, import_limit)
-    )
-    try:
-        yield submission
-    finally:
-        submission.end()
+    submission = Submission(sources, lambda: Child(sandbox, deadline), errors, **limits)
+    return contextlib.closing(submission)
 
 
 def grade(directory, seed=None, sandbox=None, **limits):

@@ -33,25 +33,22 @@ class Submission:
     """The classes of modules.py and mlp_numpy.py.
 
     Args:
-        sources: the text of every file by its name, the two and those that they import; None for a
-            file that is missing.
+        sources: the text of every file by its name, the two and those that they import.
         connect: a function that starts a child process; without it, the submission runs in this
             one, and only the two modules are there.
         errors: sentences about modules that could not be read, by name.
-        limits: seconds for a call, and for importing a module.
+        call_limit, import_limit: seconds for a call, and for importing a module.
 
     Making one never raises: where a file does not import, `errors` has the sentence that says why,
     and every check that needs the file fails with it.
     """
 
-    def __init__(self, sources, connect=Inside, errors=(), limits=(CALL, IMPORT)):
+    def __init__(self, sources, connect=Inside, errors=(), call_limit=CALL, import_limit=IMPORT):
         self.sources = {
-            name: text.encode() if isinstance(text, str) else text
-            for name, text in sources.items()
-            if text is not None
+            name: text.encode() if isinstance(text, str) else text for name, text in sources.items()
         }
         self.connect, self.errors = connect, dict(errors)
-        self.call_limit, self.import_limit = limits
+        self.call_limit, self.import_limit = call_limit, import_limit
         self.process, self.generation = None, 0
         # What takes too long or ends the process is not tried again: the rows that need it fail
         # at once, and the others are checked.
@@ -89,14 +86,14 @@ class Submission:
         try:
             reply, results = self.process.ask(operation, arrays, limit or self.call_limit, **fields)
         except Lost as lost:
-            self.end()
+            self.close()
             self.fatal[what] = f"{what} {lost}"
             raise Failure(self.fatal[what]) from None
         if "failure" in reply:
             raise Failure(clean(reply["failure"]))
         return reply, results
 
-    def end(self):
+    def close(self):
         """Ends the process, if there is one."""
         if self.process is not None:
             self.process.end()
@@ -142,14 +139,8 @@ class Submission:
 class Module:
     """A module of the submission, which is elsewhere.
 
-    Attributes:
-        integer: whether its own targets are class numbers.
-        takes_alpha: whether the first argument of its constructor is an alpha.
-        clears_cache: whether it has a method clear_cache.
-        remarks: on the style of its parameters.
-        scalars: its parameters that start as a single number.
-        faults: what breaks the contract of its parameters and of those gradients that were read,
-            without making the numbers wrong.
+    integer: whether its own targets are class numbers. takes_alpha: whether the first argument of
+    its constructor is an alpha. remarks, scalars, faults: see Layer in worker.py.
     """
 
     def __init__(self, submission, name, reply):
@@ -178,11 +169,9 @@ class Module:
     def _call(self, method, args, strided=False, **errstate):
         """strided: whether the arguments lie there as every second column of a larger array."""
         fields = {"method": method, "strided": strided, "errstate": errstate}
-        reply, arrays = self.ask(method, "call", args, **fields)
-        value = arrays.pop(0) if reply["has_result"] else None
-        for i, array in zip(reply["written"], arrays, strict=True):
-            args[i][...] = array
-        return value
+        reply, results = self.ask(method, "call", args, **fields)
+        self.written = reply["written"]  # the numbers of the arguments that it wrote to
+        return results[0] if results else None
 
     def counted(self, method, *args):
         """How many Python instructions a call executes."""

@@ -329,7 +329,6 @@ RAISES = {
     "return 'eleven'": "not real numbers",
     "return None": "None",
     "return np.zeros(10**7)": "gives an array of the shape (10000000,)",
-    "return np.array([object()])": "not real numbers",
     "raise ValueError('\\x1b[31m' + 'x' * 10**6)": "?[31mxxx",
 }
 
@@ -366,12 +365,6 @@ def expect_act(code, says, sandbox, limit=None):
 @pytest.mark.parametrize("code", HANGS.values(), ids=HANGS)
 def test_call_that_hangs_is_ended(code, sandbox):
     expect_act(code, "ELUModule.forward takes more than 0.3 s", sandbox, 0.3)
-
-
-@both_ways
-def test_call_that_ends_its_process_says_so(sandbox):
-    code = "import ctypes; ctypes.string_at(0)"
-    expect_act(code, "ELUModule.forward ends the Python process", sandbox)
 
 
 @both_ways

@@ -33,13 +33,12 @@ import numpy as np
 
 LENGTHS = struct.Struct("<II")  # of the header and of the arrays, in bytes
 HEADER_LIMIT, ARRAYS_LIMIT, RESULT_LIMIT = 1 << 16, 32 << 20, 16 << 20  # bytes
-DTYPES = {f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64)}
-DTYPES |= {"float16", "float32", "float64", "bool"}
+DTYPES = {np.dtype(code).name for code in "?bBhHiIlLqQefd"}
 
 FILES = ("modules", "mlp_numpy")
 SOURCES = tuple(f"{name}.py" for name in FILES)
 ALPHA_NAMES = {"alpha", "a", "neg_slope", "negative_slope"}
-OTHER_KEYS = {"weight": ("weights", "W", "w"), "bias": ("biases", "b")}
+KEYS = {"weight": ("weight", "weights", "W", "w"), "bias": ("bias", "biases", "b")}
 # Packages that compute gradients by themselves: what a submission imports of them is a stand-in.
 STAND_INS = ("torch", "jax", "autograd", "tensorflow")
 FOLDER, IMPORT = os.getcwd(), builtins.__import__
@@ -238,7 +237,7 @@ class Session:
             return False
 
     def do_call(self, arrays, id, method, strided, errstate):
-        """Calls a method. The answer has its result, and the arguments that it wrote to.
+        """Calls a method. The answer has its result, and the numbers of the arguments it wrote to.
 
         What MLP.backward returns is left open, and the first layer of a network may return None.
         """
@@ -250,8 +249,7 @@ class Session:
         ignored = method == "clear_cache" or (method == "backward" and module.name == "MLP")
         results = [] if optional or ignored else [self.as_array(what, value)]
         written = [i for i, was in enumerate(before) if not np.array_equal(was, args[i])]
-        reply = {"has_result": bool(results), "written": written}
-        return reply, results + [args[i] for i in written]
+        return {"written": written}, results
 
     def do_counted(self, arrays, id, method):
         """How many Python instructions a call executes: a measure of loops that no clock
@@ -376,7 +374,7 @@ class Layer(Module):
         self.layers, self.units = [self], out_features
         self.remarks, self.faults = [], []
         params, right = self.dict("params"), (out_features, in_features)
-        self.keys = {name: _key("params", params, name, self.faults) for name in OTHER_KEYS}
+        self.keys = {name: _key("params", params, name, self.faults) for name in KEYS}
         stored = {name: np.shape(params[key]) for name, key in self.keys.items()}
         self.scalars = [name for name, shape in stored.items() if shape == ()]
         weight, bias = stored["weight"] or right, stored["bias"] or (out_features,)
@@ -424,7 +422,7 @@ class Layer(Module):
 
 
 def _key(dict_name, found, name, faults):
-    for key in (name, *OTHER_KEYS[name]):
+    for key in KEYS[name]:
         if found.get(key) is not None:
             if key != name:
                 faults.append(f"{dict_name} has the key '{key}' instead of '{name}'")
@@ -525,9 +523,7 @@ def _parameters(function):
 
 def _has_weight(part):
     params = getattr(part, "params", None)
-    return isinstance(params, dict) and any(
-        params.get(key) is not None for key in ("weight", *OTHER_KEYS["weight"])
-    )
+    return isinstance(params, dict) and any(params.get(key) is not None for key in KEYS["weight"])
 
 
 def _parts(value):
