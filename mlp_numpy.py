@@ -20,8 +20,8 @@ class MLP:
         input_scale: root mean square of the inputs (about 64 for CIFAR-10's pixels minus their
             mean), by which the first layer's weights are divided.
 
-    The initial weights: N(0, 1/fan_in) in the hidden layers, so that the signal keeps its size at
-    any depth; zero in the last layer, so that every class starts at probability 1/C.
+    The initial weights: N(0, 1/fan_in) in the hidden layers, so that each preserves the mean square
+    of its inputs; zero in the last layer, so that every class starts at probability 1/C.
     """
 
     def __init__(self, n_inputs, n_hidden, n_classes, dtype=np.float64, seed=42, input_scale=1.0):

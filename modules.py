@@ -29,7 +29,7 @@ class LinearModule:
         rng: the source of the random weights: a numpy.random.Generator, or NumPy's global state.
 
     params and grads have the entries `weight` (N, M) and `bias` (1, N). Weights start from
-    N(0, 1/M), which gives the outputs the variance of the inputs (LeCun et al., *Efficient
+    N(0, 1/M), which preserves the mean square of the inputs (LeCun et al., *Efficient
     BackProp*, 1998); the bias starts at zero.
     """
 

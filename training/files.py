@@ -1,4 +1,4 @@
-"""Files that are complete or absent, and checkpoints."""
+"""Atomic replacement of files, locks on folders, and checkpoints."""
 
 import io
 import os

@@ -110,7 +110,7 @@ def add_experiment_flags(parser, activations, normalizations):
     add("--flip", **ON, help="mirror training images at random")
     add("--shift", type=number(int, 0, 31), default=0, metavar="N",
         help="shift training images at random by up to N pixels")
-    add("--distortion", **PART, help="strength of random turns, zooms and shears of the images")
+    add("--distortion", **PART, help="strength of random rotations, zooms and shears of the images")
     add("--cutout", type=number(int, 0, 31), default=0, metavar="N",
         help="cover a square of N x N pixels, at a random place, with the mean image")
     add("--recolour", **PART, help="strength of random changes of contrast, brightness and colour")
@@ -118,7 +118,7 @@ def add_experiment_flags(parser, activations, normalizations):
         help="largest share of another image blended into a training image, and of its label")
     add = parser.add_argument_group("evaluation").add_argument
     add("--test_time_averaging", **ON,
-        help="evaluate on the mean over 150 moved, zoomed and mirrored views of an image")
+        help="evaluate on the mean over 150 shifted, zoomed and mirrored views of an image")
     add("--clean_images", **SIZE, default=0,
         help="unaugmented training images to evaluate on as well (default: 0)")
     add("--test_at_end", **ON, help="read the test set once, after the last step")

@@ -1,6 +1,6 @@
 """The folder of a run: run.json says what the run is and how it ended, metrics.csv has its curves.
 
-Each file is written under a temporary name and then renamed, so it is whole at any moment.
+Files are replaced atomically: written under a temporary name, then renamed.
 """
 
 import csv

@@ -110,8 +110,8 @@ def run_and_leave(main):
 
 
 def has_bfloat16(use_gpu):
-    """Whether the processor has instructions for bfloat16. A CPU without them takes 8 to hundreds
-    of times as long as in float32."""
+    """Whether the processor has instructions for bfloat16. A CPU without them is many times
+    slower in bfloat16 than in float32."""
     if use_gpu:
         return torch.cuda.is_bf16_supported(including_emulation=False)
     found = torch.cpu.get_capabilities()
