@@ -61,6 +61,11 @@ def mean_and_spread(values, digits=4):
     return rf"${np.mean(values):.{digits}f} \pm {np.std(values, ddof=1):.{digits}f}$"
 
 
+def accuracies(runs):
+    """The test accuracy of each run."""
+    return " and ".join(fixed(run["test_accuracy"]) for run in runs)
+
+
 def test_accuracy(runs, digits=4):
     return mean_and_spread([run["test_accuracy"] for run in runs], digits)
 
@@ -185,7 +190,9 @@ def modification_values():
     for name in re.findall(r"\\val\{train of ([\w-]+)\}", text):
         numbers[f"train of {name}"] = fixed(train_accuracy(runs_of(name)), 3)
     for name in re.findall(r"\\val\{loss of ([\w-]+)\}", text):
-        numbers[f"loss of {name}"] = fixed(column(runs_of(name), "val_loss")[:, -1].mean(), 3)
+        numbers[f"loss of {name}"] = mean_and_spread(column(runs_of(name), "val_loss")[:, -1], 3)
+    for name in re.findall(r"\\val\{accuracies of ([\w-]+)\}", text):
+        numbers[f"accuracies of {name}"] = accuracies(runs_of(name))
     flags = runs_of(BASELINE)[0]["flags"]
     numbers["validation images"] = thousands(flags["validation_size"])
     names = [path.stem for path in records.EXPERIMENTS.glob(f"{LONG}*.txt")]
@@ -204,7 +211,7 @@ def best_values():
     return {
         "best layers": layers,
         "best weights": fixed(sum(n * m for n, m in itertools.pairwise(sizes)) / 1e6, 1),
-        "best accuracy": " and ".join(fixed(run["test_accuracy"]) for run in runs),
+        "best accuracy": accuracies(runs),
         "best seeds": "one seed" if len(runs) == 1 else f"{len(runs)} seeds",
         "best minutes": f"{record['train_seconds'] / 60:.0f}",
         "best epochs": str(flags["epochs"]),
@@ -233,8 +240,6 @@ def study_values():
         "confused images": str(pairs.max()),
         "wrong images": str(mistakes.sum()),
         "temperature": fixed(record["temperature"], 2),
-        "mistakes certainty": fixed(record["mistakes"][-1]["probability"], 2),
-        "mistakes listed": str(len(record["mistakes"])),
     }
     distance = numbers["moved pixels"] = 4
     for name, run in record["augmentation"].items():
