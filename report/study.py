@@ -208,6 +208,7 @@ def compared(run):
         there.pixels = moved(data.pixels, data.fill, distance)
         accuracies.append(round(trainer.evaluate(run.mlp, there)[1], 4))
     return {
+        "run": run.record,
         "moved_by": distances,
         "moved": accuracies,
         "neighbour_correlation": neighbour_correlation(first_weights(run.mlp)),

@@ -89,7 +89,7 @@ def best_text():
     accuracies = " and ".join(f"{run['test_accuracy']:.4f}" for run in record["runs"])
     return (
         f"The best network of the report, with hidden layers of {layers} units, reaches test\n"
-        f"accuracies of {accuracies} (two seeds, averaged over 150 views of each image) after\n"
+        f"accuracies of {accuracies} (two seeds; probabilities averaged over 150 views) after\n"
         f"{minutes:.0f} minutes of training on two shared cores with instructions for bfloat16:\n\n"
         f"```\n{record['command']}\n```"
     )

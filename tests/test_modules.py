@@ -88,6 +88,12 @@ def test_linear_weights_start_from_a_normal_of_variance_one_over_fan_in():
     assert not linear.params["bias"].any()
 
 
+def test_linear_takes_the_dtype_of_replaced_parameters():
+    linear = LinearModule(4, 3, dtype=np.float32)
+    linear.params = {"weight": np.full((3, 4), 0.1), "bias": np.zeros((1, 3))}
+    assert linear.forward(np.ones((2, 4)))[0, 0] == pytest.approx(0.4, rel=1e-14)
+
+
 # ELU
 
 

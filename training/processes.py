@@ -81,8 +81,8 @@ class Processes:
         return tensor
 
     def means(self, numbers):
-        """The mean of each one-element tensor over the processes."""
-        return numbers if self.size == 1 else self.total(torch.stack(numbers)) / self.size
+        """The mean of each one-element tensor over the processes, as numbers: waits for a GPU."""
+        return (self.total(torch.stack(numbers)) / self.size).tolist()
 
     def seed(self, seed, step):
         """Seeds the random numbers of a step with its number, so a resumed run needs no generator

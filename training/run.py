@@ -125,13 +125,13 @@ class Run:
             signal.signal(signal.SIGINT, before)
 
     def tally(self, loss, accuracy):
-        """Adds the mean loss and accuracy of a batch, numbers or one-element tensors, to the next
-        row of metrics.csv. Raises RunError unless the loss is finite."""
-        loss, accuracy = float(loss), float(accuracy)  # waits for a GPU
+        """Adds the mean loss and accuracy of a batch to the next row of metrics.csv. Raises
+        RunError unless the loss is finite."""
         if self.step:
             self.train_seconds += time.perf_counter() - self._began
         self._require_finite(loss)
-        self._sums = [self._sums[0] + loss, self._sums[1] + accuracy, self._sums[2] + 1]
+        sums = self._sums
+        self._sums = [sums[0] + float(loss), sums[1] + float(accuracy), sums[2] + 1]
 
     def is_due(self):
         """Whether a row and a checkpoint are due after this step."""

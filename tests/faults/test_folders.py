@@ -12,7 +12,7 @@ from common import failed, interrupted, listing, outcome, record_of, refused, ro
 from training import files
 from training.run import Run
 
-resource = pytest.importorskip("resource", reason="limits and permissions are those of Unix")
+resource = pytest.importorskip("resource", reason="limits of file size are those of Unix")
 
 
 def test_a_run_folder_in_use_is_refused_and_left_alone(trainer, data, tmp_path):

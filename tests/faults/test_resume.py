@@ -81,7 +81,7 @@ def test_ctrl_c_saves_everything_and_resume_goes_on(run, tmp_path, monkeypatch):
 
 def test_a_loss_that_is_not_finite_stops_the_run(run, tmp_path):
     line = failed(run, "a", "--learning_rate", "1e38")
-    sentence = r"the loss is (nan|inf) at step \d with --learning_rate 1e\+38: try a smaller"
+    sentence = r"the loss is (nan|inf) at step [2-4] with --learning_rate 1e\+38: try a smaller"
     assert re.search(sentence, line)
     assert record_of(tmp_path / "a")["status"] == "failed"
     assert (tmp_path / "a" / "metrics.csv").exists()

@@ -321,7 +321,9 @@ def inputs_left_alone(submission, rng):
             getattr(module, method)(*args)
             names = ("x" if method == "forward" or len(args) == 2 else "dout", "y")
             for i in module.written:
-                raise Failure(f"{name}.{method} writes into {names[i]}, which is its caller's")
+                raise Failure(
+                    f"{name}.{method} writes into {names[i]}, which belongs to its caller"
+                )
         if not all(map(np.array_equal, parameters, sum(module.params(), ()))):
             raise Failure(f"{name}: forward or backward changes the parameters")
     return remarks

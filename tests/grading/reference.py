@@ -6,7 +6,7 @@ f'(x) = Im f(x + ih) / h, which has no cancellation and is therefore exact to th
 except the linear module's three products. This package's modules agree with those, and other tests
 compare these modules with PyTorch.
 
-S is the number of samples, M and N are numbers of features, C is the number of classes.
+S is the number of samples, M is a number of features, C is the number of classes.
 """
 
 import numpy as np

@@ -33,7 +33,8 @@ def in_child(sources, errors=(), sandbox=None, all_limit=ALL, **limits):
 def grade(directory, seed=None, sandbox=None, **limits):
     """The report on a submission, a dict that can be written as JSON.
 
-    seed: of the numbers that are drawn; None for any. For the other arguments see in_child.
+    seed: of the numbers that are drawn; None for any. For the other arguments see in_child
+    and Submission.
     """
     start = time.monotonic()
     sandbox = sandbox_starts() if sandbox is None else sandbox

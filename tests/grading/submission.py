@@ -140,7 +140,8 @@ class Module:
     """A module of the submission, which is elsewhere.
 
     integer: whether its own targets are class numbers. takes_alpha: whether the first argument of
-    its constructor is an alpha. remarks, scalars, faults: see Layer in worker.py.
+    its constructor is an alpha. clears_cache: whether it has that method. remarks, scalars, faults:
+    see Layer in worker.py.
     """
 
     def __init__(self, submission, name, reply):
