@@ -181,18 +181,10 @@ def activation_values():
 
 def modification_values():
     """Question 2.1: the gains by the modifications that the text names."""
-    numbers = {}
-    text = TEXT.read_text().replace("\n", " ")
-    for name in re.findall(r"\\val\{points ([\w-]+)\}", text):
-        numbers[f"points {name}"] = points(name)
-    for name in re.findall(r"\\val\{validation of ([\w-]+)\}", text):
-        numbers[f"validation of {name}"] = validation(runs_of(name), 3)
-    for name in re.findall(r"\\val\{train of ([\w-]+)\}", text):
-        numbers[f"train of {name}"] = fixed(train_accuracy(runs_of(name)), 3)
-    for name in re.findall(r"\\val\{loss of ([\w-]+)\}", text):
-        numbers[f"loss of {name}"] = mean_and_spread(column(runs_of(name), "val_loss")[:, -1], 3)
-    for name in re.findall(r"\\val\{accuracies of ([\w-]+)\}", text):
-        numbers[f"accuracies of {name}"] = accuracies(runs_of(name))
+    numbers, text = {}, TEXT.read_text().replace("\n", " ")
+    for kind, number in NAMED.items():
+        for name in re.findall(rf"\\val\{{({kind} [\w-]+)\}}", text):
+            numbers[name] = number(name.split()[-1])
     flags = runs_of(BASELINE)[0]["flags"]
     numbers["validation images"] = thousands(flags["validation_size"])
     names = [path.stem for path in records.EXPERIMENTS.glob(f"{LONG}*.txt")]
@@ -315,6 +307,16 @@ def points(name):
         np.mean([validation_accuracy(run) for run in runs_of(n)]) for n in (name, reference(name))
     )
     return f"{100 * (ours - theirs):+z.1f}"
+
+
+# The numbers that the text asks for by experiment, as in \val{validation of base}.
+NAMED = {
+    "points": points,
+    "validation of": lambda name: validation(runs_of(name), 3),
+    "train of": lambda name: fixed(train_accuracy(runs_of(name)), 3),
+    "loss of": lambda name: mean_and_spread(column(runs_of(name), "val_loss")[:, -1], 3),
+    "accuracies of": lambda name: accuracies(runs_of(name)),
+}
 
 
 # Tables -------------------------------------------------------------------------------------------

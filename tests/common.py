@@ -30,7 +30,7 @@ needs_real = pytest.mark.skipif(not REAL.exists(), reason="CIFAR-10 is not in ci
 
 
 def times(some, many):
-    """Runs a test some times, and many times where slow tests are asked for."""
+    """Gives a test the number of its repetitions: some, and many under -m slow."""
     return pytest.mark.parametrize("times", [some, pytest.param(many, marks=pytest.mark.slow)])
 
 
