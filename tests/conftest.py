@@ -103,7 +103,7 @@ def pytest_terminal_summary(terminalreporter, config):
             terminalreporter.write_line(line)
 
 
-# The rest of the tests ------------------------------------------------------------------------------
+# The rest of the tests ----------------------------------------------------------------------------
 
 
 @pytest.hookimpl(tryfirst=True)

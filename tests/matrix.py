@@ -45,15 +45,15 @@ class Place:
     def run(self, arguments):
         """The exit status of pytest, and what it printed."""
         command = [*self.prefix, self.python, "-m", "pytest", *self.arguments, *arguments]
-        done = subprocess.run(command, cwd=self.clone, env=self.environment, text=True,
-                              errors="replace", stdout=subprocess.PIPE, stderr=subprocess.STDOUT)  # fmt: skip
+        options = {"cwd": self.clone, "env": self.environment, "errors": "replace"}
+        done = subprocess.run(command, **options, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         return done.returncode, done.stdout
 
     def hide_packages(self, *names):
         """Takes a virtual environment like this one, but without these packages."""
         source, target = Path(sysconfig.get_path("purelib")), self.base / "environment"
         venv.create(target, symlinks=True)
-        (target_packages,) = target.glob("lib*/python*/site-packages")
+        (target_packages,) = target.glob("lib/python*/site-packages")
         gone = {
             file.parts[0]
             for name in names
@@ -75,7 +75,7 @@ def _link(source, target):
         shutil.copy2(source, target)
 
 
-# Conditions: each is given the place, and a stack for what must end with the run -------------------
+# Conditions: each is given the place, and a stack for what must end with the run -----------------
 
 
 def quiet(place, stack):
@@ -91,6 +91,8 @@ def busy(place, stack):
 
 def one_core(place, stack):
     place.prefix = ["taskset", "-c", "0"]
+    if not shutil.which("taskset"):
+        raise Skip("taskset is not installed")
 
 
 def no_bwrap(place, stack):
@@ -109,12 +111,11 @@ def no_data(place, stack):
 
 
 def some_data(place, stack):
-    (files,) = place.data.glob("cifar-10-batches-py") or [None]
     no_data(place, stack)
-    folder = place.clone / "cifar10" / files.name
+    folder = place.clone / "cifar10" / "cifar-10-batches-py"
     folder.mkdir(parents=True)
     for name in ("data_batch_1", "batches.meta"):
-        (folder / name).symlink_to(files / name)
+        (folder / name).symlink_to(place.data / folder.name / name)
 
 
 def ordinary_user(place, stack):
@@ -123,6 +124,11 @@ def ordinary_user(place, stack):
     if os.getuid() == 0:
         ids = [f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"]
         place.prefix = ["setpriv", *ids]
+        again = "import subprocess, sys; subprocess.run([sys.executable, '-c', ''], check=True)"
+        if subprocess.run(
+            [*place.prefix, place.python, "-c", again], stderr=subprocess.DEVNULL
+        ).returncode:
+            raise Skip(f"{NOBODY}, an ordinary user, cannot start {place.python}")
     for folder, _, names in os.walk(place.clone):
         for path in (folder, *(os.path.join(folder, name) for name in names)):
             if not os.path.islink(path):
@@ -163,10 +169,7 @@ def try_condition(name, arguments, log):
         place = Place(Path(base))
         try:
             CONDITIONS[name](place, stack)
-            for program in place.prefix[:1]:
-                if not shutil.which(program):
-                    raise Skip(f"{program} is not installed")
-        except Skip as reason:
+        except (Skip, FileNotFoundError) as reason:
             print(f"{name:>15}  skipped: {reason}", flush=True)
             return True
         began = time.monotonic()
