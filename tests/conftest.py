@@ -143,10 +143,11 @@ def run(trainer, data, tmp_path):
     """A function that trains a small network into the folder `name`, which it returns."""
 
     def run(name, *flags, steps=12):
-        trainer.main(
-            ["--data_dir", data, "--dnn_hidden_units", "8", "--max_steps", str(steps)]
-            + ["--batch_size", "20", "--eval_freq", "5", "--run_dir", str(tmp_path / name), *flags]
-        )
+        argv = ["--data_dir", data, "--dnn_hidden_units", "8", "--max_steps", steps]
+        argv += ["--batch_size", "20", "--eval_freq", "5", "--run_dir", tmp_path / name, *flags]
+        run.history = trainer.main([str(flag) for flag in argv])
         return tmp_path / name
 
+    run.trainer, run.folder = trainer, tmp_path
+    run.framework = trainer.__name__.removeprefix("train_mlp_")
     return run
