@@ -32,8 +32,9 @@ needs_torch = pytest.mark.skipif(not find_spec("torch"), reason="torch is not in
 TRAINERS = ["numpy", pytest.param("pytorch", marks=needs_torch)]
 N = 10  # images in a small batch file
 
+LACKING = ""
 try:
-    LACKING = "" if cifar10_utils.verify(REAL) else None
+    cifar10_utils.verify(REAL)
 except (OSError, ValueError) as error:
     LACKING = str(error)  # which names the files
 needs_real = pytest.mark.skipif(bool(LACKING), reason=LACKING)
@@ -149,17 +150,19 @@ def ended(expected, call, *args, **options):
 refused, failed, interrupted = (functools.partial(ended, status) for status in (2, 1, 130))
 
 
-def at_step(run, number, action, monkeypatch):
-    """Lets action() happen in step `number` of this process's runs, before it is recorded."""
-    train_step, seen = run.trainer.train_step, []
+def at_call(run, name, number, action, monkeypatch):
+    """Lets action() happen as this process calls the trainer's function `name` for the number-th
+    time: train_step, or evaluate. Returns a list that gets an entry for each call."""
+    function, calls = getattr(run.trainer, name), []
 
-    def step(*args, **options):
-        seen.append(number)
-        if len(seen) == number:
+    def called(*args, **options):
+        calls.append(name)
+        if len(calls) == number:
             action()
-        return train_step(*args, **options)
+        return function(*args, **options)
 
-    monkeypatch.setattr(run.trainer, "train_step", step)
+    monkeypatch.setattr(run.trainer, name, called)
+    return calls
 
 
 # What a run leaves --------------------------------------------------------------------------------
