@@ -19,7 +19,7 @@ from urllib.parse import unquote
 from tqdm import tqdm
 
 from training import files
-from training.errors import RunError, Stopped, UsageError, command, one_line
+from training.errors import RunError, Stopped, UsageError, exit_with_message, one_line
 
 PACKED, UNPACKED = 170_498_071, 186_300_000  # bytes of the archive, and of the files in it
 MAX_ARCHIVE = 2**29  # bytes; a server that sends more sends something else
@@ -34,7 +34,7 @@ def main(argv, cifar10):
     default = cifar10.DEFAULT_DIR
     parser.add_argument("dir", nargs="?", default=default, help=f"(default: {default})")
     folder = parser.parse_args(argv).dir
-    command(lambda _: print(f"CIFAR-10 is in {download(cifar10, folder)}"))()
+    exit_with_message(lambda _: print(f"CIFAR-10 is in {download(cifar10, folder)}"))()
 
 
 def download(cifar10, data_dir):
@@ -56,7 +56,7 @@ def download(cifar10, data_dir):
                 if not _is_complete(cifar10, folder):
                     _fetch_and_unpack(cifar10, folder)
     except KeyboardInterrupt as stop:
-        raise Stopped("run the same command again to continue") from stop
+        raise Stopped(getattr(stop, "number", 2), "run the same command again to continue") from stop
     finally:
         if made:
             with suppress(OSError):  # not empty: then it stays
