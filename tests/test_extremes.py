@@ -75,8 +75,8 @@ def test_any_learning_rate(run):
 
 
 def test_one_example_and_batches_of_one(run):
-    flags = ["--batch_size", 1, "--validation_size", 49, "--learning_rate", 1]
-    last = rows(run, "one", *flags, steps=20)[-1]
+    flags = ["--batch_size", 1, "--validation_size", 49, "--learning_rate", 1, "--max_steps", 20]
+    last = rows(run, "one", *flags)[-1]
     assert float(last["train_loss"]) < 0.2  # from the biases alone: less its mean it is zero
     assert rows(run, "batches", "--batch_size", 1)
     if run.framework == "pytorch":

@@ -183,7 +183,7 @@ def test_paths_may_begin_with_a_tilde(run, data, tmp_path, monkeypatch):
 def test_an_argument_file_is_read_as_a_shell_reads_it(run, tmp_path, monkeypatch):
     (tmp_path / "flags").mkdir()
     (tmp_path / "flags" / "outer.txt").write_bytes(
-        b"\xef\xbb\xbf# a comment\r\n--dnn_hidden_units \"\"  # none\r\n@inner.txt\r\n--seed=7\r\n"
+        b'\xef\xbb\xbf# a comment\r\n--dnn_hidden_units ""  # none\r\n@inner.txt\r\n--seed=7\r\n'
     )
     (tmp_path / "flags" / "inner.txt").write_text(f"--run_dir '{tmp_path}/a b#c'")
     run("x", f"@{tmp_path}/flags/outer.txt")
