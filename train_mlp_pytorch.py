@@ -7,7 +7,6 @@
 With the same flags it starts from the same weights and sees the same batches as train_mlp_numpy.py.
 """
 
-import copy
 import sys
 
 import numpy as np
@@ -16,12 +15,11 @@ from torch.nn import functional as F
 
 import cifar10_utils
 from mlp_pytorch import ACTIVATIONS, MLP, NORMALIZATIONS
-from training import flags
-from training.augmentation import average_over_views
-from training.data import load_data
-from training.data_pytorch import TensorData, pixel_std
+from training import flags, processes
+from training.augmentation import TestTimeAugmentation
+from training.data_pytorch import load_tensors
 from training.errors import command
-from training.optimization import PlainSGD, make_optimizer, set_learning_rate
+from training.optimization import make_optimizer
 from training.processes import Processes, has_bfloat16, run_and_leave
 from training.run import Run
 
@@ -38,16 +36,18 @@ def accuracy(logits, labels):
 
 
 @torch.inference_mode()
-def evaluate(mlp, data, test_time_averaging=False):
-    """The mean loss and the accuracy over all examples of a data set."""
+def evaluate(mlp, batches):
+    """The mean loss and the accuracy over all examples of some batches (x, y)."""
     mlp.eval()
-    sums = torch.zeros(2, dtype=torch.float64, device=mlp.device)
-    for x, y in data.batches(EVAL_BATCH):
-        logits = average_over_views(mlp, x) if test_time_averaging else mlp(x)
+    sums = torch.zeros(3, dtype=torch.float64, device=mlp.device)
+    for x, y in batches:
+        logits = mlp(x)
         sums[0] += F.cross_entropy(logits, y, reduction="sum")
-        sums[1] += (logits.argmax(dim=1) == y).sum()
+        sums[1] += len(y) * accuracy(logits, y)
+        sums[2] += len(y)
     mlp.train()
-    return (data.processes.total(sums) / data.num_examples).tolist()
+    loss, correct, n = processes.all_reduce_sum(sums).tolist()
+    return loss / n, correct / n
 
 
 def train_step(mlp, x, y, optimizer, label_smoothing=0.0):
@@ -65,11 +65,11 @@ def train_step(mlp, x, y, optimizer, label_smoothing=0.0):
 
 def make_mlp(args):
     """The network of the flags, with its initial weights, on the CPU."""
-    input_scale = 1.0 if args.standardize else cifar10_utils.PIXEL_RMS
-    return MLP(cifar10_utils.N_INPUTS, args.dnn_hidden_units, cifar10_utils.N_CLASSES,
-               seed=args.seed, input_scale=input_scale, activation=args.activation,
-               normalization=args.normalization, dropout=args.dropout,
-               half_resolution=args.half_resolution,
+    return MLP(cifar10_utils.N_INPUTS // (4 if args.half_resolution else 1),
+               args.dnn_hidden_units, cifar10_utils.N_CLASSES, seed=args.seed,
+               input_scale=1.0 if args.standardize or args.whiten else cifar10_utils.PIXEL_RMS,
+               activation=args.activation, normalization=args.normalization,
+               dropout=args.dropout, standardize=args.standardize, whiten=args.whiten,
                bfloat16=args.bfloat16 and has_bfloat16(args.use_gpu))  # fmt: skip
 
 
@@ -80,61 +80,50 @@ def make_parser():
     return parser
 
 
-def scores(mlp, sets, args):
-    """The mean loss and the accuracy on each of the sets, one after the other."""
-    return [number for data in sets for number in evaluate(mlp, data, args.test_time_averaging)]
-
-
-def train(args, processes):
+def train(args, group):
     """Trains as the flags say. Returns the history, the columns of metrics.csv as lists."""
     versions = {"numpy": np.__version__, "torch": torch.__version__}
-    run = Run(args, "pytorch", versions, processes)
+    run = Run(args, "pytorch", versions, group)
     if run.finished:
         return run.report()
-    data = load_data(args, run.from_first, one_hot=False)
-    steps = flags.total_steps(args, data.train.num_examples)
     mlp = make_mlp(args).to("cuda" if args.use_gpu else "cpu")
+    data = load_tensors(args, mlp.device)
+    steps = flags.total_steps(args, data.train.num_examples)
     run.record["precision"] = "bfloat16" if mlp.bfloat16 else "float32"
     if args.bfloat16 and not mlp.bfloat16 and run.writes:
         print("no bfloat16 instructions here: matrices are multiplied in float32", file=sys.stderr)
-    optimizer = make_optimizer(mlp, args)
-    network = processes.parallel(mlp)
-    scale = 1 / pixel_std(data.train) if args.standardize else None
-    training_set, held_out, test_set = (
-        TensorData(split, mlp.device, processes, args, scale)
-        for split in (data.train, data.validation or data.test, data.test)
-    )
-    in_rows = [training_set.first(args.clean_images)] if args.clean_images else []
+    mlp.fit_inputs(data.train)
+    optimizer = make_optimizer(mlp, args, steps)
+    in_rows = [data.clean] if data.clean else []
     if data.validation or not args.test_at_end:
-        in_rows.append(held_out)
+        in_rows.append(data.validation or data.test)
     with run.open(data.name, steps, mlp, optimizer=optimizer):
         if run.is_new:
-            processes.seed(args.seed, 1)
-            x, y = training_set.next_batch(args.batch_size)
-            # A copy, as batch normalisation updates statistics; the optimizer has no parameters.
-            start = train_step(copy.deepcopy(mlp), x, y, PlainSGD([], 0), args.label_smoothing)
-            run.tally(*processes.means(start))
-            run.add_row(*scores(mlp, in_rows, args))
+            run.tally(*evaluate(mlp, [data.train.next_batch(args.batch_size)]))
+            run.add_row(*(n for part in in_rows for n in evaluate(mlp, part.batches(EVAL_BATCH))))
         data.train.position = run.step * args.batch_size
-        for step in run.steps():
-            processes.seed(args.seed, step)
-            set_learning_rate(optimizer, args, step, steps)
-            x, y = training_set.next_batch(args.batch_size)
-            result = train_step(network, x, y, optimizer, args.label_smoothing)
-            run.tally(*processes.means(result))
+        for _ in run.steps():
+            x, y = data.train.next_batch(args.batch_size)
+            result = train_step(mlp, x, y, optimizer, args.label_smoothing)
+            run.tally(*group.means(result))
             if run.is_due():
-                run.add_row(*scores(mlp, in_rows, args))
+                run.add_row(
+                    *(n for part in in_rows for n in evaluate(mlp, part.batches(EVAL_BATCH)))
+                )
         run.restore_best()
-        return run.finish(*scores(mlp, [test_set], args))
+        if args.test_time_augmentation:
+            batches = data.test.batches(EVAL_BATCH, half_resolution=False)
+            return run.finish(*evaluate(TestTimeAugmentation(mlp), batches))
+        return run.finish(*evaluate(mlp, data.test.batches(EVAL_BATCH)))
 
 
 @command
 def main(argv=None):
     """Checks the flags and trains. Returns the history."""
-    args, processes = flags.parse(make_parser(), argv), Processes()
-    flags.check_experiment(args, processes, torch.cuda.device_count())
-    with processes.start(args.use_gpu):
-        return train(args, processes)
+    args, group = flags.parse(make_parser(), argv), Processes()
+    flags.check_experiment(args, group, torch.cuda.device_count())
+    with group.start(args.use_gpu):
+        return train(args, group)
 
 
 if __name__ == "__main__":

@@ -128,6 +128,6 @@ def read_run(folder):
 
 def columns_of(flags):
     """The columns of metrics.csv."""
-    clean = ["clean"] if flags.get("clean_images") else []
+    clean = ["clean"] if flags.get("train_eval_size") else []
     splits = ["train", *clean, "val" if flags["validation_size"] else "test"]
     return ["step", *(f"{split}_{quantity}" for split in splits for quantity in QUANTITIES)]

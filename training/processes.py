@@ -7,10 +7,51 @@ import sys
 from contextlib import contextmanager, suppress
 
 import torch
-from torch import distributed, nn
-from torch.nn.parallel import DistributedDataParallel
+from torch import distributed
 
 from training.errors import RunError, Stopped, UsageError
+
+
+def rank():
+    """The number of this process, from 0."""
+    return distributed.get_rank() if distributed.is_initialized() else 0
+
+
+def size():
+    """How many processes share the work."""
+    return distributed.get_world_size() if distributed.is_initialized() else 1
+
+
+def all_reduce_sum(tensor):
+    """The sum of tensor over the processes, in place."""
+    if size() > 1:
+        distributed.all_reduce(tensor)
+    return tensor
+
+
+def average_gradients(optimizer, *_):
+    """A step_pre_hook: gives the optimizer's parameters the mean of all processes' gradients."""
+    if size() > 1:
+        gradients = [p.grad for group in optimizer.param_groups for p in group["params"]]
+        flat = all_reduce_sum(torch.cat([gradient.flatten() for gradient in gradients])) / size()
+        for gradient, mean in zip(gradients, flat.split([g.numel() for g in gradients]),
+                                  strict=True):  # fmt: skip
+            gradient.copy_(mean.view_as(gradient))
+
+
+def on_main_process(action):
+    """Calls action() in the first process. Returns its result, or raises its error, in all."""
+    return Processes().from_first(action)
+
+
+def seed_step(seed, step):
+    """Seeds the random numbers of a step with its number, so a resumed run needs no generator
+    state."""
+    number = ((seed * 10**9 + step) * size() + rank()) % 2**63
+    # Not torch.manual_seed, which prepares every kind of device: 73 microseconds, not 1.
+    torch.default_generator.manual_seed(number)
+    if torch.cuda.is_initialized():
+        torch.cuda.manual_seed(number)
 
 
 class Processes:
@@ -68,30 +109,9 @@ class Processes:
             raise outcome[1]
         return outcome[0]
 
-    def parallel(self, mlp):
-        """mlp, with its gradients averaged over the processes in backward."""
-        if self.size == 1:
-            return mlp
-        return DistributedDataParallel(nn.SyncBatchNorm.convert_sync_batchnorm(mlp))
-
-    def total(self, tensor):
-        """The sum of tensor over the processes."""
-        if self.size > 1:
-            distributed.all_reduce(tensor)
-        return tensor
-
     def means(self, numbers):
         """The mean of each one-element tensor over the processes, as numbers: waits for a GPU."""
-        return (self.total(torch.stack(numbers)) / self.size).tolist()
-
-    def seed(self, seed, step):
-        """Seeds the random numbers of a step with its number, so a resumed run needs no generator
-        state."""
-        number = ((seed * 10**9 + step) * self.size + self.rank) % 2**63
-        # Not torch.manual_seed, which prepares every kind of device: 73 microseconds, not 1.
-        torch.default_generator.manual_seed(number)
-        if torch.cuda.is_initialized():
-            torch.cuda.manual_seed(number)
+        return (all_reduce_sum(torch.stack(numbers)) / self.size).tolist()
 
 
 def run_and_leave(main):
