@@ -85,8 +85,8 @@ def cutout(x, size):
     pixels wide, of the 32 of a whole image. The centre is uniform, so part may lie outside."""
     place = centers(x.shape[-1], x.device)
     centre = 2 * torch.rand(2, len(x), 1, device=x.device) - 1
-    down, right = (place - centre).abs() < size * PIXEL / 2
-    return x.masked_fill((down[:, :, None] & right[:, None, :])[:, None], 0)
+    down, right = ((place - centre).abs() < size * PIXEL / 2).float()
+    return x * (1 - down[:, None, :, None] * right[:, None, None, :])
 
 
 def mixup(x, labels, alpha):
@@ -103,11 +103,9 @@ def mixup(x, labels, alpha):
 def tta_views(x, size):
     """150 views (S, 3, size, size) of x (S, 3, 32, 32): at three zooms, each shifted by 0, 2 or 4
     pixels to either side and up or down, and the mirror images of these 75."""
-    channels = x.flatten(end_dim=1)[None]  # as of one image, because all have the same map
     for zoom, down, right in itertools.product(ZOOMS, SHIFTS, SHIFTS):
-        maps = [[[zoom, 0, right * PIXEL], [0, zoom, down * PIXEL]]]
-        maps = torch.tensor(maps, dtype=x.dtype, device=x.device)
-        view = affine_sample(channels, maps, size).view(*x.shape[:2], size, size)
+        maps = torch.tensor([[zoom, 0, right * PIXEL], [0, zoom, down * PIXEL]], device=x.device)
+        view = affine_sample(x, maps.expand(len(x), 2, 3), size)
         yield view
         yield view.flip(3)
 
