@@ -86,8 +86,9 @@ def train(args, group):
     run = Run(args, "pytorch", versions, group)
     if run.finished:
         return run.report()
-    mlp = make_mlp(args).to("cuda" if args.use_gpu else "cpu")
-    data = load_tensors(args, mlp.device)
+    device = torch.device("cuda" if args.use_gpu else "cpu")
+    data = load_tensors(args, device)
+    mlp = make_mlp(args).to(device)
     steps = flags.total_steps(args, data.train.num_examples)
     run.record["precision"] = "bfloat16" if mlp.bfloat16 else "float32"
     if args.bfloat16 and not mlp.bfloat16 and run.writes:

@@ -1,5 +1,6 @@
 """The options of the PyTorch trainer: experiments, augmentation, devices."""
 
+import copy
 import itertools
 import json
 import os
@@ -171,7 +172,7 @@ def test_an_optimizer_goes_on_from_its_state_alone(kind):
         step_with_gradients_of(0.1 * step, one, first)
         if step == 3:
             two.load_state_dict(one.state_dict())
-            second.load_state_dict(first.state_dict())
+            second.load_state_dict(copy.deepcopy(first.state_dict()))
         elif step > 3:
             step_with_gradients_of(0.1 * step, two, second)
     for ours, theirs in zip(one.parameters(), two.parameters(), strict=True):
@@ -260,7 +261,9 @@ def test_the_statistics_of_the_inputs_are_those_of_augmented_training_images():
     jittered = TensorData(some_split(2000), "cpu", Augmentation(color_jitter=0.5), True)
     torch.rand(3)
     products = jittered.second_moments(products=True)
-    torch.testing.assert_close(products.diagonal(), jittered.second_moments(products=False))
+    torch.testing.assert_close(
+        products.diagonal(), jittered.second_moments(products=False), rtol=1e-5, atol=0
+    )
     assert torch.equal(products, jittered.second_moments(products=True))
     assert jittered.position == 0
     plain = TensorData(some_split(2000), "cpu", None, True)
@@ -427,7 +430,7 @@ def test_the_views_of_an_image_are_its_moves_at_three_zooms_and_their_mirror_ima
     views = torch.stack(list(augmentation.tta_views(square, size)))[::2].unflatten(0, (3, 25))
     sides = [zoomed[12, 0, 0].sum().sqrt().item() for zoomed in views]
     half = size / 2
-    assert sides == pytest.approx([half / 0.85, half, half / 1.15], rel=0.01)
+    assert sides == pytest.approx([half / 0.85, half, half / 1.15], rel=0.04)
 
 
 def test_test_time_augmentation_averages_the_probabilities_over_the_views():
@@ -497,7 +500,7 @@ def test_a_gpu_computes_deterministically(data, tmp_path, monkeypatch):
     monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
-    monkeypatch.setattr(trainer, "load_data", stop)
+    monkeypatch.setattr(trainer, "load_tensors", stop)
     try:
         with pytest.raises(Killed):
             history_of(data, tmp_path / "a", "--use_gpu")
