@@ -56,7 +56,9 @@ def download(cifar10, data_dir):
                 if not _is_complete(cifar10, folder):
                     _fetch_and_unpack(cifar10, folder)
     except KeyboardInterrupt as stop:
-        raise Stopped(getattr(stop, "number", 2), "run the same command again to continue") from stop
+        raise Stopped(
+            getattr(stop, "number", 2), "run the same command again to continue"
+        ) from stop
     finally:
         if made:
             with suppress(OSError):  # not empty: then it stays
