@@ -1,5 +1,5 @@
-"""Fetching CIFAR-10 from a server on loopback that is slow, dying, lying or old-fashioned, or from an
-archive that the user fetched."""
+"""Fetching CIFAR-10 from a server on loopback that is slow, dying, lying or old-fashioned; or from
+an archive that the user fetched."""
 
 import http.server
 import io
@@ -286,9 +286,7 @@ def test_it_is_taken_and_stays(program, server, place, tmp_path):
 @pytest.mark.parametrize("content, what", [(b"\x1f", "truncated or altered"), (PAGE, "a web page")])
 def test_a_broken_one_is_called_that_and_stays(program, server, content, what, tmp_path):
     write_files(tmp_path / "cifar10", {ARCHIVE: content})
-    line = (
-        f"{Path('cifar10', ARCHIVE)} is {what}, not CIFAR-10's archive: fetch it again, or delete"
-    )
+    line = f"{Path('cifar10', ARCHIVE)} is {what}, not CIFAR-10's archive: fetch it again"
     assert line in refused(program) and server.requests == []
     assert listing(tmp_path) == {Path("cifar10", ARCHIVE): content}
 
