@@ -168,7 +168,7 @@ def _fetch_rest(url, login, part):
         if response.status != 206:  # a server that does not know Range starts from the beginning
             if _is_page(chunk):
                 raise RunError(f"what {_shown(url)} sent is a web page, not CIFAR-10's archive")
-            part.unlink(missing_ok=True)
+            part.write_bytes(b"")
             start = 0
         length = response.headers.get("Content-Length", "")
         total = start + int(length) if length.isdecimal() else None
@@ -208,4 +208,5 @@ class _StandardError:
 
 
 def tell(message):
+    """Prints a line on standard error, if there is one."""
     print(one_line(message), file=_StandardError(), flush=True)
