@@ -110,8 +110,8 @@ class DataSet:
 
 
 class Splits(SimpleNamespace):
-    """The DataSets `train`, `validation` (None without one) and `test`, as attributes and as items;
-    and their `name`, "cifar10" or "synthetic"."""
+    """The DataSets `train`, `validation` (None without one) and `test`, as attributes and as items.
+    `name`: "cifar10" or "synthetic"."""
 
     def __getitem__(self, split):
         return vars(self)[split]
@@ -120,7 +120,7 @@ class Splits(SimpleNamespace):
         return split in self.keys()
 
     def keys(self):
-        return vars(self).keys() - {"name"}
+        return [key for key in vars(self) if key != "name"]
 
 
 def get_cifar10(data_dir=DEFAULT_DIR, one_hot=True, validation_size=0, seed=42):
@@ -195,8 +195,6 @@ def find_data(data_dir=DEFAULT_DIR):
 def locate(data_dir):
     """data_dir if it is named FOLDER or holds one of the official files, else data_dir/FOLDER."""
     data_dir = Path(os.path.expanduser(data_dir))
-    if data_dir.exists() and not data_dir.is_dir():
-        raise NotADirectoryError(f"{data_dir} is a file, not the folder of CIFAR-10's files")
     here = data_dir.name == FOLDER or any((data_dir / name).exists() for name in MD5)
     return data_dir if here else data_dir / FOLDER
 
@@ -205,10 +203,10 @@ def verify(data_dir):
     """As find_data. Raises ValueError unless each file has the MD5 of the official one."""
     folder = find_data(data_dir)
     with ThreadPoolExecutor(2) as pool:
-        for name, found in zip(MD5, pool.map(md5_of, [folder / name for name in MD5]), strict=True):
-            if found != MD5[name]:
-                remedy = f"{REMEDY} {shlex.quote(str(folder))}"
-                raise ValueError(f"{folder / name}: truncated or altered; {remedy}")
+        sums = pool.map(md5_of, [folder / name for name in MD5])
+    if wrong := [name for name, found in zip(MD5, sums, strict=True) if found != MD5[name]]:
+        what = f"{folder / wrong[0]}: truncated or altered"
+        raise ValueError(f"{what}; {REMEDY} {shlex.quote(str(folder))}")
     return folder
 
 

@@ -78,8 +78,8 @@ def md5_of(content):
 
 
 def use_small_files(monkeypatch):
-    """Lets cifar10_utils take small files, with N images in each batch, for the official ones.
-    Returns their content by name."""
+    """Lets cifar10_utils take small files, with N images in each batch, and their archive for the
+    official ones. Returns their content by name."""
     rng = np.random.default_rng(0)
     files = {
         name: batch_bytes(rng.integers(0, 256, (N, 3072), np.uint8), rng.integers(0, 10, N))
@@ -87,6 +87,7 @@ def use_small_files(monkeypatch):
     } | {"batches.meta": b"label names"}
     sums = {name: md5_of(content) for name, content in files.items()}
     monkeypatch.setattr(cifar10_utils, "MD5", sums)
+    monkeypatch.setattr(cifar10_utils, "ARCHIVE_MD5", md5_of(archive_of(files)))
     monkeypatch.setattr(cifar10_utils, "IMAGES_PER_FILE", N)
     return files
 
@@ -98,15 +99,13 @@ def write_files(folder, files):
     return folder
 
 
-def archive_of(files, mode="w:gz", folder=cifar10_utils.FOLDER, **fields):
-    """The bytes of a tar archive with the files in folder; fields: of its members' headers."""
+def archive_of(files, mode="w"):
+    """The bytes of a tar archive with the files, as the official one has them."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode=mode) as tar:
         for name, content in {**files, "readme.html": b"<html>"}.items():
-            member = tarfile.TarInfo(f"{folder}/{name}")
+            member = tarfile.TarInfo(f"{cifar10_utils.FOLDER}/{name}")
             member.size = len(content)
-            for field, value in fields.items():
-                setattr(member, field, value)
             tar.addfile(member, io.BytesIO(content))
     return buffer.getvalue()
 

@@ -18,11 +18,8 @@ def load_data(args, on_main_process, one_hot=True):
             splits = cifar10_utils.get_cifar10(folder, **options)
     except (OSError, ValueError) as error:
         raise UsageError(error) from error
-    if args.batch_size > splits.train.num_examples:
-        raise UsageError(
-            f"--batch_size {args.batch_size} is above {splits.train.num_examples}, "
-            "the number of training examples"
-        )
+    if args.batch_size > (n := splits.train.num_examples):
+        raise UsageError(f"--batch_size {args.batch_size} is above {n}, the training examples")
     return splits
 
 

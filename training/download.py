@@ -22,9 +22,8 @@ from training import files
 from training.errors import RunError, Stopped, UsageError, exit_with_message, one_line
 
 PACKED, UNPACKED = 170_498_071, 186_300_000  # bytes of the archive, and of the files in it
-MAX_ARCHIVE = 2**29  # bytes; a server that sends more sends something else
 TIME_OUT = 12  # seconds of silence, after which a connection counts as dead
-ATTEMPTS, PROGRESS = 4, 2**20  # gives up after 4 failures; one after 1 MiB more counts as the first
+ATTEMPTS = 4  # without a byte more than before
 BACKOFF_SECONDS = 0.2  # doubled after each failure
 
 
@@ -44,10 +43,10 @@ def download(cifar10, data_dir):
     next call continues an interrupted download. Raises RunError if that fails, UsageError if
     data_dir is no folder or the user's archive is not CIFAR-10's.
     """
-    try:
-        folder = cifar10.locate(data_dir)
-    except OSError as error:
-        raise UsageError(error) from error
+    folder = cifar10.locate(data_dir)
+    for path in (folder, folder.parent):
+        if path.is_file():
+            raise UsageError(f"{path} is a file, not the folder of CIFAR-10's files")
     made = not folder.parent.exists()
     try:
         with _using(folder):
@@ -56,7 +55,9 @@ def download(cifar10, data_dir):
                 if not _is_complete(cifar10, folder):
                     _fetch_and_unpack(cifar10, folder)
     except KeyboardInterrupt as stop:
-        raise Stopped(getattr(stop, "number", 2), "run the same command again to continue") from stop
+        raise Stopped(
+            getattr(stop, "number", 2), "run the same command again to continue"
+        ) from stop
     finally:
         if made:
             with suppress(OSError):  # not empty: then it stays
@@ -115,29 +116,26 @@ def _is_page(start):
 
 def _fetch(cifar10, part):
     """Download the archive to the file part, over as many connections as it takes."""
-    if part.is_symlink():  # never write into a file elsewhere
-        part.unlink()
     kept = part.exists()
     if kept and not _fault(cifar10, part):
         return
-    url, headers = _split_off_password(os.environ.get("CIFAR10_URL") or cifar10.URL)
+    url, login = _split_off_password(os.environ.get("CIFAR10_URL") or cifar10.URL)
     tell(f"downloading CIFAR-10 (170 MB) from {_shown(url)}")
     longest = failures = 0
     while True:
         try:
-            _fetch_rest(url, headers, part)
+            _fetch_rest(url, login, part)
             break
         except (OSError, HTTPException, ValueError) as error:
-            status = getattr(error, "code", None)
+            status = getattr(error, "code", 500)
             if status == 416:  # nothing beyond what is already here
                 break
-            size = _size(part)
-            failures = 1 if size >= longest + PROGRESS else failures + 1
-            longest = max(longest, size)
-            reason = str(error if status else getattr(error, "reason", error)) or repr(error)
-            if no_address := isinstance(error, ValueError | InvalidURL):
-                reason = "this is not an address"  # the error may quote a password
-            if no_address or (status and status < 500) or failures == ATTEMPTS:
+            failures = 1 if _size(part) > longest else failures + 1
+            longest = max(longest, _size(part))
+            no_address = isinstance(error, ValueError | InvalidURL)  # which may quote a password
+            if no_address or status < 500 or failures == ATTEMPTS:
+                reason = error if hasattr(error, "code") else getattr(error, "reason", error)
+                reason = "not an address" if no_address else str(reason) or repr(reason)
                 raise RunError(f"cannot download CIFAR-10 from {_shown(url)}: {reason}") from error
         time.sleep(BACKOFF_SECONDS * 2**failures)
     if fault := _fault(cifar10, part):
@@ -160,32 +158,28 @@ def _shown(url):
     return re.sub("//.*@", "//", url, flags=re.S)  # a password may hold a / or an @, unescaped
 
 
-def _fetch_rest(url, headers, part):
+def _fetch_rest(url, login, part):
     """One connection: append to the file part what it lacks."""
     start = _size(part)
     request = urllib.request.Request(url, headers={"Range": f"bytes={start}-"} if start else {})
-    for name, value in headers.items():
-        request.add_unredirected_header(name, value)
+    for header in login.items():
+        request.add_unredirected_header(*header)
     opener = urllib.request.build_opener(_NoWeakerRedirect)
     with opener.open(request, timeout=TIME_OUT) as response:
+        chunk = response.read1(2**16)
         if response.status != 206:  # a server that does not know Range starts from the beginning
+            if _is_page(chunk):
+                raise RunError(f"what {_shown(url)} sent is a web page, not CIFAR-10's archive")
+            part.write_bytes(b"")
             start = 0
         length = response.headers.get("Content-Length", "")
         total = start + int(length) if length.isdecimal() else None
-        chunk = response.read1(2**16)
-        if start == 0 and _is_page(chunk):
-            raise RunError(f"what {_shown(url)} sent is a web page, not CIFAR-10's archive")
-        if start == 0:
-            part.unlink(missing_ok=True)
-        bar = tqdm(desc="CIFAR-10", total=total, initial=start, unit="B", unit_scale=True,
-                   disable=None, file=_StandardError())  # fmt: skip
-        with bar:
+        with tqdm(desc="CIFAR-10", total=total, initial=start, unit="B", unit_scale=True,
+                  disable=None, file=_StandardError()) as bar:  # fmt: skip
             while chunk:
                 with _using(part), open(part, "ab") as file:
                     file.write(chunk)
                 bar.update(len(chunk))
-                if _size(part) > MAX_ARCHIVE:
-                    raise RunError(f"{_shown(url)} sends far more than CIFAR-10's archive")
                 chunk = response.read1(2**16)
     if _size(part) < (total or 0):
         raise ConnectionError(f"the connection broke off at {_size(part)} of {total} bytes")
@@ -216,4 +210,5 @@ class _StandardError:
 
 
 def tell(message):
+    """Prints a line on standard error, if there is one."""
     print(one_line(message), file=_StandardError(), flush=True)

@@ -2,6 +2,7 @@
 
 import functools
 import os
+import re
 import signal
 import sys
 import threading
@@ -12,6 +13,7 @@ from pathlib import Path
 SIGNALS = [
     getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
 ]
+OUT_OF_MEMORY = re.compile("out of memory|DefaultCPUAllocator")  # in a RuntimeError of PyTorch
 UNDER_TORCHRUN = "TORCHELASTIC_RUN_ID"  # torchrun sets it; RANK may be left over from elsewhere
 
 
@@ -45,7 +47,9 @@ def exit_with_message(main):
                 status, message = 2, f"error: {error}"
             except RunError as error:
                 status, message = 1, f"error: {error}"
-            except MemoryError:
+            except (MemoryError, RuntimeError) as error:
+                if not (isinstance(error, MemoryError) or OUT_OF_MEMORY.search(str(error))):
+                    raise
                 status, message = 1, "error: out of memory: use fewer hidden units, smaller batches"
             except KeyboardInterrupt as stop:
                 status = 128 + getattr(stop, "number", signal.SIGINT)

@@ -80,8 +80,9 @@ def make_parser(framework):
     add("--seed", type=number(int, 0, 2**32 - 1), default=42, metavar="N",
         help="of the initial weights and the order of the examples (default: 42)")
     add = parser.add_argument_group("data and results").add_argument
-    add("--validation_size", **NON_NEGATIVE, default=0, help="training images held out for validation; the "
-        "test set is then used once, with the weights of best validation accuracy (default: 0)")
+    add("--validation_size", **NON_NEGATIVE, default=0,
+        help="training images held out for validation; the test set is then used once, with the "
+        "weights of best validation accuracy (default: 0)")
     add("--data_dir", **FOLDER, help="folder of CIFAR-10's files, or its parent "
         f"(default: {cifar10_utils.DEFAULT_DIR}, downloaded if missing)")
     add("--synthetic", **ON, help="train on generated data")
@@ -100,12 +101,14 @@ def add_experiment_flags(parser, activations, normalizations):
     add("--normalization", choices=normalizations, default="none",
         help="before each activation (default: none)")
     add("--standardize", **ON,
-        help="divide each pixel by its standard deviation over the training images")
+        help="divide each input by its standard deviation over the training images")
+    add("--whiten", **FACTOR, help="make the inputs uncorrelated (ZCA), adding X to the variances, "
+        "which are 1 on average; needs --half_resolution")
     add("--half_resolution", **ON,
         help="average each 2 x 2 pixels first, which leaves a quarter of the inputs")
     add = parser.add_argument_group("optimization").add_argument
-    add("--optimizer", choices=("sgd", "adam", "adamw"), default="sgd", help="(default: sgd)")
-    add("--momentum", type=number(float, 0, 0.9999), default=0.0, metavar="X", help="of SGD")
+    add("--optimizer", choices=("sgd", "momentum", "adam", "adamw"), default="sgd",
+        help="momentum: SGD with momentum 0.9 (default: sgd)")
     add("--schedule", choices=("constant", "cosine"), default="constant",
         help="cosine: half a cosine from the learning rate to 0 (default: constant)")
     add("--warmup_steps", **NON_NEGATIVE, default=0,
@@ -116,19 +119,22 @@ def add_experiment_flags(parser, activations, normalizations):
         help="of the weights of linear layers, not of biases; decoupled in AdamW")
     add("--l1", **FACTOR, help="factor of the sum of the weights' absolute values in the loss")
     add("--dropout", **PROBABILITY, help="probability that a hidden unit is set to zero in a step")
-    add("--label_smoothing", **PROBABILITY, help="share of the target that is spread over all classes")
+    add("--label_smoothing", **PROBABILITY,
+        help="share of the target that is spread over all classes")
     add("--flip", **ON, help="mirror training images at random")
-    add("--shift", type=number(int, 0, 31), default=0, metavar="N",
-        help="shift training images at random by up to N pixels")
-    add("--random_affine", **FRACTION, help="strength of random rotations, zooms and shears of the images")
+    add("--shift", type=number(float, 0, 31), default=0.0, metavar="X",
+        help="shift training images at random by up to X pixels")
+    add("--random_affine", **FRACTION,
+        help="strength of random rotations, zooms and shears of the images")
+    add("--color_jitter", **FRACTION,
+        help="strength of random changes of contrast, brightness and colour")
     add("--cutout", type=number(int, 0, 31), default=0, metavar="N",
         help="cover a square of N x N pixels, at a random place, with the mean image")
-    add("--color_jitter", **FRACTION, help="strength of random changes of contrast, brightness and colour")
-    add("--mixup", **FRACTION,
-        help="largest share of another image blended into a training image, and of its label")
+    add("--mixup", **FRACTION, help="blend training images, and their labels, in pairs; their "
+        "shares are drawn from Beta(X, X)")
     add = parser.add_argument_group("evaluation").add_argument
     add("--test_time_augmentation", **ON,
-        help="evaluate on the mean over 150 shifted, zoomed and mirrored views of an image")
+        help="average over 150 shifted, zoomed and mirrored views of an image in the final test")
     add("--train_eval_size", **NON_NEGATIVE, default=0,
         help="unaugmented training images to evaluate on as well (default: 0)")
     add("--test_at_end", **ON, help="read the test set once, after the last step")
@@ -153,6 +159,8 @@ def parse(parser, argv=None):
     earlier = _earlier(parser, defaults, given) if given.get("resume") else {}
     args = argparse.Namespace(**{**defaults, **earlier, **given})
     args.dnn_hidden_units = list(args.dnn_hidden_units)
+    if args.framework == "pytorch":
+        _check_experiment(args)
     if not getattr(args, "epochs", None):
         args.max_steps = args.max_steps or MAX_STEPS
     if args.synthetic and args.data_dir:
@@ -238,23 +246,15 @@ def _words_in(text):
                 yield QUOTED.sub(r"\2", word)
 
 
-def check_experiment(args, processes, n_gpus):
-    """Raises UsageError where flags contradict each other or the machine."""
-    batch_norm = args.normalization == "batch"
+def _check_experiment(args):
+    """Raises UsageError where flags of the experiments contradict each other."""
     for_hidden = args.dropout or args.normalization != "none" or args.activation != "elu"
     for wrong, message in (
-        (args.momentum and args.optimizer != "sgd", "--momentum goes with --optimizer sgd only"),
         (args.epochs and args.max_steps, "--epochs and --max_steps: give one of them"),
+        (args.whiten and not args.half_resolution, "--whiten needs --half_resolution: at full "
+         "resolution its map has 9.4 million entries"),
         (for_hidden and not args.dnn_hidden_units,
          "--activation, --dropout and --normalization need a hidden layer"),
-        (args.use_gpu and n_gpus < processes.local_size, f"--use_gpu needs {processes.local_size} "
-         f"CUDA device(s), but there are {n_gpus}: leave it out to train on the CPU"),
-        (batch_norm and processes.size > 1 and not args.use_gpu,
-         "--normalization batch needs --use_gpu with several processes: use layer"),
-        (batch_norm and args.batch_size == processes.size,
-         "--normalization batch needs more than one example in a batch"),
-        (args.batch_size % processes.size,
-         f"--batch_size {args.batch_size} does not divide into {processes.size} equal shares"),
     ):  # fmt: skip
         if wrong:
             raise UsageError(message)
