@@ -240,7 +240,8 @@ class Run:
                 column[-1] = self.record[name]
         if self._is_main:
             self._write_metrics()
-            self._write_record(status="completed", peak_rss_mb=peak_rss_mb())
+            with writing(self.path / folder.RECORD):
+                self._write_record(status="completed", peak_rss_mb=peak_rss_mb())
         return self.report()
 
     def report(self):
