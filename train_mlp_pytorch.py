@@ -113,7 +113,7 @@ def train(args, group):
                 )
         run.restore_best()
         if args.test_time_augmentation:
-            batches = data.test.batches(EVAL_BATCH, half_resolution=False)
+            batches = data.test.batches(EVAL_BATCH, size=32)
             return run.finish(*evaluate(TestTimeAugmentation(mlp), batches))
         return run.finish(*evaluate(mlp, data.test.batches(EVAL_BATCH)))
 

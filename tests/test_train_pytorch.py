@@ -91,7 +91,7 @@ def test_at_end_the_test_set_is_read_once_and_the_rows_before_are_empty(
     plain = history_of(data, tmp_path / "plain")
     read, batches = [], TensorData.batches
     with monkeypatch.context() as patch:
-        patch.setattr(TensorData, "batches", lambda self, n: read.append(n) or batches(self, n))
+        patch.setattr(TensorData, "batches", lambda *a, **k: read.append(a) or batches(*a, **k))
         history = history_of(data, tmp_path / "flag", "--test_at_end")
     assert len(read) == 1
     assert history == plain | {
@@ -213,7 +213,7 @@ def test_without_augmentation_batches_are_the_data_sets_own(asked, monkeypatch):
     def refuse(*_):
         raise AssertionError("sampled, though nothing was asked for")
 
-    monkeypatch.setattr("training.data_pytorch.affine_sample", refuse)
+    monkeypatch.setattr("training.augmentation.affine_sample", refuse)
     tensors, split = TensorData(some_split(), "cpu", asked), some_split()
     for _ in range(4):
         x, y = tensors.next_batch(25)
@@ -235,7 +235,7 @@ def test_half_resolution_is_the_mean_of_two_by_two_pixels():
         blocks = x.view(20, 3, 16, 2, 16, 2).mean(dim=(3, 5))
         torch.testing.assert_close(small, blocks)
         assert torch.equal(y, labels)
-    whole = next(half.batches(20, half_resolution=False))[0]
+    whole = next(half.batches(20, size=32))[0]
     torch.testing.assert_close(whole, next(full.batches(20))[0], rtol=0, atol=0)
 
 
