@@ -46,11 +46,12 @@ class TensorData:
         x = self._as_float(self.pixels.index_select(0, indices))
         return self.augmentation(x, self.labels[indices], self.size)
 
-    def batches(self, batch_size, size=None):
-        """This process's share of all examples, not augmented. size: in place of the data set's;
-        test-time augmentation takes 32."""
+    def batches(self, batch_size, half_resolution=None):
+        """This process's share of all examples, not augmented. half_resolution=False: whole images,
+        whatever the data set's are, for test-time augmentation."""
+        size = self.pixels.shape[-1] if half_resolution is False else self.size
         for x, y in self._stored(batch_size):
-            yield downsample(x, size or self.size), y
+            yield downsample(x, size), y
 
     def second_moments(self, products):
         """The mean square (n,) of each of the network's n inputs over the training images,
@@ -81,14 +82,12 @@ class TensorData:
 
 
 def load_tensors(args, device):
-    """The splits that the flags ask for as TensorData, the training images augmented; and `clean`,
-    the first --train_eval_size training images, or None."""
+    """The splits that the flags ask for, as TensorData."""
     splits = load_data(args, processes.on_main_process, one_hot=False)
     fields = [field.name for field in dataclasses.fields(Augmentation)]
     augmentation = Augmentation(**{name: getattr(args, name) for name in fields})
-    tensors = {
-        name: splits[name] and TensorData(splits[name], device, augmentation, args.half_resolution)
-        for name in ("train", "validation", "test")
-    }
-    clean = tensors["train"].first(args.train_eval_size) if args.train_eval_size else None
-    return cifar10_utils.Splits(name=splits.name, clean=clean, **tensors)
+    for name in ("train", "validation", "test"):
+        if splits[name]:
+            tensors = TensorData(splits[name], device, augmentation, args.half_resolution)
+            setattr(splits, name, tensors)
+    return splits
