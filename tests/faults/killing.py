@@ -29,7 +29,7 @@ VARIANTS = {
     "pytorch": [
         [],
         ["--validation_size", "2000", "--optimizer", "adamw", "--dropout", "0.2"],
-        ["--test_at_end", "--clean_images", "1000"],
+        ["--test_at_end", "--train_eval_size", "1000"],
     ],
 }
 
