@@ -101,7 +101,7 @@ def server(monkeypatch):
 
 
 def get(folder):
-    return download.download(cifar10_utils, folder)
+    return download.download(folder)
 
 
 def assert_complete(folder, beside=()):
