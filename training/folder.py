@@ -86,8 +86,15 @@ class Folder:
     def open(self, stack, resume):
         """Makes the folder unless it is there, and locks it until the ExitStack closes. Returns
         what its checkpoint holds, None without one."""
+        made = [parent for parent in self.path.parents if not parent.exists()]
         with usable(self.path):
-            self.path.mkdir(parents=True, exist_ok=True)
+            try:
+                self.path.mkdir(parents=True, exist_ok=True)
+            except OSError:
+                for parent in made:
+                    with suppress(OSError):
+                        parent.rmdir()
+                raise
             stack.enter_context(files.locked(self.path))
         # Looks again: another process may have been here since.
         if earlier := self.look(resume):
