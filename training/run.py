@@ -102,7 +102,9 @@ class Run:
                     self.folder.write_end(status="interrupted", steps=self.step)
                 number = getattr(stop, "number", signal.SIGINT)
                 how = f"--resume --run_dir {shlex.quote(str(self.folder.path))}"
-                raise Stopped(number, f"{stop or ON_DISK}; to continue, give only {how}") from stop
+                raise Stopped(
+                    number, f"{str(stop) or ON_DISK}; to continue, give only {how}"
+                ) from stop
             except Exception:
                 if self._is_main:
                     self.folder.write_end(status="failed")
