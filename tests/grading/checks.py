@@ -49,7 +49,7 @@ def run(row, submission, seed=0):
     remarks, failure = [], Failure(None)
     try:
         with np.errstate(all="ignore"), warnings.catch_warnings(action="ignore"):
-            remarks = row.check(submission, rng)
+            remarks = submission.run(row.check, rng)
     except Exception as error:
         submission.failed.append(row.name)
         failure = error if isinstance(error, Failure) else Failure(f"the check {describe(error)}")
