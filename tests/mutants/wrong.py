@@ -107,8 +107,6 @@ WRONG = [
     wrong("bias gradient not summed", {B, NG, SHAPES}, "not summed", DB,
           'self.grads["bias"] = dout'),
     wrong("bias gradient of one sample", {B, NG}, "first", DB, 'self.grads["bias"] = dout[:1]'),
-    wrong("bias gradient without keepdims", {SHAPES}, "params['bias']", DB,
-          DB.replace(", keepdims=True", "")),
     wrong("bias gradient counts", {B, NG}, "left out", DB,
           DB.replace("dout", "np.ones_like(dout)")),
     wrong("bias gradient times bias", {B, NG}, "multiplied", DB, DB + ' * self.params["bias"]'),
@@ -118,9 +116,9 @@ WRONG = [
     wrong("input gradient by the updated weight", {X, NG}, "", DX,
           'dx = dout @ (self.params["weight"] - 0.1 * self.grads["weight"])'),
     wrong("input gradient not returned", {X, NG}, "None", DX + "\n        return dx", DX),
-    wrong("update inside backward", {INPUTS, NG, CACHES}, "", DX,
+    wrong("update inside backward", {INPUTS}, "the trainer's part", DX,
           DX + '; self.params["weight"] *= 0.9'),
-    wrong("squeezed output", {SHAPES}, "", OUT, OUT + "; out = np.squeeze(out)"),
+    wrong("squeezed output", {F, NO, NG, SHAPES}, "of one sample", OUT, OUT + "; out = np.squeeze(out)"),
     wrong("writes into x", {INPUTS}, "writes into x", KEEP,
           "x *= 2.0; x /= 3.0; x *= 1.5; " + KEEP),
     wrong("writes into dout", {INPUTS}, "writes into dout", DX, DX + "; dout *= 0"),
@@ -131,7 +129,7 @@ WRONG = [
     wrong("gradients shared by the class", {NG, CACHES}, "", "class LinearModule:\n",
           "class LinearModule:\n    grads = {}\n\n", "        self.grads = {\n",
           "        unused = {\n"),
-    wrong("layers reversed in place", {NG, CACHES}, "", "in reversed(self.layers):",
+    wrong("layers reversed in place", {NG, CACHES, INPUTS}, "", "in reversed(self.layers):",
           "in self.layers.reverse() or self.layers:"),
     wrong("parameters shared by the class", {NO, NG, CACHES, START}, "",
           "    def __init__(self, in_features, out_features):\n        self.params = {",
@@ -193,7 +191,7 @@ WRONG = [
           "np.exp(x[negative]) - self.alpha", base="later_years"),
     # Softmax
     wrong("no maximum subtracted", {STABLE}, "subtract the maximum", MAX, "b = 0"),
-    wrong("global maximum subtracted", {STABLE}, "subtract the maximum", MAX, "b = np.max(x)"),
+    wrong("global maximum subtracted", {STABLE}, "not of the batch", MAX, "b = np.max(x)"),
     wrong("maximum over the samples", {SV, SG, NO, NG, STABLE}, "maximum of each column", MAX,
           "b = np.max(x, axis=0)"),
     wrong("mean subtracted", {STABLE}, "", MAX, MAX.replace("max", "mean")),
@@ -380,13 +378,13 @@ WRONG = [
           'g = dout.T.dot(self.x)\n        W = self.params["weight"]\n'
           '        self.grads["weight"] = g if g.shape == W.shape else g.T',
           base="transposed"),
-    wrong("layers shared by size", {NO, NG}, "one and the same", "self.layers = []",
+    wrong("layers shared by size", {NO, NG, START}, "one and the same", "self.layers = []",
           "self.layers, known = [], {}", ADD_HIDDEN,
           "self.layers.append(known.setdefault((size, units), LinearModule(size, units)))"),
-    wrong("input size by sizes.index", {NO, NG}, "", ADD_HIDDEN,
+    wrong("input size by sizes.index", {NO, NG, START}, "", ADD_HIDDEN,
           "sizes = [n_inputs] + n_hidden\n            size = sizes[sizes.index(units) - 1]\n"
           "            " + ADD_HIDDEN),
-    wrong("hidden layers of equal size left out", {NO, NG}, "", "for units in n_hidden:",
+    wrong("hidden layers of equal size left out", {NO, NG, START}, "", "for units in n_hidden:",
           "for units in dict.fromkeys(n_hidden):"),
     # Sizes of a real training
     wrong("at most 128 samples in the output", {F, NO, NG}, "samples", OUT,
@@ -431,8 +429,13 @@ WRONG = [
     wrong("alpha 0.3", {EV, EG, NO, NG}, "alpha of 0.3", ELU,
           "out = np.where(x >= 0, x, 0.3 * np.exp(np.minimum(x, 0)) - 0.3)", SLOPE,
           "slope = np.where(self.x >= 0, 1.0, 0.3 * np.exp(np.minimum(self.x, 0)))"),
-    wrong("alpha 0.5 in the network", {NO, NG}, "alpha of 0.5", "n_classes, alpha=1.0",
-          "n_classes, alpha=0.5", base="later_years"),
+    wrong("alpha 0.5 in the network", {NO, NG}, "alpha of 0.5", "from modules",
+          "import numpy as np\nfrom modules", "ELUModule())",
+          "Half())", "class MLP:", "class Half(ELUModule):\n    def forward(self, x):\n"
+          "        self.x = x\n        return np.where(x > 0, x, 0.5 * np.expm1(np.minimum(x, 0)))\n\n"
+          "    def backward(self, dout):\n"
+          "        return dout * np.where(self.x > 0, 1, 0.5 * np.exp(np.minimum(self.x, 0)))\n\n\n"
+          "class MLP:"),
     # Initial weights
     wrong("weights of size 1e-300", {START}, "e-300", INIT, INIT + " * 1e-296"),
     wrong("weights of size 1e6", {START}, "e+06", INIT,  # seeded: one in 500 trains by luck
