@@ -44,6 +44,8 @@ def _linear_cases(submission, rng):
         (f" of as many samples as features, {m},", m, m, n),
         (f" of {m} samples of {m} features for {m} units", m, m, m),
         (" of one sample", 1, m, n),
+        (" of one feature", s, 1, n),
+        (" of one unit", s, m, 1),
         (f" of {(many := draw_many(rng))} samples", many, m, n),
         (f" of a layer ({PIXELS}, {CLASSES})", s, PIXELS, CLASSES),
     ):
@@ -161,8 +163,8 @@ def _elu_cases(submission, rng):
             rest = rng.permutation([value for value in ELU_INPUT if value != first])
             shape = [(3, 5), (5, 3)][rng.integers(2)]
             yield phrase, argument, alpha, np.append(first, rest).reshape(shape)
-    many = draw_many(rng)
-    for shape in ((many, 2), (2, many)):
+    many, few = draw_many(rng), draw_sizes(rng, 1)[0]
+    for shape in ((many, 2), (2, many), (1, few), (few, 1)):
         yield f" of an array {shape}", None, 1.0, 2 * draw(rng, *shape)
 
 
@@ -213,7 +215,7 @@ def elu_gradient(submission, rng):
             (abs(dout) * expected / dout, "the sign of dout is left out"),
         ]
         for slope, sentence in mistakes:  # a derivative may be right for the function of its value
-            hypotheses.append((dout * slope, sentence, *["ELU value"] * ("ELU" in sentence)))
+            hypotheses.append((dout * slope, sentence, *["ELU value"] * ("LU" in sentence)))
         hypotheses += [(slope, f"dout is left out, and {text}") for slope, text in mistakes]
         expect(what, got, expected, hypotheses)
     return []
