@@ -100,8 +100,8 @@ class Budget:
     what sleeps, and what the machine gives too little processor time to.
     """
 
-    def __init__(self, seconds=ALL, wall=WALL):
-        self.seconds, self.begin, self.until = seconds, time.process_time(), time.monotonic() + wall
+    def __init__(self, seconds=ALL):
+        self.seconds, self.begin, self.until = seconds, time.process_time(), time.monotonic() + WALL
         self.ended = 0.0  # the processor time of the processes that have ended
         self.looks = self.asleep = 0
 
