@@ -158,6 +158,10 @@ class Submission:
         names = list(map(clean, names))
         return {"imported": names[: int(count)], "called": names[int(count) :]}
 
+    def draw(self):
+        """A random number of NumPy's global state there."""
+        return float(self.ask("drawing a number", "draw")[1][0].sum())
+
     def _once(self, name, function):
         """What a function gives, which is asked once for each process."""
         self._start()
@@ -179,8 +183,8 @@ class Submission:
         parameters = self._signature(name)
         extra = [n != "input_layer" and 1.0 for n, needed in parameters[len(args) :] if needed]
         args = [*args, *extra]
-        (clears,), _ = self.ask(f"making {name}", "make", kind=name, args=args)
-        return Module(self, name, parameters, clears == "True")
+        (clears, changes), _ = self.ask(f"making {name}", "make", kind=name, args=args)
+        return Module(self, name, parameters, clears == "True", changes == "True")
 
     def linear(self, weight, bias):
         """A LinearModule that has the weight (N, M) and the bias (N,)."""
@@ -226,10 +230,10 @@ class Submission:
 
     def mlp(self, sizes):
         """An MLP of those sizes (n_inputs, hidden ..., n_classes), with its own weights."""
-        n_inputs, *n_hidden, n_classes = map(int, sizes)
+        sizes = list(map(int, sizes))
         self._make("ELUModule")  # where there is none, the MLP is that of another year
-        module = self._make("MLP", n_inputs, n_hidden, n_classes)
-        module.layers = self._layers(module, [n_inputs, *n_hidden, n_classes])
+        module = self._make("MLP", sizes[0], sizes[1:-1], sizes[-1])
+        module.layers = self._layers(module, sizes)
         return module
 
     def _layers(self, network, sizes):
@@ -293,15 +297,17 @@ class Module:
 
     layers: its linear layers, from the first to the last. integer: whether its own targets are
     class numbers. takes_alpha: whether the first argument of its constructor is an alpha.
-    clears_cache: whether it has that method. remarks: about the style of its parameters. faults:
+    clears_cache: whether it has that method. changes_list: whether its constructor changes the list
+    that it is given. remarks: about the style of its parameters. faults:
     what breaks the contract without making the numbers wrong. scalars: the parameters that start
     as a single number. written: the numbers of the arguments that the last call wrote to.
     """
 
     integer, written = False, ()
 
-    def __init__(self, submission, name, parameters, clears_cache):
-        self.submission, self.name, self.clears_cache = submission, name, clears_cache
+    def __init__(self, submission, name, parameters, clears_cache, changes_list):
+        self.submission, self.name = submission, name
+        self.clears_cache, self.changes_list = clears_cache, changes_list
         self.generation = submission.generation
         self.id = submission.known["made"] = submission.known.get("made", -1) + 1
         self.takes_alpha = bool(parameters) and parameters[0][0] in ALPHA_NAMES

@@ -123,6 +123,7 @@ def run(session, operation, arrays, fields):
         "files": files,
         "load": load,
         "facts": facts,
+        "draw": draw,
         "signature": signature,
         "make": make,
         "call": call_method,
@@ -210,6 +211,11 @@ def facts(session, arrays):
     return [str(len(imported)), *imported, *called], []
 
 
+def draw(session, arrays):
+    """A random number of NumPy's global state, which shows whether a submission sets the seed."""
+    return [], [("a random number", np.random.random_sample())]  # noqa: NPY002
+
+
 def find(session, name):
     """The class of that name. Raises a Fault where there is none."""
     file = "mlp_numpy" if name == "MLP" else "modules"
@@ -230,14 +236,15 @@ def signature(session, arrays, kind):
 
 
 def make(session, arrays, kind, args):
-    """An instance. The answer says whether it has a method clear_cache."""
+    """An instance. The answer: whether it has a method clear_cache, and changed its arguments."""
+    before = str(args)
     instance = call(f"{kind}({', '.join(map(str, args))})", find(session, kind), *args)
     owners = [p for p in _parts(instance) if isinstance(getattr(p, "params", None), dict)]
     calls = collections.deque(maxlen=8)  # and what they gave and were given
     session.objects.append(
         types.SimpleNamespace(kind=kind, instance=instance, owners=owners, calls=calls)
     )
-    return [str(callable(getattr(instance, "clear_cache", None)))], []
+    return [str(callable(getattr(instance, "clear_cache", None))), str(str(args) != before)], []
 
 
 def call_method(session, arrays, id, method, wanted, strided, settings):
