@@ -4,6 +4,7 @@ Where it can be, a submission is compared with itself here, and not with the for
 should fail one row, and not all of them.
 """
 
+import functools
 from collections import Counter
 
 import numpy as np
@@ -15,11 +16,10 @@ from .values import draw, draw_logits, draw_probabilities, draw_sizes, probe
 
 
 def _kinds(submission, rng):
-    """Every kind of module that runs at all, and a remark about those that do not.
+    """Every kind of module that runs at all, and why the others do not, by name.
 
-    By name: a function that makes one, always with the same parameters, and one that draws the
-    arguments of forward and of backward for a number of samples. A module that does not run fails
-    in rows of its own, and must not hide here what the others do.
+    A kind is a function that makes one, always with the same parameters, and one that draws the
+    arguments of forward and of backward for a number of samples.
     """
     m, n, classes, *sizes = draw_sizes(rng, 3) + draw_sizes(rng, 4)
     weight, bias = draw(rng, n, m), draw(rng, n)
@@ -49,10 +49,26 @@ def _kinds(submission, rng):
             _run(make(), *draw_arguments(5))
         except Failure as failure:
             failures[name] = failure
-    if len(failures) == len(kinds):
-        raise failures["LinearModule"]
-    working = {name: kind for name, kind in kinds.items() if name not in failures}
-    return working, [f"not checked for {', '.join(failures)}: see above"] if failures else []
+    return {name: kind for name, kind in kinds.items() if name not in failures}, failures
+
+
+def every_module(check):
+    """Makes a check of those modules that run into a row.
+
+    A module that does not run fails in rows of its own, and must not hide here what the others do;
+    nor must one that is not done yet, for which the row is not either.
+    """
+
+    @functools.wraps(check)
+    def row(submission, rng):
+        kinds, failures = _kinds(submission, rng)
+        remarks = check(submission, rng, kinds) or []
+        not_done = [failure for failure in failures.values() if failure.cell != Failure.cell]
+        if not_done or not kinds:
+            raise (not_done or list(failures.values()))[0]
+        return remarks + ([f"not checked for {', '.join(failures)}: see above"] * bool(failures))
+
+    return row
 
 
 def _run(module, forward_args, backward_args, **how):
@@ -85,10 +101,9 @@ def _same(got, expected, sentence):
             raise Failure(sentence.format(name), *largest_difference(got[name], value))
 
 
-def stale_caches(submission, rng):
+@every_module
+def stale_caches(submission, rng, kinds):
     """Nothing of an earlier step, or of another instance, in a result."""
-    kinds, remarks = _kinds(submission, rng)
-    lacking = []
     for name, (make, arguments) in kinds.items():
         samples, fewer = sorted(draw_sizes(rng, 2), reverse=True)
         last = arguments(samples)
@@ -111,9 +126,6 @@ def stale_caches(submission, rng):
         if used.clears_cache:
             used.clear_cache()
             _same(_run(used, *last), expected, f"{name}: the {{}} is wrong after clear_cache()")
-        else:
-            lacking.append(name)
-    return remarks + ([f"no clear_cache: {', '.join(lacking)}"] if lacking else [])
 
 
 def _check_two_in_use(name, make, first, last):
@@ -130,9 +142,10 @@ def _check_two_in_use(name, make, first, last):
     _same(_grads(one), kept, sentence)
 
 
-def shapes(submission, rng):
+@every_module
+def shapes(submission, rng, kinds):
     """Shapes of all results, at the edges too, and independence of the memory order."""
-    kinds, remarks = _kinds(submission, rng)
+    remarks = []
     samples, *sizes = draw_sizes(rng, 5)
     features = sizes[0]
     if "LinearModule" in kinds:
@@ -193,9 +206,10 @@ def _expect_shape(what, got, shape):
         raise Failure(f"{what} is not finite")
 
 
-def numerically_stable(submission, rng):
+@every_module
+def numerically_stable(submission, rng, kinds):
     """Finite values and gradients at +-1000."""
-    kinds, remarks = _kinds(submission, rng)
+    remarks = []
     if "SoftMaxModule" in kinds:
         _stable_softmax(submission, rng)
     if "ELUModule" in kinds:
@@ -306,9 +320,9 @@ def _expect_finite(what, got, x, reason="a division by 0?"):
         )
 
 
-def inputs_left_alone(submission, rng):
+@every_module
+def inputs_left_alone(submission, rng, kinds):
     """Neither arguments nor parameters are written to."""
-    kinds, remarks = _kinds(submission, rng)
     for name, (make, arguments) in kinds.items():
         module, (forward_args, backward_args) = make(), arguments(int(rng.integers(30, 60)))
         if name == "CrossEntropyModule":
@@ -326,12 +340,11 @@ def inputs_left_alone(submission, rng):
                 )
         if not all(map(np.array_equal, parameters, sum(module.params(), ()))):
             raise Failure(f"{name}: forward or backward changes the parameters")
-    return remarks
 
 
-def float64_kept(submission, rng):
+@every_module
+def float64_kept(submission, rng, kinds):
     """No result is rounded to float32, openly or on the way."""
-    kinds, remarks = _kinds(submission, rng)
     samples, *sizes = draw_sizes(rng, 5)
     for name, (make, arguments) in kinds.items():
         if name in ("LinearModule", "MLP"):
@@ -350,7 +363,6 @@ def float64_kept(submission, rng):
         # A loss is a single number, which may change by chance: the majority of five decides.
         batches = 5 if name == "CrossEntropyModule" else 1
         _check_precision(name, make, [arguments(samples) for _ in range(batches)])
-    return remarks
 
 
 def _check_precision(name, make, batches):
@@ -391,9 +403,9 @@ def _check_precision(name, make, batches):
                 )
 
 
-def numpy_only(submission, rng):
+@every_module
+def numpy_only(submission, rng, kinds):
     """No other package computes, and no derivative is a difference of function values."""
-    kinds, remarks = _kinds(submission, rng)
     for name, (make, arguments) in kinds.items():
         function = make().differences(*arguments(3))
         if function:
@@ -405,13 +417,12 @@ def numpy_only(submission, rng):
     if facts["called"]:
         raise Failure(f"calls {', '.join(facts['called'])}: only NumPy may compute")
     if facts["imported"]:
-        remarks.append(f"imports {', '.join(facts['imported'])}, and does not use it")
-    return remarks
+        return [f"imports {', '.join(facts['imported'])}, and does not use it"]
 
 
-def no_loops(submission, rng):
+@every_module
+def no_loops(submission, rng, kinds):
     """Only remarks: instructions must not grow with the number of samples or features."""
-    kinds, remarks = _kinds(submission, rng)
     loops = []
     for name, (make, arguments) in kinds.items():
         if name == "MLP" and loops:
@@ -421,7 +432,7 @@ def no_loops(submission, rng):
             loops += _growing(
                 name, "features", *(_wide_linear(submission, rng, n) for n in (4, 64))
             )
-    return remarks + ([f"loops in Python over {'; '.join(loops)}"] if loops else [])
+    return [f"loops in Python over {'; '.join(loops)}"] if loops else []
 
 
 def _wide_linear(submission, rng, n):

@@ -13,11 +13,35 @@ TOLERANCE = 1e-6
 
 
 class Failure(Exception):
-    """A check that failed: what is probably wrong, and the two numbers that differ most, if any."""
+    """A check that failed: what is probably wrong, and the two numbers that differ most, if any.
 
-    def __init__(self, sentence, got=None, expected=None, index=None):
+    follows: the rows that would explain it, should they fail too.
+    """
+
+    cell = "failed"
+
+    def __init__(self, sentence, got=None, expected=None, index=None, follows=()):
         super().__init__(sentence)
         self.sentence, self.got, self.expected, self.index = sentence, got, expected, index
+        self.follows = list(follows)
+
+
+class NotDone(Failure):
+    """A part of the assignment that is still to be written."""
+
+    cell = "not done yet"
+
+
+class NotGraded(Failure):
+    """The grader could not do its work: this says nothing about the submission."""
+
+    cell = "not graded"
+
+
+def as_failure(sentence):
+    """A Failure with the sentence that the submission's process gives."""
+    kind = NotDone if "raised NotImplementedError" in sentence else Failure
+    return kind(sentence)
 
 
 @contextlib.contextmanager
@@ -26,7 +50,8 @@ def case(phrase):
     try:
         yield
     except Failure as failure:
-        raise Failure(f"{failure.sentence},{phrase}" if phrase else failure.sentence) from None
+        failure.sentence += f",{phrase}" if phrase else ""
+        raise
 
 
 def close(got, expected, tolerance=TOLERANCE):

@@ -12,7 +12,7 @@ from collections import Counter
 from pathlib import Path
 
 from . import checks, folder
-from .checks import EFFICIENCY, ROWS
+from .checks import EFFICIENCY, FAILED, PASSED, REMARK
 from .process import Child, sandbox_starts
 from .submission import Submission, clean
 
@@ -46,10 +46,10 @@ def grade(directory, seed=None, sandbox=None, **limits):
 
 def report(directory, submission, seed=None, sandbox=False):
     seed = secrets.randbelow(1 << 32) if seed is None else seed
-    rows = [checks.run(row, submission, seed) for row in ROWS]
+    rows = checks.run_all(submission, seed)
     return {
         "submission": folder.printable(directory),
-        "passed": all(row["passed"] for row in rows),
+        "passed": passed(rows),
         "seed": seed,
         "sandbox": sandbox,
         "rows": rows,
@@ -57,20 +57,27 @@ def report(directory, submission, seed=None, sandbox=False):
     }
 
 
+def passed(rows):
+    return all(row["passed"] for row in rows if row["kind"] != EFFICIENCY)
+
+
+def chosen(report, names):
+    """The report on these rows alone."""
+    rows = [row for row in report["rows"] if row["row"] in names]
+    return report | {"rows": rows, "passed": passed(rows)}
+
+
 def not_graded(directory, sentence, seed):
     """The report on a submission that could not be run at all."""
     return report(directory, Submission({}, errors={"modules": sentence}), seed)
 
 
-def verdict(row):
-    """passed, failed or remark."""
-    return ("remark" if row["remarks"] else "passed") if row["passed"] else "failed"
-
-
 def explanation(row):
     """The numbers that differ and what is probably wrong, or the remarks; '' where all is well."""
-    if row["passed"]:
+    if row["remarks"]:
         return "; ".join(row["remarks"])
+    if row["passed"]:
+        return ""
     text = row["diagnosis"]
     if row["got"] is not None and row["expected"] is not None:
         at = f" at {row['index']}" if row["index"] else ""
@@ -85,15 +92,17 @@ def head(report):
 
 def table(report, width=100):
     """The report as lines of text that can be handed back, the rows under their kinds."""
-    name_width = max(len(row["row"]) for row in report["rows"])
-    indent = " " * (name_width + 12)
+    name_width, cell_width = (
+        max(len(row[key]) for row in report["rows"]) for key in ("row", "cell")
+    )
+    indent = " " * (name_width + cell_width + 13)
     lines, kind = [f"grading report: {report['submission']}", head(report)], None
     for row in report["rows"]:
         if row["kind"] != kind:
             kind = row["kind"]
             lines.append(kind + (" (remarks only)" if kind == EFFICIENCY else ""))
-        word = verdict(row)
-        start = f"  {row['row']:<{name_width}}  {word.upper() if word == 'failed' else word:<6}  "
+        word = "FAILED" if row["cell"] == FAILED else row["cell"]
+        start = f"  {row['question']:<5}  {row['row']:<{name_width}}  {word:<{cell_width}}  "
         text = start + clean(explanation(row), 2000)
         lines += textwrap.wrap(text, max(width, 60), subsequent_indent=indent) or [start]
     lines.append(summary(report))
@@ -101,10 +110,12 @@ def table(report, width=100):
 
 
 def summary(report):
-    count = Counter(map(verdict, report["rows"]))
+    count = Counter(row["cell"] for row in report["rows"])
+    others = [cell for cell in count if cell not in (PASSED, REMARK, FAILED)]
+    word = PASSED if report["passed"] else "FAILED" if count[FAILED] else others[0]
     return (
-        f"{'passed' if report['passed'] else 'FAILED'}: {count['passed']} passed, "
-        f"{count['remark']} with a remark, {count['failed']} failed"
+        f"{word}: {count[PASSED]} passed, {count[REMARK]} with a remark, {count[FAILED]} failed"
+        + "".join(f", {count[cell]} {cell}" for cell in others)
     )
 
 

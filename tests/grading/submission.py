@@ -6,7 +6,7 @@ mutants. None of its own objects comes here; what goes wrong is a Failure with a
 
 import numpy as np
 
-from .diagnosis import Failure
+from .diagnosis import Failure, as_failure
 from .worker import FILES, SOURCES, Session
 
 CALL, IMPORT = 2.0, 20.0  # seconds for one call, and for importing one of the two modules
@@ -90,7 +90,7 @@ class Submission:
             self.fatal[what] = f"{what} {lost}"
             raise Failure(self.fatal[what]) from None
         if "failure" in reply:
-            raise Failure(clean(reply["failure"]))
+            raise as_failure(clean(reply["failure"]))
         return reply, results
 
     def close(self):
@@ -108,7 +108,7 @@ class Submission:
         self._start()
         for file in FILES if name == "MLP" else FILES[:1]:
             if file in self.errors:
-                raise Failure(self.errors[file])
+                raise as_failure(self.errors[file])
         return Module(self, name, self.ask(f"making {name}", "make", kind=name, args=args)[0])
 
     def linear(self, weight, bias):
