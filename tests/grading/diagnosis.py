@@ -89,12 +89,20 @@ def explain(what, got, expected, hypotheses=(), factors=()):
         return f"{what} is zero everywhere: not computed, or not assigned?"
     ratio = np.sum(got * expected) / np.sum(expected * expected)
     if close(got, ratio * expected):
-        minus = (-1, "has the wrong sign: a minus is missing or too many")
-        for factor, sentence in (*factors, minus):
-            if np.isclose(ratio, factor, rtol=TOLERANCE):
-                return f"{what} {sentence}"
-        return f"{what} is {ratio:.6g} times the right one: a missing or an extra factor?"
+        for factor, sentence in (*factors, (2, "is twice the right one"), (1, "")):
+            if np.isclose(abs(ratio), abs(factor), rtol=TOLERANCE):
+                wrong = "has the wrong sign: a minus is missing or too many"
+                sentences = filter(None, [sentence, wrong if ratio < 0 else ""])
+                return f"{what} {' and '.join(sentences)}"
+        return f"{what} is {ratio:.6g} times the right one"
     return what + " " + _where_wrong(got, expected)
+
+
+def multiple(got, expected, base, sentence):
+    """A hypothesis: a multiple of `base` is added, which the sentence names in its {}."""
+    if np.shape(got) == np.shape(expected):
+        share = np.sum((got - expected) * base) / np.sum(base * base)
+        yield expected + share * base, sentence.format(f"{share:.3g}")
 
 
 def _where_wrong(got, expected):
@@ -102,11 +110,14 @@ def _where_wrong(got, expected):
     differs = np.abs(got - expected) > TOLERANCE * np.max(np.abs(expected))
     if differs.ndim == 2 and len(differs) > 1:
         rows = np.flatnonzero(differs.any(axis=1))
-        if 0 < len(rows) < len(differs):
-            return f"is wrong in row(s) {', '.join(map(str, rows))} of {len(differs)} only"
         columns = np.flatnonzero(differs.any(axis=0))
-        if 0 < len(columns) < differs.shape[1]:
-            return f"is wrong in column(s) {', '.join(map(str, columns))} only"
+        for name, found, count in (
+            ("row(s)", rows, len(differs)),
+            ("column(s)", columns, differs.shape[1]),
+        ):
+            if 0 < len(found) < count:
+                numbers = ", ".join(map(str, found[:5])) + ", ..." * (len(found) > 5)
+                return f"is wrong in {name} {numbers} of {count} only"
     return f"is wrong in {np.count_nonzero(differs)} of {differs.size} entries"
 
 
