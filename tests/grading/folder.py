@@ -103,9 +103,9 @@ def take(files):
         paths = [exact] if exact in paths else paths
         paths += [p for folder in others for p in places[folder][role]]
         if not paths:
-            errors[role] = f"there is no {role}.py: found {_listed(files, unopened)}"
+            errors[role] = f"there is no {role}.py: found {listed(files, unopened)}"
         elif len(paths) > 1 and len({_read(files[path])[0] for path in paths} - {None}) > 1:
-            errors[role] = f"it is not plain which is {role}.py: found {_listed(paths)}"
+            errors[role] = f"it is not plain which is {role}.py: found {listed(paths)}"
         else:
             chosen[role] = paths[0]
     return _read_all(files, place, chosen, errors)
@@ -133,29 +133,29 @@ def _read_all(files, place, chosen, errors):
                     sources.setdefault(own, data)
     could_be = {path for path in files if ROLE.fullmatch(os.path.basename(path))}
     plain = could_be <= {f"{role}.py" for role in FILES}
-    note = "" if plain else f"taken: {_listed(chosen.values())}"
+    note = "" if plain else f"taken: {listed(chosen.values())}"
     return Taken(sources, errors, place or ".", note)
 
 
 def _take_notebook(files, unopened):
     """The two modules in the cells of a notebook, for there is no modules.py."""
-    error = f"there is no modules.py: found {_listed(files, unopened)}"
+    error = f"there is no modules.py: found {listed(files, unopened)}"
     paths = [path for path in files if path.endswith(".ipynb")]
     if len(paths) == 1:
         data, reason = _read(files[paths[0]])
         try:
             if data is None:
                 raise ValueError(reason)
-            note = f"taken: the code of {_listed(paths)}"
+            note = f"taken: the code of {listed(paths)}"
             return Taken(notebook.sources(data), {}, os.path.dirname(paths[0]) or ".", note)
         except ValueError as problem:
-            error = f"there is no modules.py, and {_listed(paths)} does not do: {problem}"
+            error = f"there is no modules.py, and {listed(paths)} does not do: {problem}"
     return Taken({}, {"modules": error})
 
 
 def _unpack(files):
     """The files with those in archives among them, and why an archive was not opened, by path."""
-    found, unopened, budget = {}, {}, archive.ARCHIVE_LIMIT
+    found, unopened, budget = {}, {}, archive.LIMIT
     waiting = [(path, function) for path, function in sorted(files.items())]
     opened = 0
     while waiting:
@@ -163,7 +163,7 @@ def _unpack(files):
         if PASSED_OVER & set(path.split("/")[:-1]):
             continue
         found[path] = function
-        if archive.is_archive(path) and opened < ARCHIVES:
+        if path.lower().endswith(".zip") and opened < ARCHIVES:
             opened += 1
             try:
                 copy = archive.copied(function, budget)
@@ -172,19 +172,25 @@ def _unpack(files):
                 waiting += [(f"{path}/{name}", function) for name, function in inside]
                 del found[path]
             except OSError as error:
-                unopened[path] = error.strerror or str(error)
+                unopened[path] = str(error)
     return found, unopened
 
 
 def _read(function):
     """The bytes of a file, or None and why it was not read."""
     try:
-        return archive.read(function, FILE_LIMIT), ""
+        with archive.readable(), function() as file:
+            data = file.read(FILE_LIMIT + 1)
     except OSError as error:
-        return None, error.strerror or str(error)
+        return None, str(error)
+    return (
+        (data, "")
+        if len(data) <= FILE_LIMIT
+        else (None, f"it has more than {FILE_LIMIT >> 20} MiB")
+    )
 
 
-def _listed(paths, reasons=(), most=4):
+def listed(paths, reasons=(), most=4):
     """The names of files in a sentence, with the reasons why some were not opened."""
     reasons, paths = dict(reasons), sorted(paths, key=lambda path: (path.count("/"), path))
     names = [printable(p) + (f" ({reasons[p]})" if p in reasons else "") for p in paths[:most]]

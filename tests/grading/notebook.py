@@ -17,14 +17,14 @@ def sources(data):
         texts = ["".join(cell["source"]) for cell in cells]
         files = {found[1]: text[found.end() :] for text in texts if (found := WRITTEN.match(text))}
         if "modules.py" not in files:
-            files = {"modules.py": _definitions(texts), "mlp_numpy.py": "from modules import *\n"}
+            files = {"modules.py": _definitions(texts), "mlp_numpy.py": "from modules import MLP\n"}
     except (KeyError, TypeError, RecursionError, MemoryError):
-        raise ValueError("it is no notebook of this format") from None
+        raise ValueError("it is no notebook of a known format") from None
     return {name: text.encode(errors="replace") for name, text in files.items()}
 
 
 def _definitions(texts):
-    """The classes, functions, constants and needed imports of the cells, without what they run."""
+    """The classes and functions of the cells, and the imports and constants that these name."""
     nodes = []
     for text in texts:
         try:
@@ -36,14 +36,14 @@ def _definitions(texts):
     for name in CLASSES:
         if count[name] != 1:
             raise ValueError(f"it defines {name} {count[name]} times")
-    names = {n.id for node in defined for n in ast.walk(node) if isinstance(n, ast.Name)}
-    return "\n\n".join(ast.unparse(node) for node in nodes if node in defined or _needed(node, names))
+    used = {n.id for node in defined for n in ast.walk(node) if isinstance(n, ast.Name)}
+    return "\n\n".join(ast.unparse(node) for node in nodes if node in defined or used & _made(node))
 
 
-def _needed(node, names):
+def _made(node):
+    """The names that an import or a constant makes."""
     if isinstance(node, ast.Import | ast.ImportFrom):
-        return any((a.asname or a.name.partition(".")[0]) in names for a in node.names)
-    if isinstance(node, ast.Assign):
-        constant = all(not isinstance(n, ast.Call) for n in ast.walk(node.value))
-        return constant and any(isinstance(t, ast.Name) and t.id in names for t in node.targets)
-    return False
+        return {alias.asname or alias.name.partition(".")[0] for alias in node.names}
+    if isinstance(node, ast.Assign) and not any(isinstance(n, ast.Call) for n in ast.walk(node)):
+        return {target.id for target in node.targets if isinstance(target, ast.Name)}
+    return set()
