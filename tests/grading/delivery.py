@@ -6,8 +6,7 @@ import re
 from collections import defaultdict
 from pathlib import Path
 
-from . import archive
-from .folder import PASSED_OVER, ROLE, files_in, listed, open_file
+from .folder import PASSED_OVER, ROLE, files_in, listed, open_file, zip_members
 
 # Loose files that may be all that somebody has handed in; others say nothing about whose they are.
 WORK = (".py", ".py.txt", ".ipynb", ".rar", ".7z", ".tar", ".gz", ".tgz")
@@ -31,38 +30,44 @@ class Delivery:
         return {entry.name: entry.is_dir() for entry in os.scandir(self.path)}
 
     def _zip_entries(self):
-        with open(self.path, "rb") as file:
-            try:
-                paths = [p for p in archive.members(file) if p.split("/")[0] not in PASSED_OVER]
-            except OSError as error:
-                raise OSError(f"{self.path} is not read: {error}") from None
+        try:
+            paths = [p for p in zip_members(self.path) if p.split("/")[0] not in PASSED_OVER]
+        except OSError as error:
+            raise OSError(f"{self.path} is not read: {error}") from None
         tops = _tops(paths)
         if len(tops) == 1 and all(tops.values()):  # one folder around all of them, perhaps
             (root,) = tops
             inside = _tops([path.removeprefix(f"{root}/") for path in paths])
-            if len(_submissions(inside)[0]) > 1 and not any(map(ROLE.fullmatch, inside)):
+            if len(_submissions(inside)[0]) > 1 and not _is_one(inside):
                 self.root, tops = f"{root}/", inside
         return tops
 
     def files(self, name):
         """The files of a submission, as folder.py has them."""
-        found, entries = {}, self.entries[name]
-        if self.is_zip:
-            opened = archive.members(open(self.path, "rb"))  # noqa: SIM115
-            opened = {path.removeprefix(self.root): opened[path] for path in opened}
+        entries = self.entries[name]
+        parts = self._in_zip(entries) if self.is_zip else self._in_folder(entries)
+        # A folder that is all of a submission is no part of the paths in it.
+        return {
+            (path if path and len(entries) == 1 else f"{entry}/{path}".rstrip("/")): function
+            for entry, files in parts
+            for path, function in files.items()
+        }
+
+    def _in_folder(self, entries):
         for entry in entries:
-            inside = (
-                f"{entry}/" if len(entries) > 1 else ""
-            )  # of one alone, no need to say its name
-            if self.is_zip:
-                of_it = {path for path in opened if f"{path}/".startswith(f"{entry}/")}
-                found |= {inside + p.removeprefix(f"{entry}/"): opened[p] for p in of_it}
-            elif (self.path / entry).is_dir():
-                files = files_in(self.path / entry)
-                found |= {inside + path: function for path, function in files.items()}
-            else:
-                found[entry] = functools.partial(open_file, self.path / entry)
-        return found
+            path = self.path / entry
+            yield (
+                entry,
+                files_in(path) if path.is_dir() else {"": functools.partial(open_file, path)},
+            )
+
+    def _in_zip(self, entries):
+        opened = {
+            path.removeprefix(self.root): file for path, file in zip_members(self.path).items()
+        }
+        for entry in entries:
+            inside = [path for path in opened if f"{path}/".startswith(f"{entry}/")]
+            yield entry, {path.removeprefix(entry).lstrip("/"): opened[path] for path in inside}
 
 
 def _tops(paths):
@@ -79,7 +84,7 @@ def _submissions(entries):
     found, strays = defaultdict(list), []
     loose = sorted(name for name, is_folder in entries.items() if not is_folder)
     prefixes = _prefixes(loose)
-    own = any((match := ROLE.fullmatch(name)) and not match["prefix"] for name in loose)
+    own = _is_one(loose)
     for name in sorted(entries):
         prefix = next((p for p in prefixes if name.startswith(p)), None)
         stem = re.sub(r"(\.tar|\.py)?\.\w+$", "", name)
@@ -94,6 +99,11 @@ def _submissions(entries):
         else:
             strays.append(name)
     return dict(found), strays
+
+
+def _is_one(names):
+    """Whether a modules.py or mlp_numpy.py is directly among these: they are one submission's."""
+    return any((match := ROLE.fullmatch(name)) and not match["prefix"] for name in names)
 
 
 def _prefixes(names):

@@ -4,20 +4,23 @@ The files are a dict of functions by path: each opens one file, or raises an OSE
 ends the sentence '... is not read: '.
 """
 
+import contextlib
 import functools
+import io
 import os
 import re
 import stat
+import zipfile
 from collections import defaultdict, namedtuple
 
-from . import archive, notebook
+from . import notebook
 from .worker import FILES
 
 # Folders that are not the submission's own work.
 PASSED_OVER = {".venv", "venv", "site-packages", ".ipynb_checkpoints", "__MACOSX", ".git"}
 PASSED_OVER |= {"__pycache__", "node_modules"}
 FILE_LIMIT, ALL_LIMIT = 1 << 20, 8 << 20  # bytes of one file, and of all that modules may import
-ARCHIVES = 20  # how many are opened in one submission
+ARCHIVES, ARCHIVES_LIMIT = 20, 256 << 20  # how many are opened in one submission; their bytes
 
 # What a file is called that stands for modules.py or mlp_numpy.py: `ann_123_modules.py`,
 # `modules-1.py`, `modules (1).py`, `Modules.py`, `modules.py.txt`; but not `train_mlp_numpy.py`.
@@ -155,9 +158,8 @@ def _take_notebook(files, unopened):
 
 def _unpack(files):
     """The files with those in archives among them, and why an archive was not opened, by path."""
-    found, unopened, budget = {}, {}, archive.LIMIT
-    waiting = [(path, function) for path, function in sorted(files.items())]
-    opened = 0
+    found, unopened, waiting = {}, {}, sorted(files.items())
+    opened = size = 0
     while waiting:
         path, function = waiting.pop(0)
         if PASSED_OVER & set(path.split("/")[:-1]):
@@ -165,29 +167,51 @@ def _unpack(files):
         found[path] = function
         if path.lower().endswith(".zip") and opened < ARCHIVES:
             opened += 1
+            data, unopened[path] = _read(function, ARCHIVES_LIMIT - size)
             try:
-                copy = archive.copied(function, budget)
-                budget -= copy.tell()
-                inside = sorted(archive.members(copy).items())
-                waiting += [(f"{path}/{name}", function) for name, function in inside]
-                del found[path]
+                inside = zip_members(io.BytesIO(data)) if data is not None else None
             except OSError as error:
-                unopened[path] = str(error)
+                inside, unopened[path] = None, str(error)
+            if inside is not None:
+                size += len(data)
+                waiting += [(f"{path}/{name}", inside[name]) for name in sorted(inside)]
+                del found[path]
     return found, unopened
 
 
-def _read(function):
+def zip_members(file):
+    """The files in a zip, as those in a folder. Links, and paths that lead out of it, are left out.
+    Raises an OSError where it is not one."""
+    found = {}
+    with _readable():
+        archive = zipfile.ZipFile(file)
+    for info in archive.infolist():
+        parts = [part for part in info.filename.replace("\\", "/").split("/") if part != "."]
+        if not {"", ".."} & set(parts) and not stat.S_ISLNK(info.external_attr >> 16):
+            found["/".join(parts)] = lambda info=info: archive.open(info)
+    return found
+
+
+def _read(function, limit=FILE_LIMIT):
     """The bytes of a file, or None and why it was not read."""
     try:
-        with archive.readable(), function() as file:
-            data = file.read(FILE_LIMIT + 1)
+        with _readable(), function() as file:
+            data = file.read(limit + 1)
     except OSError as error:
         return None, str(error)
-    return (
-        (data, "")
-        if len(data) <= FILE_LIMIT
-        else (None, f"it has more than {FILE_LIMIT >> 20} MiB")
-    )
+    return (data, "") if len(data) <= limit else (None, f"it has more than {limit >> 20} MiB")
+
+
+@contextlib.contextmanager
+def _readable():
+    """Has whatever a stranger's bytes make a library raise be an OSError with a sentence."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.strerror or str(error)) from None
+    except Exception as error:
+        known = "password" in str(error)
+        raise OSError("it needs a password" if known else "it is damaged") from None
 
 
 def listed(paths, reasons=(), most=4):
