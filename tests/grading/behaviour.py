@@ -10,9 +10,18 @@ from collections import Counter
 import numpy as np
 
 from . import reference
-from .diagnosis import Failure, close, expect, largest_difference
-from .network import draw_layers, draw_network
+from .diagnosis import Failure, case, close, expect, largest_difference
+from .network import MODULE_ROWS, draw_layers, draw_network
 from .values import draw, draw_logits, draw_probabilities, draw_sizes, probe
+
+# The rows about the values of a module: what is wrong there may be why it fails here.
+ROWS = {
+    "LinearModule": MODULE_ROWS[:4],
+    "ELUModule": MODULE_ROWS[4:6],
+    "SoftMaxModule": MODULE_ROWS[6:],
+    "CrossEntropyModule": ["cross-entropy value", "cross-entropy gradient"],
+    "MLP": ["network output", "network gradient"],
+}
 
 
 def _kinds(submission, rng):
@@ -107,25 +116,34 @@ def stale_caches(submission, rng, kinds):
     for name, (make, arguments) in kinds.items():
         samples, fewer = sorted(draw_sizes(rng, 2), reverse=True)
         last = arguments(samples)
-        earlier = [arguments(samples) for _ in range(rng.integers(1, 4))]
         expected = _run(make(), *last)
-        for evaluated in ([], [arguments(fewer)]):  # perhaps another batch before the last step
-            used = make()
-            for step in earlier:
-                _run(used, *step)
-            for forward_args, _ in evaluated:
-                _forward(used, forward_args)
+        # Steps of this size of batch, perhaps another batch before the last step, or steps of it.
+        for size, evaluated in ((samples, 0), (samples, fewer), (fewer, 0)):
+            used, parameters = make(), make().params()
+            for _ in range(rng.integers(1, 4)):
+                earlier = arguments(size)
+                _run(used, *earlier)
+            if evaluated:
+                _forward(used, arguments(evaluated)[0])
+            if parameters:
+                used.set(parameters)  # an update inside backward has a row of its own
             sentence = f"{name}: in a second step, the {{}} still depends on the first"
-            _same(_run(used, *last), expected, sentence)
+            with case(f" in a step of {samples} samples after one of {evaluated or size}"):
+                _same(_run(used, *last), expected, sentence)
         if name == "LinearModule":
-            weight, bias = used.params()[0]
+            weight, bias = parameters[0]
+            used.set(parameters)
             submission.linear(-weight, -bias)
             sentence = f"{name}: a second one changes the {{}} of the first: shared parameters?"
             _same(_run(used, *last), expected, sentence)
-        _check_two_in_use(name, make, earlier[0], last)
+        _check_two_in_use(name, make, earlier, last)
         if used.clears_cache:
+            if parameters:
+                used.set(parameters)
             used.clear_cache()
-            _same(_run(used, *last), expected, f"{name}: the {{}} is wrong after clear_cache()")
+            with case(" after clear_cache()"):
+                _same(_run(used, *last), expected, f"{name}: the {{}} is wrong")
+    return []
 
 
 def _check_two_in_use(name, make, first, last):
@@ -149,19 +167,22 @@ def shapes(submission, rng, kinds):
     samples, *sizes = draw_sizes(rng, 5)
     features = sizes[0]
     if "LinearModule" in kinds:
-        remarks += _linear_shapes(submission, rng, samples, *sizes[:2])
-    for name in ("ELUModule", "SoftMaxModule"):
-        edges = ((samples, features), (1, features), (samples, 1), (samples, samples))
-        for shape in edges if name in kinds else ():
+        with case(follows=ROWS["LinearModule"]):
+            remarks += _linear_shapes(submission, rng, samples, *sizes[:2])
+    for name in kinds.keys() & {"ELUModule", "SoftMaxModule"}:
+        edges = [(samples, features), (1, features), (samples, samples)]
+        for shape in edges + [(samples, 1)] * (name == "ELUModule"):
             module, what = kinds[name][0](), f"{name} on {shape}"
-            _expect_shape(f"{what}: the output", module.forward(draw(rng, *shape)), shape)
-            _expect_shape(f"{what}: the gradient", module.backward(np.ones(shape)), shape)
+            with case(follows=ROWS[name]):
+                _expect_shape(f"{what}: the output", module.forward(draw(rng, *shape)), shape)
+                _expect_shape(f"{what}: the gradient", module.backward(np.ones(shape)), shape)
     for count in (samples, 1) if "CrossEntropyModule" in kinds else ():
         module, (x, y) = submission.cross_entropy(), draw_probabilities(rng, count, features)
-        loss = module.forward(x, y)
-        if loss.size != 1:
-            raise Failure(f"the loss of {count} sample(s) has the shape {loss.shape}: not a number")
-        _expect_shape("the gradient of the loss", module.backward(x, y), x.shape)
+        with case(follows=ROWS["CrossEntropyModule"]):
+            loss = module.forward(x, y)
+            if loss.size != 1:
+                raise Failure(f"the loss of {count} sample(s) has the shape {loss.shape}")
+            _expect_shape("the gradient of the loss", module.backward(x, y), x.shape)
     if "MLP" in kinds:
         mlp, x, dout, _ = draw_network(submission, rng, sizes, samples=1)
         _expect_shape("MLP with 1 sample: the output", mlp.forward(x), dout.shape)
@@ -177,16 +198,16 @@ def _linear_shapes(submission, rng, samples, m, n):
     layer = submission.linear(draw(rng, n, m), draw(rng, n))
     layer.forward(draw(rng, samples, m))
     layer.backward(draw(rng, samples, n))
+    remarks = sorted(layer.remarks)
     for name in ("weight", "bias"):
         grad, param = layer.stored("grads", name), layer.stored("params", name)
         if grad.shape != param.shape and not (name in layer.scalars and grad.size == param.size):
-            raise Failure(
-                f"grads['{name}'] has the shape {grad.shape}, and params['{name}'] {param.shape}: "
-                "a gradient has the shape of its parameter"
-            )
+            sentence = f"grads['{name}'] has the shape {grad.shape}, and params {param.shape}"
+            if grad.shape != param.shape[1:]:  # params -= rate * grads would still work
+                raise Failure(f"{sentence}: a gradient has the shape of its parameter")
+            remarks.append(sentence)
     if layer.faults:
         raise Failure("; ".join(sorted(layer.faults)))
-    remarks = sorted(layer.remarks)
     for s, fan_in, fan_out in ((1, m, n), (samples, m, 1), (samples, 1, n), (1, 1, 1)):
         layer = submission.linear(draw(rng, fan_out, fan_in), draw(rng, fan_out))
         what = f"LinearModule({fan_in}, {fan_out}) with {s} sample(s): the"
@@ -211,14 +232,17 @@ def numerically_stable(submission, rng, kinds):
     """Finite values and gradients at +-1000."""
     remarks = []
     if "SoftMaxModule" in kinds:
-        _stable_softmax(submission, rng)
+        with case(follows=ROWS["SoftMaxModule"]):
+            _stable_softmax(submission, rng)
     if "ELUModule" in kinds:
-        remarks += _stable_elu(submission)
+        with case(follows=ROWS["ELUModule"]):
+            remarks += _stable_elu(submission)
     if "CrossEntropyModule" in kinds:
         loss = submission.cross_entropy()
         x, y = probe(1e-30)
-        _expect_finite("the loss at a probability of 1e-30", loss.forward(x, y), x)
-        _expect_finite("its gradient", loss.backward(x, y), x)
+        with case(follows=ROWS["CrossEntropyModule"]):
+            _expect_finite("the loss at a probability of 1e-30", loss.forward(x, y), x)
+            _expect_finite("its gradient", loss.backward(x, y), x)
         if "SoftMaxModule" in kinds:
             remarks += _floor(submission)
     if "MLP" in kinds:
@@ -239,7 +263,9 @@ EXTREME_LOGITS = np.array(
 
 def _stable_softmax(submission, rng):
     module, x = submission.softmax(), EXTREME_LOGITS
-    _expect_finite("the softmax", module.forward(x), x, SUBTRACT)
+    # A row by itself has the maximum of the batch.
+    alone = np.all(np.isfinite([module.forward(row) for row in x[:, None]]))
+    _expect_finite("the softmax", module.forward(x), x, OF_EACH_ROW if alone else SUBTRACT)
     dx = module.backward(draw(rng, *x.shape))
     _expect_finite("the gradient of the softmax", dx, x, SUBTRACT)
     x = draw_logits(rng, *draw_sizes(rng, 2))
@@ -250,6 +276,7 @@ def _stable_softmax(submission, rng):
 
 
 SUBTRACT = "subtract the maximum of each row before the exp?"
+OF_EACH_ROW = "is the maximum that is subtracted that of each row, and not of the batch?"
 
 
 def _stable_elu(submission):
@@ -322,24 +349,34 @@ def _expect_finite(what, got, x, reason="a division by 0?"):
 
 @every_module
 def inputs_left_alone(submission, rng, kinds):
-    """Neither arguments nor parameters are written to."""
+    """Neither arguments nor parameters nor earlier results are written to."""
     for name, (make, arguments) in kinds.items():
-        module, (forward_args, backward_args) = make(), arguments(int(rng.integers(30, 60)))
-        if name == "CrossEntropyModule":
-            # A probability of 0 too, which a submission may wish to replace.
-            x, y = forward_args  # and those of backward
-            x[0, np.flatnonzero(y[0] == 0)[0]] = 0.0
-            x[0] /= x[0].sum()
+        module, kept, samples = make(), [], int(rng.integers(30, 60))
+        if module.changes_list:
+            raise Failure("MLP changes the list n_hidden, which belongs to its caller")
         parameters = sum(module.params(), ())
-        for method, args in (("forward", forward_args), ("backward", backward_args)):
-            getattr(module, method)(*args)
-            names = ("x" if method == "forward" or len(args) == 2 else "dout", "y")
-            for i in module.written:
-                raise Failure(
-                    f"{name}.{method} writes into {names[i]}, which belongs to its caller"
-                )
+        for _ in range(2):
+            forward_args, backward_args = arguments(samples)
+            if name == "CrossEntropyModule":
+                # A probability of 0 too, which a submission may wish to replace.
+                x, y = forward_args  # and those of backward
+                x[0, np.flatnonzero(y[0] == 0)[0]] = 0.0
+                x[0] /= x[0].sum()
+            for method, args in (("forward", forward_args), ("backward", backward_args)):
+                result = getattr(module, method)(*args, keep=True)
+                names = ("x" if method == "forward" or len(args) == 2 else "dout", "y")
+                for what, value in zip(names, args, strict=False):
+                    kept.append((f"{what} of {method}", value))
+                if result is not None:
+                    kept.append((f"an earlier result of {method}", result))
+                for (what, value), now in zip(kept, module.again(), strict=True):
+                    if not np.array_equal(value, now, equal_nan=True):
+                        raise Failure(
+                            f"{name}.{method} writes into {what}, which belongs to its caller"
+                        )
         if not all(map(np.array_equal, parameters, sum(module.params(), ()))):
-            raise Failure(f"{name}: forward or backward changes the parameters")
+            sentence = f"{name}: forward or backward changes the parameters"
+            raise Failure(f"{sentence}: the update is the trainer's part")
 
 
 @every_module
@@ -362,7 +399,8 @@ def float64_kept(submission, rng, kinds):
             continue  # that costs digits, and fails the row 'NumPy only'
         # A loss is a single number, which may change by chance: the majority of five decides.
         batches = 5 if name == "CrossEntropyModule" else 1
-        _check_precision(name, make, [arguments(samples) for _ in range(batches)])
+        with case(follows=ROWS[name]):
+            _check_precision(name, make, [arguments(samples) for _ in range(batches)])
 
 
 def _check_precision(name, make, batches):

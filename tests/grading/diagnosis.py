@@ -45,12 +45,13 @@ def as_failure(sentence):
 
 
 @contextlib.contextmanager
-def case(phrase):
-    """Adds to a failure in the block the case in which it occurred, as ' of a square layer'."""
+def case(phrase="", follows=()):
+    """Adds to a failure in the block its case, as ' of a square layer', and rows to follow."""
     try:
         yield
     except Failure as failure:
         failure.sentence += f",{phrase}" if phrase else ""
+        failure.follows += follows
         raise
 
 
@@ -65,20 +66,21 @@ def close(got, expected, tolerance=TOLERANCE):
 def expect(what, got, expected, hypotheses=(), factors=(), tolerance=TOLERANCE):
     """Raises a Failure with a diagnosis where `got` is not `expected`.
 
-    hypotheses: pairs (values, sentence): what a certain mistake would have given.
+    hypotheses: tuples (values, sentence, rows ...): what a certain mistake would have given, and
+    the rows that it then follows from.
     factors: pairs (factor, sentence): what it means if all is a constant multiple.
     """
-    if not close(got, expected, tolerance):
-        sentence = explain(what, got, expected, hypotheses, factors)
-        raise Failure(sentence, *largest_difference(got, expected))
-
-
-def explain(what, got, expected, hypotheses=(), factors=()):
-    """One sentence on the most probable mistake."""
-    got, expected = np.asarray(got), np.asarray(expected)
-    for values, sentence in hypotheses:
+    if close(got, expected, tolerance):
+        return
+    numbers = largest_difference(got, expected)
+    for values, sentence, *follows in hypotheses:
         if close(got, np.asarray(values)):
-            return f"{what}: {sentence}"
+            raise Failure(f"{what}: {sentence}", *numbers, follows)
+    raise Failure(explain(what, np.asarray(got), np.asarray(expected), factors), *numbers)
+
+
+def explain(what, got, expected, factors=()):
+    """One sentence on numbers that no hypothesis gives."""
     if close(got, expected.T):
         return f"{what} is transposed"
     if got.shape != expected.shape:

@@ -104,6 +104,10 @@ class Submission:
         reply, _ = self.ask("looking back", "facts")
         return {kind: list(map(clean, reply[kind])) for kind in ("imported", "called")}
 
+    def draw(self):
+        """A random number of NumPy's global state there."""
+        return float(self.ask("drawing a number", "draw")[1][0].sum())
+
     def _make(self, name, *args):
         self._start()
         for file in FILES if name == "MLP" else FILES[:1]:
@@ -147,7 +151,7 @@ class Module:
     def __init__(self, submission, name, reply):
         self.submission, self.name, self.id = submission, name, reply["id"]
         self.generation = submission.generation
-        for flag in ("integer", "takes_alpha", "clears_cache"):
+        for flag in ("integer", "takes_alpha", "clears_cache", "changes_list"):
             setattr(self, flag, reply[flag] is True)
         for texts in ("remarks", "scalars", "faults"):
             setattr(self, texts, set(map(clean, reply[texts])))
@@ -167,9 +171,13 @@ class Module:
     def clear_cache(self):
         self._call("clear_cache", ())
 
-    def _call(self, method, args, strided=False, **errstate):
+    def again(self):
+        """The arguments and results of all calls with `keep` so far, as they are there now."""
+        return self.ask("kept", "again")[1]
+
+    def _call(self, method, args, strided=False, keep=False, **errstate):
         """strided: whether the arguments lie there as every second column of a larger array."""
-        fields = {"method": method, "strided": strided, "errstate": errstate}
+        fields = {"method": method, "strided": strided, "keep": keep, "errstate": errstate}
         reply, results = self.ask(method, "call", args, **fields)
         self.written = reply["written"]  # the numbers of the arguments that it wrote to
         return results[0] if results else None

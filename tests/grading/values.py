@@ -212,7 +212,8 @@ def elu_gradient(submission, rng):
             (expected / dout, "dout is left out"),
             (abs(dout) * expected / dout, "the sign of dout is left out"),
         ]
-        hypotheses += [(dout * slope, sentence) for slope, sentence in mistakes]
+        for slope, sentence in mistakes:  # a derivative may be right for the function of its value
+            hypotheses.append((dout * slope, sentence, *["ELU value"] * ("ELU" in sentence)))
         hypotheses += [(slope, f"dout is left out, and {text}") for slope, text in mistakes]
         expect(what, got, expected, hypotheses)
     return []
@@ -344,6 +345,7 @@ def _softmax_mistakes(x, expected):
     ]
 
 
+OWN_OUTPUT = "follows from 'softmax value': right for its output"
 JACOBIAN = "the Jacobian is taken for y (I - y), with y² off its diagonal instead of y_i y_j"
 
 
@@ -373,7 +375,7 @@ def softmax_gradient(submission, rng):
         ]
         if own.shape == y.shape and not close(own, y):
             of_own = own * (dout - (dout * own).sum(axis=1, keepdims=True))
-            hypotheses.insert(0, (of_own, "follows from 'softmax value': right for its output"))
+            hypotheses.insert(0, (of_own, OWN_OUTPUT, "softmax value"))
         expect(
             "the gradient" + phrase,
             module.backward(dout),
@@ -416,7 +418,7 @@ def probe(probability):
 
 def _nearly(got, expected, mistakes):
     """Whether an epsilon may be why values differ, and no mistake that is known."""
-    known = any(close(got, np.asarray(values)) for values, _ in mistakes)
+    known = any(close(got, np.asarray(values)) for values, *_ in mistakes)
     return close(got, expected, NEARLY) and not known
 
 

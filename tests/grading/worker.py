@@ -138,6 +138,10 @@ class Session:
         """The stand-ins that were imported so far, and what of them was called."""
         return {"imported": sorted(self.imported), "called": sorted(self.called)[:20]}, []
 
+    def do_draw(self, arrays):
+        """A random number, which shows whether a submission sets the seed."""
+        return {}, [np.random.random_sample(1)]  # noqa: NPY002
+
     def find(self, name):
         """The class of that name. Raises a Fault where there is none."""
         file = "mlp_numpy" if name == "MLP" else "modules"
@@ -166,6 +170,7 @@ class Session:
             self.find("ELUModule")  # where there is none, the MLP is that of another year
             n_inputs, *n_hidden, n_classes = args
             module = Module(self, kind, self.make(kind, n_inputs, n_hidden, n_classes))
+            changed = [n_inputs, *n_hidden, n_classes] != list(args)
             module.layers = self._layers(module, args)
         else:
             module = Module(self, kind, self.make(kind, *args))
@@ -175,6 +180,7 @@ class Session:
         self.objects.append(module)
         return {
             "id": len(self.objects) - 1,
+            "changes_list": kind == "MLP" and changed,
             "integer": module.integer,
             "takes_alpha": bool(takes) and takes[0] in ALPHA_NAMES,
             "clears_cache": callable(getattr(module.module, "clear_cache", None)),
@@ -236,9 +242,10 @@ class Session:
         except Fault:
             return False
 
-    def do_call(self, arrays, id, method, strided, errstate):
+    def do_call(self, arrays, id, method, strided, keep, errstate):
         """Calls a method. The answer has its result, and the numbers of the arguments it wrote to.
 
+        keep: whether do_again is to look at the arguments and the result later.
         What MLP.backward returns is left open, and the first layer of a network may return None.
         """
         module = self.objects[id]
@@ -249,7 +256,13 @@ class Session:
         ignored = method == "clear_cache" or (method == "backward" and module.name == "MLP")
         results = [] if optional or ignored else [self.as_array(what, value)]
         written = [i for i, was in enumerate(before) if not np.array_equal(was, args[i])]
+        if keep:
+            module.kept += [*args, *[value] * len(results)]
         return {"written": written}, results
+
+    def do_again(self, arrays, id):
+        """The arguments and results that were kept, as they are now."""
+        return {}, [self.as_array("what was kept", value) for value in self.objects[id].kept]
 
     def do_counted(self, arrays, id, method):
         """How many Python instructions a call executes: a measure of loops that no clock
@@ -352,6 +365,7 @@ class Module:
 
     def __init__(self, session, name, module):
         self.session, self.name, self.module = session, name, module
+        self.kept = []
 
     def call(self, method, args, **errstate):
         function = getattr(self.module, method, None)
