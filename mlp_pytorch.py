@@ -8,24 +8,8 @@ from torch import nn
 import mlp_numpy
 
 ACTIVATIONS = {"elu": nn.ELU, "tanh": nn.Tanh, "relu": nn.ReLU, "gelu": nn.GELU}
-NORMALIZATIONS = {"none": None, "batch": nn.BatchNorm1d, "layer": nn.LayerNorm}
-
-
-class Dropout(nn.Module):
-    """nn.Dropout with 8 random bits a unit, drawn 64 at a time; p is rounded to 1/256. With
-    nn.Dropout, which draws a number a unit, a step of best-cpu.txt takes 1.29 times as long."""
-
-    def __init__(self, p):
-        super().__init__()
-        self.p = round(256 * p) / 256
-
-    def forward(self, x):
-        if not self.training or not self.p:
-            return x
-        words = torch.empty(-(-x.numel() // 8), dtype=torch.int64, device=x.device)
-        bits = words.random_(-(2**63), None).view(torch.uint8)[: x.numel()]
-        kept = bits.view_as(x) >= 256 * self.p
-        return x * (kept / (1 - self.p)).to(x.dtype)
+# In a single process nn.SyncBatchNorm is nn.BatchNorm1d.
+NORMALIZATIONS = {"none": None, "batch": nn.SyncBatchNorm, "layer": nn.LayerNorm}
 
 
 class MLP(nn.Module):
@@ -38,26 +22,28 @@ class MLP(nn.Module):
         activation: a key of ACTIVATIONS.
         normalization: a key of NORMALIZATIONS; it stands between a linear layer and its activation.
         dropout: probability that a hidden unit is set to zero in a training step.
-        half_resolution: replace each block of 2 x 2 pixels by its mean, so the first layer has
-            n_inputs/4 inputs; x must then be (S, channels, rows, columns).
+        standardize: divide every input by its standard deviation.
+        whiten: standardize, then make the inputs uncorrelated by x (C + whiten I)^(-1/2), where C
+            is their covariance (ZCA; the floor `whiten` limits what noise is amplified); 0: do not.
         bfloat16: multiply matrices in bfloat16; parameters and logits stay float32.
     """
 
     def __init__(
         self, n_inputs, n_hidden, n_classes, dtype=torch.float32, seed=42, input_scale=1.0,
-        activation="elu", normalization="none", dropout=0.0, half_resolution=False, bfloat16=False,
+        activation="elu", normalization="none", dropout=0.0, standardize=False, whiten=0.0,
+        bfloat16=False,
     ):  # fmt: skip
         super().__init__()
-        self.bfloat16 = bfloat16
-        self.pool = nn.AvgPool2d(2) if half_resolution else nn.Identity()
-        n_inputs //= 4 if half_resolution else 1
+        self.n_inputs, self.whiten, self.bfloat16 = n_inputs, whiten, bfloat16
+        identity = torch.eye(n_inputs, dtype=dtype) if whiten else torch.ones(n_inputs, dtype=dtype)
+        self.register_buffer("input_map", identity if standardize or whiten else None)
         layers = []
         for fan_in, fan_out in itertools.pairwise([n_inputs, *n_hidden]):
             layers += [nn.Linear(fan_in, fan_out, dtype=dtype), ACTIVATIONS[activation]()]
             if NORMALIZATIONS[normalization]:
                 layers.insert(-1, NORMALIZATIONS[normalization](fan_out, dtype=dtype))
             if dropout:
-                layers.append(Dropout(dropout))
+                layers.append(nn.Dropout(dropout))
         layers.append(nn.Linear([n_inputs, *n_hidden][-1], n_classes, dtype=dtype))
         self.layers = nn.Sequential(*layers)
         twin = mlp_numpy.MLP(n_inputs, n_hidden, n_classes, seed=seed, input_scale=input_scale)
@@ -69,14 +55,30 @@ class MLP(nn.Module):
     def linear_layers(self):
         return [layer for layer in self.layers if isinstance(layer, nn.Linear)]
 
+    def fit_inputs(self, data):
+        """Sets input_map, for standardize and whiten, from data.second_moments()."""
+        if self.input_map is None:
+            return
+        moments = data.second_moments(products=bool(self.whiten)).cpu()
+        std = (moments.diagonal() if self.whiten else moments).sqrt().clamp(min=1)
+        input_map = 1 / std
+        if self.whiten:
+            values, vectors = torch.linalg.eigh(moments / torch.outer(std, std))
+            values.clamp_(min=1e-6)  # so that no floor, however low, gives huge factors
+            shrunk = (vectors * (values + self.whiten).rsqrt()) @ vectors.T
+            variance = (values / (values + self.whiten)).mean()  # of the inputs after shrunk
+            input_map = shrunk / std[:, None] / variance.sqrt()
+        self.input_map.copy_(input_map)
+
     def forward(self, x):
         """x: (S, n_inputs) float, or (S, ...) with n_inputs values per sample. Returns the logits
         (S, n_classes)."""
-        x = self.pool(x).flatten(start_dim=1)
-        if not self.bfloat16:
-            return self.layers(x)
-        with torch.autocast(x.device.type, torch.bfloat16):
-            return self.layers(x).float()
+        x = x.flatten(start_dim=1)
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.bfloat16):
+            if self.input_map is not None:
+                x = x @ self.input_map if self.whiten else x * self.input_map
+            logits = self.layers(x)
+        return logits.float() if self.bfloat16 else logits
 
     @property
     def device(self):

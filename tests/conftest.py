@@ -113,6 +113,17 @@ def pytest_terminal_summary(terminalreporter, config):
             terminalreporter.write_line(line)
 
 
+# The rest of the tests ----------------------------------------------------------------------------
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config):
+    """On two cores where pytest-xdist is installed and nothing else is asked for."""
+    alone = hasattr(config, "workerinput") or config.option.usepdb
+    if not alone and config.getoption("numprocesses", 0) is None and not config.option.tx:
+        config.option.numprocesses, config.option.dist = 2, "loadfile"
+
+
 @pytest.fixture
 def data(tmp_path_factory, monkeypatch):
     """A folder with fifty training and ten test images, which is taken for CIFAR-10's."""
@@ -132,6 +143,8 @@ def no_curves(monkeypatch):
 
 @pytest.fixture(params=["numpy", "pytorch"])
 def trainer(request, no_curves):
+    if request.param == "pytorch":
+        pytest.importorskip("torch")
     return importlib.import_module(f"train_mlp_{request.param}")
 
 
@@ -140,10 +153,11 @@ def run(trainer, data, tmp_path):
     """A function that trains a small network into the folder `name`, which it returns."""
 
     def run(name, *flags, steps=12):
-        trainer.main(
-            ["--data_dir", data, "--dnn_hidden_units", "8", "--max_steps", str(steps)]
-            + ["--batch_size", "20", "--eval_freq", "5", "--run_dir", str(tmp_path / name), *flags]
-        )
+        argv = ["--data_dir", data, "--dnn_hidden_units", "8", "--max_steps", steps]
+        argv += ["--batch_size", "20", "--eval_freq", "5", "--run_dir", tmp_path / name, *flags]
+        run.history = trainer.main([str(flag) for flag in argv])
         return tmp_path / name
 
+    run.trainer, run.folder = trainer, tmp_path
+    run.framework = trainer.__name__.removeprefix("train_mlp_")
     return run

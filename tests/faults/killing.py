@@ -124,7 +124,7 @@ def main():
     kills = 0
     for flags in variants:
         args = make_parser("").parse_known_args([*FLAGS, *flags])[0]
-        training.data.load_data(args, from_first=None, one_hot=framework == "numpy")
+        training.data.load_data(args, on_main_process=None, one_hot=framework == "numpy")
         whole = base / "whole"
         status, lines = ended(start(trainer, whole, flags), whole)
         assert status == 0, lines

@@ -171,7 +171,7 @@ def command_line(values, rng):
 def place(data, tmp_path, monkeypatch, no_curves):
     """A folder to work in with data, and odd things in the way; and no network."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("training.data._fetch_default_data", lambda: False)
+    monkeypatch.setattr("training.data._default_data", lambda: False)
     synthetic = functools.partial(cifar10_utils.get_cifar10, data)
     monkeypatch.setattr(cifar10_utils, "get_synthetic", lambda **options: cifar10_utils.Splits(
         **vars(synthetic(**options)) | {"name": "synthetic"}))  # fmt: skip

@@ -140,4 +140,6 @@ def test_a_process_without_the_data_of_the_first_is_refused(tmp_path, monkeypatc
     monkeypatch.chdir(tmp_path)
     args = flags.parse(train_mlp_pytorch.make_parser(), [])
     with pytest.raises(UsageError, match="no CIFAR-10 in"):
-        load_data(args, from_first=lambda action: "cifar10")  # where the first process finds it
+        load_data(
+            args, on_main_process=lambda action: "cifar10"
+        )  # where the first process finds it

@@ -1,0 +1,196 @@
+"""Where people start runs: notebooks, threads, containers, pipes, shells with old variables."""
+
+import builtins
+import errno
+import io
+import os
+import subprocess
+import sys
+import threading
+import types
+
+import pytest
+from common import (
+    HANG,
+    ROOT,
+    TRAINERS,
+    Fork,
+    ended,
+    record_of,
+    refused,
+    results,
+)
+
+posix = pytest.mark.skipif(os.name != "posix", reason="as it is on Unix")
+
+# The picture --------------------------------------------------------------------------------------
+
+DRAWING = {
+    "the backend of a notebook": {"MPLBACKEND": "module://matplotlib_inline.backend_inline"},
+    "a backend that is not there": {"MPLBACKEND": "nonsense"},
+    "a settings file that is not text": {"MATPLOTLIBRC": "settings"},
+    "matplotlib missing": {"prepare": "import sys; sys.modules['matplotlib'] = None"},
+    "matplotlib broken": {
+        "prepare": "import sys, types; sys.modules['matplotlib'] = types.ModuleType('matplotlib')"
+    },
+}
+
+
+@posix
+@pytest.mark.parametrize("trouble", DRAWING)
+@pytest.mark.parametrize("framework", TRAINERS)
+def test_a_picture_that_cannot_be_drawn_costs_nothing_else(framework, trouble, data, tmp_path):
+    """The result is there, the exit status 0, and --resume draws what is missing."""
+    (tmp_path / "settings").write_bytes(b"\xff\xfe\x00")
+    flags = ["--data_dir", data, "--max_steps", 2, "--batch_size", 20]
+    options = {"MATPLOTLIBRC": "", **DRAWING[trouble]}
+    status, said = Fork(framework, tmp_path / "a", *flags, **options).end()
+    assert status == 0 and "Traceback" not in said, said
+    assert said.splitlines()[-1].startswith("test accuracy")
+    assert record_of(tmp_path / "a")["status"] == "completed"
+    if not (tmp_path / "a" / "curves.png").exists():
+        assert sum("curves.png" in line for line in said.splitlines()) == 1
+    status, said = Fork(framework, tmp_path / "a", "--resume", MPLBACKEND="").end()
+    assert status == 0 and said.splitlines()[-1].startswith("test accuracy")
+    assert (tmp_path / "a" / "curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+# Variables left in the shell ----------------------------------------------------------------------
+
+
+def test_a_variable_left_in_the_shell_is_no_launch(run, monkeypatch):
+    whole = results(run("whole"))
+    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_PORT"):
+        monkeypatch.setenv(name, "3")
+    monkeypatch.setenv("MASTER_ADDR", "nowhere.invalid")
+    assert results(run("a")) == whole
+    monkeypatch.setenv("RANK", "not a number")
+    assert results(run("b")) == whole
+
+
+# Standard streams ---------------------------------------------------------------------------------
+
+
+class Broken(io.StringIO):
+    """A stream on which nothing can be written: a pipe without a reader, a full disk."""
+
+    def __init__(self, number):
+        super().__init__()
+        self.number = number
+
+    def write(self, _):
+        raise OSError(self.number, os.strerror(self.number))
+
+    flush = close = lambda self: self.write("")
+
+
+def closed():
+    stream = io.StringIO()
+    stream.close()
+    return stream
+
+
+STREAMS = {
+    "None": lambda: None,
+    "closed": closed,
+    "a pipe without a reader": lambda: Broken(errno.EPIPE),
+    "a full disk": lambda: Broken(errno.ENOSPC),
+    "a terminal that is gone": lambda: Broken(errno.EIO),
+}
+
+
+@pytest.mark.parametrize("stream", STREAMS)
+@pytest.mark.parametrize("names", [["stdout"], ["stderr"], ["stdout", "stderr"]], ids=str)
+def test_output_is_not_the_run(run, names, stream, monkeypatch):
+    whole = results(run("whole"))
+    with monkeypatch.context() as patch:
+        for name in names:
+            patch.setattr(sys, name, STREAMS[stream]())
+        assert run.trainer.main(["--resume", "--run_dir", str(run("a"))])["step"][-1] == 12
+        with pytest.raises(SystemExit) as end:
+            run("b", "--max_steps", "0")
+    assert end.value.code == 2
+    assert results(run.folder / "a") == whole
+
+
+@posix
+@pytest.mark.parametrize("out", ["a pipe without a reader", "/dev/full"])
+@pytest.mark.parametrize("framework", TRAINERS)
+def test_a_program_without_streams_and_without_docstrings(framework, out, tmp_path):
+    """python -OO, standard error closed, and standard output lost: still exit status 0."""
+    if out == "/dev/full":
+        if not os.path.exists(out):
+            pytest.skip("there is no /dev/full")
+        descriptor = os.open(out, os.O_WRONLY)
+    else:
+        reader, descriptor = os.pipe()
+        os.close(reader)
+    flags = ["--synthetic", "--max_steps", "2", "--run_dir", tmp_path / "a"]
+    command = [sys.executable, "-OO", ROOT / f"train_mlp_{framework}.py", *flags]
+    done = subprocess.run(
+        ["sh", "-c", 'exec "$@" 2>&-', "sh", *command], stdout=descriptor, timeout=HANG
+    )
+    os.close(descriptor)
+    assert done.returncode == 0
+    assert record_of(tmp_path / "a")["status"] == "completed"
+
+
+# Python -------------------------------------------------------------------------------------------
+
+
+def test_in_a_thread_and_twice_in_a_row(run):
+    whole, ends = results(run("whole")), []
+    for name in ("a", "b"):
+        thread = threading.Thread(target=lambda name=name: ends.append(results(run(name))))
+        thread.start()
+        thread.join(HANG)
+    assert ends == [whole, whole]
+
+
+def test_main_in_a_notebook_says_how_flags_are_given(trainer, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["/x/ipykernel_launcher.py", "-f", "/x/kernel-1.json"])
+    monkeypatch.setitem(sys.modules, "ipykernel", types.ModuleType("ipykernel"))
+    monkeypatch.setattr(builtins, "get_ipython", lambda: None, raising=False)
+    assert "list" in refused(trainer.main)
+
+
+# Files --------------------------------------------------------------------------------------------
+
+
+@posix
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks_is_used_without(run, number, monkeypatch):
+    def refuse(*_):
+        raise OSError(number, os.strerror(number))
+
+    for name in ("flock", "lockf"):
+        monkeypatch.setattr(f"fcntl.{name}", refuse)
+    said = ended(0, run, "a")
+    assert "lock" in said and "\n" not in said
+    assert record_of(run.folder / "a")["status"] == "completed"
+
+
+def test_paths_may_begin_with_a_tilde(run, data, tmp_path, monkeypatch):
+    for name in ("HOME", "USERPROFILE"):
+        monkeypatch.setenv(name, str(tmp_path))
+    whole = results(run("whole"))
+    (tmp_path / "data").symlink_to(data, target_is_directory=True)
+    run("a", "--data_dir", "~/data", "--run_dir", "~/runs/b")
+    assert results(tmp_path / "runs" / "b") == whole
+    assert run.trainer.main(["--resume", "--run_dir", "~/runs/b"]) == run.history
+
+
+def test_an_argument_file_is_read_as_a_shell_reads_it(run, tmp_path, monkeypatch):
+    (tmp_path / "flags").mkdir()
+    (tmp_path / "flags" / "outer.txt").write_bytes(
+        b'\xef\xbb\xbf# a comment\r\n--dnn_hidden_units ""  # none\r\n@inner.txt\r\n--seed=7\r\n'
+    )
+    (tmp_path / "flags" / "inner.txt").write_text(f"--run_dir '{tmp_path}/a b#c'")
+    run("x", f"@{tmp_path}/flags/outer.txt")
+    record = record_of(tmp_path / "a b#c")
+    assert record["flags"]["dnn_hidden_units"] == [] and record["seed"] == 7
+    assert "it.txt" in refused(run, "y", "@it.txt")
+    (tmp_path / "quote.txt").write_text("--run_dir 'a")
+    assert "quot" in refused(run, "y", f"@{tmp_path}/quote.txt")
+    (tmp_path / "loop.txt").write_text("@loop.txt")
+    assert "loop.txt" in refused(run, "y", f"@{tmp_path}/loop.txt")
