@@ -50,30 +50,34 @@ def read_weights(path):
 def with_points(report, weights):
     """The report with points. A row has one unless the weights say otherwise, and none where it
     can only make remarks."""
-    rows = []
+    rows, said = [], set()
     for row in report["rows"]:
+        # Where another row has said the same, such as that a file is not imported, nothing ran.
+        checked = row["diagnosis"] not in said
+        said |= {row["diagnosis"]} - {None}
         out_of = weights.get(row["row"], float(row["kind"] != EFFICIENCY))
-        rows.append(row | {"points": round(out_of * _share(row), 2), "out of": out_of})
+        points = round(out_of * _share(row, checked), 2)
+        rows.append(row | {"points": points, "out of": out_of, "advice": _advice(row, checked)})
     total = {key: round(sum(row[key] for row in rows), 2) for key in ("points", "out of")}
     return report | total | {"rows": rows}
 
 
-def _share(row):
+def _share(row, checked):
     """How much of its points a row earns. One mistake is charged once: a row that fails only
     because of others keeps its points. What is not checked earns nothing."""
     if row["kind"] == EFFICIENCY:
         return row["cell"] == PASSED
     if not row["passed"]:
-        return bool(row["follows"])
+        return checked and bool(row["follows"])
     for remark in row["remarks"]:
         if remark.startswith("not checked for "):
             return 1 - (remark.count(", ") + 1) / len(CLASSES)
     return 1
 
 
-def advice(row):
+def _advice(row, checked):
     """Where a student looks for what a row says."""
-    if row["cell"] != FAILED:
+    if row["cell"] != FAILED or not checked or row["diagnosis"].startswith("importing"):
         return ""
     if row["follows"]:
         return f"Mend {' and '.join(map(repr, row['follows']))} first: this row keeps its points."

@@ -14,7 +14,6 @@ from pathlib import Path
 from . import checks, folder
 from .checks import EFFICIENCY, FAILED, PASSED, REMARK
 from .diagnosis import NotGraded
-from .feedback import advice
 from .process import Child, sandbox_starts
 from .submission import Submission, clean
 
@@ -92,7 +91,7 @@ def explanation(row):
     if row["got"] is not None and row["expected"] is not None:
         at = f" at {row['index']}" if row["index"] else ""
         text += f" (got {row['got']:.6g}, expected {row['expected']:.6g}{at})"
-    return f"{text}{' ' if text.endswith('?') else '. '}{advice(row)}".rstrip(". ")
+    return f"{text}{' ' if text.endswith('?') else '. '}{row.get('advice', '')}".rstrip(". ")
 
 
 def head(report):
