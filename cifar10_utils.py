@@ -11,7 +11,6 @@ python cifar10_utils.py [DIR]                 # fetches CIFAR-10 into DIR (170 M
 import os
 import pickle
 import shlex
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from hashlib import file_digest, md5
@@ -137,33 +136,10 @@ def get_cifar10(data_dir=DEFAULT_DIR, one_hot=True, validation_size=0, seed=42):
         part = slice(i * IMAGES_PER_FILE, (i + 1) * IMAGES_PER_FILE)
         pixels[part], labels[part] = parse_batch(folder / name)
     test = parse_batch(folder / "test_batch")
-    return _split("cifar10", (pixels, labels), test, one_hot, validation_size, seed)
+    return make_splits("cifar10", (pixels, labels), test, one_hot, validation_size, seed)
 
 
-def get_synthetic(one_hot=True, validation_size=0, seed=42):
-    """A generated stand-in for CIFAR-10: same shapes, same numbers of images.
-
-    Each class is a mixture of six Gaussians in six dimensions. An image is a sum of six patterns,
-    weighted by the coordinates of a point drawn from its class, plus noise. A linear model reaches
-    an accuracy of about 0.25, a network with 100 hidden units more than 0.9."""
-    rng = np.random.default_rng(0)
-    centres = rng.standard_normal((6 * N_CLASSES, 6))
-    patterns = rng.uniform(-30, 30, (6, N_INPUTS)).astype(np.float32)
-
-    def draw(n):
-        cloud = rng.integers(0, len(centres), n)
-        points = (centres[cloud] + 0.3 * rng.standard_normal((n, 6))).astype(np.float32)
-        pixels = np.empty((n, N_INPUTS), np.uint8)
-        for i in range(0, n, 50):  # too few for BLAS to start threads
-            block = points[i : i + 50] @ patterns + 96
-            noise = np.frombuffer(rng.bytes(block.size), np.uint8).reshape(block.shape) >> 2
-            pixels[i : i + 50] = (block + noise).clip(0, 255)
-        return pixels.reshape(-1, *SHAPE), cloud % N_CLASSES
-
-    return _split("synthetic", draw(50_000), draw(10_000), one_hot, validation_size, seed)
-
-
-def _split(name, train, test, one_hot, validation_size, seed):
+def make_splits(name, train, test, one_hot, validation_size, seed):
     pixels, labels = train
     if not 0 <= validation_size < len(pixels):
         raise ValueError(f"validation_size {validation_size} is not from 0 to {len(pixels) - 1}")
@@ -236,7 +212,7 @@ class BatchUnpickler(pickle.Unpickler):
 def main(argv=None):
     from training.download import main  # here: nothing else in this file needs training/
 
-    main(argv, sys.modules[__name__])
+    main(argv)
 
 
 if __name__ == "__main__":

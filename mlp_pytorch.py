@@ -12,6 +12,34 @@ ACTIVATIONS = {"elu": nn.ELU, "tanh": nn.Tanh, "relu": nn.ReLU, "gelu": nn.GELU}
 NORMALIZATIONS = {"none": None, "batch": nn.SyncBatchNorm, "layer": nn.LayerNorm}
 
 
+class InputMap(nn.Module):
+    """A linear map of the inputs x (S, n) that fit learns from training images and nothing changes
+    after. It divides each input by its standard deviation; with a floor above 0 it then whitens
+    them (ZCA), to x (C + floor I)^(-1/2) scaled to a mean variance of 1, where C is their
+    covariance. The floor limits how far the directions of least variance are amplified."""
+
+    def __init__(self, n, floor, dtype):
+        super().__init__()
+        self.floor = floor
+        self.register_buffer("map", (torch.eye(n) if floor else torch.ones(n)).to(dtype))
+
+    def fit(self, data):
+        """data has second_moments(), as TensorData."""
+        moments = data.second_moments(products=self.floor > 0).cpu()
+        std = (moments.diagonal() if self.floor else moments).sqrt().clamp(min=1)
+        fitted = 1 / std
+        if self.floor:
+            values, vectors = torch.linalg.eigh(moments / torch.outer(std, std))
+            values.clamp_(min=1e-6)  # so that no floor, however low, gives huge factors
+            root = (vectors * (values + self.floor).rsqrt()) @ vectors.T
+            variance = (values / (values + self.floor)).mean()  # of x root, where x is standardised
+            fitted = root / std[:, None] / variance.sqrt()
+        self.map.copy_(fitted)
+
+    def forward(self, x):
+        return x @ self.map if self.floor else x * self.map
+
+
 class MLP(nn.Module):
     """Linear layers with an activation after each but the last. Returns logits, because PyTorch's
     cross entropy includes the softmax.
@@ -22,9 +50,7 @@ class MLP(nn.Module):
         activation: a key of ACTIVATIONS.
         normalization: a key of NORMALIZATIONS; it stands between a linear layer and its activation.
         dropout: probability that a hidden unit is set to zero in a training step.
-        standardize: divide every input by its standard deviation.
-        whiten: standardize, then make the inputs uncorrelated by x (C + whiten I)^(-1/2), where C
-            is their covariance (ZCA; the floor `whiten` limits what noise is amplified); 0: do not.
+        standardize, whiten: begin with an InputMap, whose floor is whiten.
         bfloat16: multiply matrices in bfloat16; parameters and logits stay float32.
     """
 
@@ -34,10 +60,8 @@ class MLP(nn.Module):
         bfloat16=False,
     ):  # fmt: skip
         super().__init__()
-        self.n_inputs, self.whiten, self.bfloat16 = n_inputs, whiten, bfloat16
-        identity = torch.eye(n_inputs, dtype=dtype) if whiten else torch.ones(n_inputs, dtype=dtype)
-        self.register_buffer("input_map", identity if standardize or whiten else None)
-        layers = []
+        self.n_inputs, self.bfloat16 = n_inputs, bfloat16
+        layers = [InputMap(n_inputs, whiten, dtype)] if standardize or whiten else []
         for fan_in, fan_out in itertools.pairwise([n_inputs, *n_hidden]):
             layers += [nn.Linear(fan_in, fan_out, dtype=dtype), ACTIVATIONS[activation]()]
             if NORMALIZATIONS[normalization]:
@@ -56,28 +80,15 @@ class MLP(nn.Module):
         return [layer for layer in self.layers if isinstance(layer, nn.Linear)]
 
     def fit_inputs(self, data):
-        """Sets input_map, for standardize and whiten, from data.second_moments()."""
-        if self.input_map is None:
-            return
-        moments = data.second_moments(products=bool(self.whiten)).cpu()
-        std = (moments.diagonal() if self.whiten else moments).sqrt().clamp(min=1)
-        input_map = 1 / std
-        if self.whiten:
-            values, vectors = torch.linalg.eigh(moments / torch.outer(std, std))
-            values.clamp_(min=1e-6)  # so that no floor, however low, gives huge factors
-            shrunk = (vectors * (values + self.whiten).rsqrt()) @ vectors.T
-            variance = (values / (values + self.whiten)).mean()  # of the inputs after shrunk
-            input_map = shrunk / std[:, None] / variance.sqrt()
-        self.input_map.copy_(input_map)
+        """Fits the map of standardize or whiten, if there is one, to training images."""
+        if isinstance(self.layers[0], InputMap):
+            self.layers[0].fit(data)
 
     def forward(self, x):
         """x: (S, n_inputs) float, or (S, ...) with n_inputs values per sample. Returns the logits
         (S, n_classes)."""
-        x = x.flatten(start_dim=1)
         with torch.autocast(x.device.type, torch.bfloat16, enabled=self.bfloat16):
-            if self.input_map is not None:
-                x = x @ self.input_map if self.whiten else x * self.input_map
-            logits = self.layers(x)
+            logits = self.layers(x.flatten(start_dim=1))
         return logits.float() if self.bfloat16 else logits
 
     @property

@@ -172,7 +172,7 @@ def _targets(x, y):
     """The targets y as a matrix of the shape (S, C) and the dtype of x."""
     samples, classes = x.shape
     if y.shape == (samples,) and np.issubdtype(y.dtype, np.integer):
-        if not (0 <= y).all() or not (y < classes).all():
+        if y.size and not 0 <= y.min() <= y.max() < classes:
             raise ValueError(f"class numbers must be from 0 to {classes - 1}")
         return np.eye(classes, dtype=x.dtype)[y]
     if y.shape != x.shape:

@@ -136,7 +136,7 @@ def test_a_validation_size_out_of_range_is_refused(data, size):
 
 
 def test_the_synthetic_set_has_the_shape_of_cifar10():
-    data = cifar10_utils.get_synthetic(validation_size=5000)
+    data = training.data.get_synthetic(validation_size=5000)
     assert data.name == "synthetic"
     assert [data[s].num_examples for s in ("train", "validation", "test")] == [45000, 5000, 10000]
     assert data.train.pixels.dtype == np.uint8 and data.train.pixels.shape[1:] == (3, 32, 32)

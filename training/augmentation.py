@@ -30,6 +30,11 @@ def affine_sample(x, maps, size):
     return F.grid_sample(x, grid.permute(0, 2, 3, 1), align_corners=False)
 
 
+def downsample(x, size):
+    """Images (S, C, size, size): x, or the means of its blocks of 2 x 2 pixels."""
+    return x if x.shape[-1] == size else F.avg_pool2d(x, 2)
+
+
 @dataclasses.dataclass
 class Augmentation:
     """Random changes to a batch of training images; each field is the flag of that name."""
@@ -41,34 +46,29 @@ class Augmentation:
     cutout: int = 0
     mixup: float = 0.0
 
-    @classmethod
-    def of(cls, args):
-        return cls(**{field.name: getattr(args, field.name) for field in dataclasses.fields(cls)})
-
-    @property
-    def moves(self):
-        """Whether it needs random_maps."""
-        return bool(self.flip or self.shift or self.random_affine)
-
-    def random_maps(self, n, device):
-        """Maps (n, 2, 3) for affine_sample: the identity plus normal noise of standard deviation
-        random_affine (it rotates, zooms, stretches and shears), mirrored with probability 1/2 if
-        flip, and shifted both ways by up to `shift` pixels, uniformly."""
-        linear = torch.eye(2, device=device)
-        linear = linear + self.random_affine * torch.randn(n, 2, 2, device=device)
-        if self.flip:
-            linear[:, :, 0] *= 1 - 2 * torch.randint(2, (n, 1), device=device)
-        offset = self.shift * PIXEL * (2 * torch.rand(n, 2, 1, device=device) - 1)
-        return torch.cat([linear, offset], dim=2)
-
-    def recolor(self, x, labels):
-        """What follows the maps, on images (S, 3, size, size) and labels (S,). Returns the images
-        and the labels, with mixup targets (S, 10)."""
+    def __call__(self, x, labels, size):
+        """x (S, 3, 32, 32), pixels minus their mean, and labels (S,). Returns x (S, 3, size, size)
+        and the labels, with mixup as targets (S, 10)."""
+        if self.flip or self.shift or self.random_affine:
+            x = affine_sample(x, self.random_maps(len(x), x.device), size)
+        else:
+            x = downsample(x, size)
         if self.color_jitter:
             x = color_jitter(x, self.color_jitter)
         if self.cutout:
             x = cutout(x, self.cutout)
         return mixup(x, labels, self.mixup) if self.mixup else (x, labels)
+
+    def random_maps(self, n, device):
+        """Maps (n, 2, 3) for affine_sample: the identity plus normal noise of standard deviation
+        random_affine (it rotates, zooms, stretches and shears), mirrored with probability 1/2 if
+        flip, and shifted both ways by up to `shift` pixels, uniformly."""
+        noise = torch.randn(n, 2, 2, device=device)
+        linear = torch.eye(2, device=device) + self.random_affine * noise
+        if self.flip:
+            linear[:, :, 0] *= 1 - 2 * torch.randint(2, (n, 1), device=device)
+        offset = self.shift * PIXEL * (2 * torch.rand(n, 2, 1, device=device) - 1)
+        return torch.cat([linear, offset], dim=2)
 
 
 def color_jitter(x, strength):

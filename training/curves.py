@@ -1,8 +1,7 @@
 """The picture of a run: curves.png."""
 
 import cifar10_utils
-from training.folder import DATASETS, FRAMEWORKS
-from training.history import QUANTITIES
+from training.history import DATASETS, FRAMEWORKS, QUANTITIES
 
 SPLITS = {"train": "train (mean since the previous point)", "clean": "train, unaugmented images",
           "val": "validation", "test": "test"}  # fmt: skip

@@ -1,17 +1,15 @@
 """The data of the PyTorch trainer: uint8 on the device, converted to float32 batch by batch."""
 
 import copy
+import dataclasses
 
 import numpy as np
 import torch
-from torch.nn import functional as F
 
 import cifar10_utils
 from training import processes
-from training.augmentation import Augmentation, affine_sample
+from training.augmentation import Augmentation, downsample
 from training.data import load_data
-
-STATISTICS_BATCH = 500  # examples
 
 
 class TensorData:
@@ -19,13 +17,12 @@ class TensorData:
 
     next_batch and batches return this process's share of the DataSet's batches. augmentation: what
     next_batch changes at random, an Augmentation, or None. half_resolution: average each block of
-    2 x 2 pixels, which leaves images of 16 x 16.
+    2 x 2 pixels, so that the side of an image has size = 16 pixels, not 32.
     """
 
     def __init__(self, dataset, device, augmentation=None, half_resolution=False):
         self.dataset, self.augmentation = dataset, augmentation or Augmentation()
-        self.half_resolution = half_resolution
-        self.size = cifar10_utils.SHAPE[-1] // (2 if half_resolution else 1)  # of an image's side
+        self.size = cifar10_utils.SHAPE[-1] // (2 if half_resolution else 1)
         self.pixels = torch.from_numpy(dataset.pixels).to(device)
         self.labels = torch.from_numpy(dataset.labels).to(device)
         self.mean = torch.from_numpy(dataset.mean).to(device)
@@ -33,7 +30,7 @@ class TensorData:
 
     @property
     def position(self):
-        """The number of examples drawn so far by all processes."""
+        """The number of examples drawn so far, by all processes together."""
         return self.dataset.position
 
     @position.setter
@@ -41,35 +38,29 @@ class TensorData:
         self.dataset.position = position
 
     def next_batch(self, batch_size):
-        """Returns x (S, 3, size, size) float32 and y (S,) int64, with --mixup (S, 10) float32.
-        Seeds PyTorch's generators with the position first, so a resumed run needs no state of
-        theirs."""
+        """Returns x (S, 3, size, size) float32 and y (S,) int64, with mixup (S, 10) float32. First
+        it seeds PyTorch's generators with the position, so that a resumed run repeats the step."""
         processes.seed_step(self.dataset.seed, self.position)
-        indices = np.array_split(self.dataset.next_indices(batch_size), processes.size())
-        indices = torch.from_numpy(indices[processes.rank()]).to(self.pixels.device)
-        return self._augmented(self.pixels.index_select(0, indices), self.labels[indices])
+        shares = np.array_split(self.dataset.next_indices(batch_size), processes.size())
+        indices = torch.from_numpy(shares[processes.rank()]).to(self.pixels.device)
+        x = self._as_float(self.pixels.index_select(0, indices))
+        return self.augmentation(x, self.labels[indices], self.size)
 
-    def batches(self, batch_size, augmented=False, half_resolution=None):
-        """This process's share of all examples, as stored or augmented. half_resolution=False: at
-        full resolution, whatever the data set's is, for test-time augmentation."""
-        halve = self.half_resolution if half_resolution is None else half_resolution
-        stride = processes.size() * batch_size
-        for i in range(processes.rank() * batch_size, self.num_examples, stride):
-            pixels, y = self.pixels[i : i + batch_size], self.labels[i : i + batch_size]
-            if augmented:
-                processes.seed_step(self.dataset.seed, i)
-                yield self._augmented(pixels, y)
-            else:
-                x = self._as_float(pixels)
-                yield F.avg_pool2d(x, 2) if halve else x, y
+    def batches(self, batch_size, half_resolution=None):
+        """This process's share of all examples, not augmented. half_resolution=False: whole images,
+        whatever the data set's are, for test-time augmentation."""
+        size = self.pixels.shape[-1] if half_resolution is False else self.size
+        for x, y in self._stored(batch_size):
+            yield downsample(x, size), y
 
     def second_moments(self, products):
         """The mean square (n,) of each of the network's n inputs over the training images,
-        augmented, or with products=True the mean products (n, n) of each two; float64."""
+        augmented; or with products=True the mean product (n, n) of each two; float64."""
         n = self.pixels.shape[1] * self.size**2
         sums = torch.zeros((n, n) if products else n, dtype=torch.float64).to(self.mean.device)
-        for x, _ in self.batches(STATISTICS_BATCH, augmented=True):
-            x = x.flatten(start_dim=1)
+        for i, (x, y) in enumerate(self._stored(500)):
+            processes.seed_step(self.dataset.seed, i)
+            x = self.augmentation(x, y, self.size)[0].flatten(start_dim=1)
             sums += x.T @ x if products else x.square().sum(dim=0)
         return processes.all_reduce_sum(sums) / self.num_examples
 
@@ -80,27 +71,23 @@ class TensorData:
         part.num_examples = len(part.pixels)
         return part
 
-    def _augmented(self, pixels, labels):
-        x = self._as_float(pixels)
-        if self.augmentation.moves:
-            maps = self.augmentation.random_maps(len(x), x.device)
-            x = affine_sample(x, maps, self.size)
-        elif self.half_resolution:
-            x = F.avg_pool2d(x, 2)
-        return self.augmentation.recolor(x, labels)
+    def _stored(self, batch_size):
+        stride = processes.size() * batch_size
+        for i in range(processes.rank() * batch_size, self.num_examples, stride):
+            part = slice(i, i + batch_size)
+            yield self._as_float(self.pixels[part]), self.labels[part]
 
     def _as_float(self, pixels):
         return pixels.float().sub_(self.mean)
 
 
 def load_tensors(args, device):
-    """The splits that the flags ask for as TensorData, the training images augmented; and `clean`,
-    the first --train_eval_size training images, or None."""
+    """The splits that the flags ask for, as TensorData."""
     splits = load_data(args, processes.on_main_process, one_hot=False)
-    tensors = {
-        name: splits[name] and TensorData(splits[name], device, None, args.half_resolution)
-        for name in ("train", "validation", "test")
-    }
-    tensors["train"].augmentation = Augmentation.of(args)
-    clean = tensors["train"].first(args.train_eval_size) if args.train_eval_size else None
-    return cifar10_utils.Splits(name=splits.name, clean=clean, **tensors)
+    fields = [field.name for field in dataclasses.fields(Augmentation)]
+    augmentation = Augmentation(**{name: getattr(args, name) for name in fields})
+    for name in ("train", "validation", "test"):
+        if splits[name]:
+            tensors = TensorData(splits[name], device, augmentation, args.half_resolution)
+            setattr(splits, name, tensors)
+    return splits

@@ -1,12 +1,10 @@
-"""Fetch CIFAR-10's archive over a network that may fail, and unpack it.
-
-`cifar10` is the module cifar10_utils, which has another name while it runs as a program.
-"""
+"""Fetch CIFAR-10's archive over a network that may fail, and unpack it."""
 
 import argparse
 import os
 import re
 import shutil
+import signal
 import sys
 import tarfile
 import time
@@ -18,6 +16,7 @@ from urllib.parse import unquote
 
 from tqdm import tqdm
 
+import cifar10_utils
 from training import files
 from training.errors import RunError, Stopped, UsageError, exit_with_message, one_line
 
@@ -27,23 +26,23 @@ ATTEMPTS = 4  # without a byte more than before
 BACKOFF_SECONDS = 0.2  # doubled after each failure
 
 
-def main(argv, cifar10):
+@exit_with_message
+def main(argv=None):
     """The program `python cifar10_utils.py [DIR]`."""
     parser = argparse.ArgumentParser(description="Fetch CIFAR-10 (170 MB) and verify it.")
-    default = cifar10.DEFAULT_DIR
+    default = cifar10_utils.DEFAULT_DIR
     parser.add_argument("dir", nargs="?", default=default, help=f"(default: {default})")
-    folder = parser.parse_args(argv).dir
-    exit_with_message(lambda _: print(f"CIFAR-10 is in {download(cifar10, folder)}"))()
+    print(f"CIFAR-10 is in {download(parser.parse_args(argv).dir)}")
 
 
-def download(cifar10, data_dir):
+def download(data_dir):
     """Put the files of CIFAR-10 into data_dir unless they are there. Returns their folder.
 
     They come from an archive that the user put there or beside it, or else from the network; the
     next call continues an interrupted download. Raises RunError if that fails, UsageError if
     data_dir is no folder or the user's archive is not CIFAR-10's.
     """
-    folder = cifar10.locate(data_dir)
+    folder = cifar10_utils.locate(data_dir)
     for path in (folder, folder.parent):
         if path.is_file():
             raise UsageError(f"{path} is a file, not the folder of CIFAR-10's files")
@@ -52,12 +51,11 @@ def download(cifar10, data_dir):
         with _using(folder):
             folder.parent.mkdir(parents=True, exist_ok=True)
             with files.locked(folder.parent, wait=True):  # another process may be fetching it
-                if not _is_complete(cifar10, folder):
-                    _fetch_and_unpack(cifar10, folder)
+                if not _is_complete(folder):
+                    _fetch_and_unpack(folder)
     except KeyboardInterrupt as stop:
-        raise Stopped(
-            getattr(stop, "number", 2), "run the same command again to continue"
-        ) from stop
+        number = getattr(stop, "number", signal.SIGINT)
+        raise Stopped(number, "run the same command again to continue") from stop
     finally:
         if made:
             with suppress(OSError):  # not empty: then it stays
@@ -74,14 +72,14 @@ def _using(path):
         raise RunError(f"cannot use {error.filename or path}: {error.strerror}") from error
 
 
-def _is_complete(cifar10, folder):
+def _is_complete(folder):
     with suppress(OSError, ValueError):
-        return cifar10.verify(folder) == folder
+        return cifar10_utils.verify(folder) == folder
 
 
-def _fetch_and_unpack(cifar10, folder):
-    part = folder.parent / f"{cifar10.ARCHIVE}.part"
-    by_hand = [place / cifar10.ARCHIVE for place in (folder, *folder.parents[:2])]
+def _fetch_and_unpack(folder):
+    part = folder.parent / f"{cifar10_utils.ARCHIVE}.part"
+    by_hand = [place / cifar10_utils.ARCHIVE for place in (folder, *folder.parents[:2])]
     archive = next((path for path in by_hand if path.is_file()), part)
     needed = UNPACKED + (max(0, PACKED - _size(part)) if archive == part else 0)
     disk = shutil.disk_usage(folder.parent)
@@ -89,11 +87,11 @@ def _fetch_and_unpack(cifar10, folder):
         free = f"{disk.free / 1e6:.0f} MB are free"
         raise RunError(f"CIFAR-10 needs {needed / 1e6:.0f} MB in {folder.parent}, where {free}")
     if archive == part:
-        _fetch(cifar10, part)
-    elif fault := _fault(cifar10, archive):
+        _fetch(part)
+    elif fault := _fault(archive):
         raise UsageError(f"{archive} is {fault}: fetch it again, or delete it to download it")
     folder.mkdir(exist_ok=True)
-    wanted = {f"{cifar10.FOLDER}/{name}": folder / name for name in cifar10.MD5}
+    wanted = {f"{cifar10_utils.FOLDER}/{name}": folder / name for name in cifar10_utils.MD5}
     with tarfile.open(archive) as tar:
         for member in tar:
             if member.isreg() and (path := wanted.get(member.name)):
@@ -102,9 +100,9 @@ def _fetch_and_unpack(cifar10, folder):
     part.unlink(missing_ok=True)
 
 
-def _fault(cifar10, archive):
+def _fault(archive):
     """What the file is if it is not the official archive; else None."""
-    if cifar10.md5_of(archive) != cifar10.ARCHIVE_MD5:
+    if cifar10_utils.md5_of(archive) != cifar10_utils.ARCHIVE_MD5:
         with open(archive, "rb") as file:
             what = "a web page" if _is_page(file.read(100)) else "truncated or altered"
         return f"{what}, not CIFAR-10's archive"
@@ -114,13 +112,13 @@ def _is_page(start):
     return start.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<")
 
 
-def _fetch(cifar10, part):
+def _fetch(part):
     """Download the archive to the file part, over as many connections as it takes."""
     kept = part.exists()
-    if kept and not _fault(cifar10, part):
+    if kept and not _fault(part):
         return
-    url, login = _split_off_password(os.environ.get("CIFAR10_URL") or cifar10.URL)
-    tell(f"downloading CIFAR-10 (170 MB) from {_shown(url)}")
+    url, login = _split_off_password(os.environ.get("CIFAR10_URL") or cifar10_utils.URL)
+    print(one_line(f"downloading CIFAR-10 (170 MB) from {_shown(url)}"), file=sys.stderr)
     longest = failures = 0
     while True:
         try:
@@ -138,10 +136,10 @@ def _fetch(cifar10, part):
                 reason = "not an address" if no_address else str(reason) or repr(reason)
                 raise RunError(f"cannot download CIFAR-10 from {_shown(url)}: {reason}") from error
         time.sleep(BACKOFF_SECONDS * 2**failures)
-    if fault := _fault(cifar10, part):
+    if fault := _fault(part):
         part.unlink()
         if kept:  # what was kept of an earlier download may be at fault
-            return _fetch(cifar10, part)
+            return _fetch(part)
         raise RunError(f"what {_shown(url)} sent is {fault}")
 
 
@@ -175,7 +173,7 @@ def _fetch_rest(url, login, part):
         length = response.headers.get("Content-Length", "")
         total = start + int(length) if length.isdecimal() else None
         with tqdm(desc="CIFAR-10", total=total, initial=start, unit="B", unit_scale=True,
-                  disable=None, file=_StandardError()) as bar:  # fmt: skip
+                  disable=None) as bar:  # fmt: skip
             while chunk:
                 with _using(part), open(part, "ab") as file:
                     file.write(chunk)
@@ -196,19 +194,3 @@ class _NoWeakerRedirect(urllib.request.HTTPRedirectHandler):
 
 def _size(path):
     return path.stat().st_size if path.exists() else 0
-
-
-class _StandardError:
-    """sys.stderr for tqdm and print, which go on where it is None, closed or a broken pipe."""
-
-    def __getattr__(self, name):
-        def method(*args):
-            with suppress(AttributeError, OSError, ValueError):
-                return getattr(sys.stderr, name)(*args)
-
-        return method
-
-
-def tell(message):
-    """Prints a line on standard error, if there is one."""
-    print(one_line(message), file=_StandardError(), flush=True)

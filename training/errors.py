@@ -56,11 +56,11 @@ def exit_with_message(main):
                 message = f"stopped: {stop}"
             finally:
                 out.flush()
-            if UNDER_TORCHRUN in os.environ and os.environ["RANK"] != "0" and status < 128:
-                # If the first process fails too, torchrun ends this one before it repeats that.
-                time.sleep(5)
-            print(f"{Path(sys.argv[0]).name}: {one_line(message)}", file=err)
-            raise SystemExit(status)
+        if UNDER_TORCHRUN in os.environ and os.environ["RANK"] != "0" and status < 128:
+            # If the first process fails too, torchrun ends this one before it repeats that.
+            time.sleep(5)
+        print(f"{Path(sys.argv[0]).name}: {one_line(message)}", file=err)
+        raise SystemExit(status)
 
     return guarded
 

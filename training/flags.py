@@ -10,12 +10,12 @@ from pathlib import Path
 
 import cifar10_utils
 from training.errors import UsageError
-from training.folder import FRAMEWORKS, read_record
+from training.folder import NOT_RECORDED, read_record
+from training.history import FRAMEWORKS
 
 MAX_STEPS = 1400  # unless --max_steps or --epochs says otherwise
 WORD = re.compile(r"""#.*|(?:"[^"]*"|'[^']*'|[^\s"'])+|["']""")  # or a comment, or a lone quote
 QUOTED = re.compile(r"""(["'])(.*?)\1""")
-NOT_RECORDED = ("framework", "run_dir", "resume", "data_dir")  # what may differ as a run resumes
 
 
 class Parser(argparse.ArgumentParser):

@@ -1,15 +1,23 @@
-"""The folder of a run: run.json says what the run is and how it ended."""
+"""The folder of a run: run.json says what the run is and how it ended; metrics.csv, a checkpoint
+and curves.png lie beside it."""
 
 import json
 import os
-from contextlib import ExitStack, contextmanager
+import platform
+import re
+import sys
+from contextlib import contextmanager, suppress
+
+import numpy as np
 
 from training import files
-from training.errors import UsageError
+from training.curves import draw_curves
+from training.errors import UsageError, one_line, writing
+from training.history import as_csv, read_history
 
-RECORD = "run.json"
-FRAMEWORKS = {"numpy": "NumPy", "pytorch": "PyTorch"}
-DATASETS = {"cifar10": "CIFAR-10", "synthetic": "synthetic data, NOT CIFAR-10"}
+RECORD, METRICS, CURVES = "run.json", "metrics.csv", "curves.png"
+CHECKPOINTS = {"numpy": "checkpoint.npz", "pytorch": "checkpoint.pt"}
+NOT_RECORDED = ("framework", "run_dir", "resume", "data_dir")  # what may differ as a run resumes
 RESULTS = ("dataset", "steps", "train_seconds", "test_accuracy", "test_loss")
 
 
@@ -32,26 +40,103 @@ def read_record(path):
         return record
 
 
-def write_record(path, record):
-    with files.replacing(path / RECORD) as file:
-        file.write((json.dumps(record, indent=1) + "\n").encode())
+def new_record(args, processes=None):
+    """What run.json holds at the start. processes: the module training.processes, for PyTorch."""
+    versions = {"python": platform.python_version(), "numpy": np.__version__}
+    return {
+        "status": "running",
+        "framework": args.framework,
+        "dataset": None,
+        "seed": args.seed,
+        "flags": {k: v for k, v in vars(args).items() if k not in NOT_RECORDED},
+        "versions": versions | ({"torch": processes.TORCH} if processes else {}),
+        "precision": processes.precision(args) if processes else "float32",
+        "processes": processes.size() if processes else 1,
+        "data_dir": args.data_dir and os.path.abspath(args.data_dir),
+    }
 
 
-@contextmanager
-def locked(path, resume):
-    """Makes the folder path unless it is there, and locks it during the block. Raises UsageError
-    where it holds a run, unless that is to be resumed."""
-    with usable(path), ExitStack() as stack:
-        path.mkdir(parents=True, exist_ok=True)
-        stack.enter_context(files.locked(path))
-        lock = stack.pop_all()
-    with lock:
-        record = read_record(path)
-        if record and not resume:
-            raise UsageError(f"--run_dir {path} holds a run: give another, or --resume")
-        if record and record.get("status") == "completed":
-            raise UsageError(f"another process has just completed the run in {path}")
-        yield
+class Folder:
+    """The folder at path, of the run that record describes."""
+
+    def __init__(self, path, record):
+        self.path, self.record = path, record
+        self.checkpoint = path / CHECKPOINTS[record["framework"]]
+
+    def look(self, resume):
+        """The record of the run to be resumed, None if there is none. Writes nothing. Raises
+        UsageError where the folder is not free for a new run, or the old one cannot go on here."""
+        earlier = read_record(self.path)
+        if earlier and not resume:
+            raise UsageError(
+                f"--run_dir {self.path} is not empty: give another, or --resume to continue its run"
+            )
+        for name in ("processes", "precision") if earlier else ():
+            if (before := earlier.get(name)) != self.record[name]:
+                raise UsageError(
+                    f"the run in {self.path} has {name}: {before}, and now it would be "
+                    f"{self.record[name]}, which changes its numbers"
+                )
+        return earlier
+
+    def read_history(self):
+        with files.reading(self.path / METRICS):
+            return read_history(self.path / METRICS)
+
+    def open(self, stack, resume):
+        """Makes the folder unless it is there, and locks it until the ExitStack closes. Returns
+        what its checkpoint holds, None without one."""
+        with usable(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(files.locked(self.path))
+        # Looks again: another process may have been here since.
+        if earlier := self.look(resume):
+            if earlier["status"] == "completed":
+                raise UsageError(f"another process has just completed the run in {self.path}")
+            if earlier["dataset"] not in (None, self.record["dataset"]):
+                before, now = earlier["dataset"], self.record["dataset"]
+                raise UsageError(f"the run in {self.path} is on {before}, not {now}")
+        with files.reading(self.checkpoint):
+            if self.checkpoint.exists():
+                return files.read_checkpoint(self.checkpoint)
+
+    def begin(self):
+        with usable(self.path):
+            self.write_record(status="running")
+
+    def write_record(self, **changes):
+        self.record |= changes
+        with files.replacing(self.path / RECORD) as file:
+            file.write((json.dumps(self.record, indent=1) + "\n").encode())
+
+    def complete(self):
+        with writing(self.path):
+            self.write_record(status="completed", peak_rss_mb=peak_rss_mb())
+
+    def write_end(self, **changes):
+        """Records how a run ended that did not complete, if that can still be written."""
+        if self.record["status"] == "running":
+            with suppress(OSError):
+                self.write_record(**changes)
+
+    def write_history(self, columns):
+        with writing(self.path / METRICS), files.replacing(self.path / METRICS) as file:
+            file.write(as_csv(columns))
+
+    def write_checkpoint(self, state):
+        with writing(self.checkpoint):
+            files.write_checkpoint(self.checkpoint, state)
+
+    def draw(self, columns):
+        """Draws curves.png unless it is there."""
+        path = self.path / CURVES
+        if path.exists():
+            return
+        try:
+            with files.replacing(path) as file:
+                draw_curves(self.record, columns, file)
+        except Exception as error:  # whatever is wrong with matplotlib, the run is complete
+            print(one_line(f"warning: {path} is not drawn: {error!r}"), file=sys.stderr)
 
 
 @contextmanager
@@ -63,3 +148,13 @@ def usable(path):
         busy = isinstance(error, BlockingIOError)
         reason = "another run is under way there" if busy else error.strerror
         raise UsageError(f"cannot use --run_dir {path}: {reason}") from error
+
+
+def peak_rss_mb():
+    """The most memory that this process has held so far, in MB (10^6 bytes); None on Windows."""
+    with suppress(OSError, TypeError), open("/proc/self/status") as file:
+        return round(int(re.search(r"VmHWM:\s+(\d+) kB", file.read())[1]) * 1024 / 1e6, 1)
+    with suppress(ImportError):
+        import resource  # for macOS, in bytes; on Linux it also counts what the parent held
+
+        return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6, 1)

@@ -1,8 +1,10 @@
-"""The curves of a run: rows of losses and accuracies, and the file metrics.csv that holds them."""
+"""The curves of a run: rows of losses and accuracies, and metrics.csv, which holds them."""
 
 import csv
 import io
 
+FRAMEWORKS = {"numpy": "NumPy", "pytorch": "PyTorch"}
+DATASETS = {"cifar10": "CIFAR-10", "synthetic": "synthetic data, NOT CIFAR-10"}
 QUANTITIES = {"loss": "cross-entropy loss (nats)", "accuracy": "accuracy (fraction)"}
 
 
@@ -39,11 +41,13 @@ class History:
             column.append(row.get(name))
         return row
 
-    def as_csv(self):
-        table = io.StringIO()
-        rows = zip(*self.columns.values(), strict=True)
-        csv.writer(table, lineterminator="\n").writerows([self.columns, *rows])
-        return table.getvalue().encode()
+
+def as_csv(columns):
+    """The columns, lists by name, as the bytes of metrics.csv."""
+    table = io.StringIO()
+    rows = zip(*columns.values(), strict=True)
+    csv.writer(table, lineterminator="\n").writerows([columns, *rows])
+    return table.getvalue().encode()
 
 
 def read_history(path):

@@ -4,36 +4,24 @@ import copy
 import json
 import math
 import os
-import platform
-import re
 import shlex
 import signal
 import sys
 import time
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from datetime import datetime
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
-from training import files, folder
-from training.curves import draw_curves
-from training.errors import (
-    UNDER_TORCHRUN,
-    RunError,
-    Stopped,
-    UsageError,
-    on_signals,
-    one_line,
-    writing,
-)
-from training.flags import NOT_RECORDED, total_steps
-from training.history import History, read_history
+from training import files
+from training.errors import UNDER_TORCHRUN, RunError, Stopped, on_signals
+from training.flags import total_steps
+from training.folder import Folder, new_record
+from training.history import History
 
-METRICS = "metrics.csv"
 ON_DISK = "everything up to the last checkpoint is saved"
-CHECKPOINTS = {"numpy": "checkpoint.npz", "pytorch": "checkpoint.pt"}
 SYNTHETIC_WARNING = "*** SYNTHETIC DATA, not CIFAR-10: its accuracy says nothing about CIFAR-10 ***"
 
 
@@ -62,46 +50,19 @@ class Run:
         self.args, self._processes = args, processes
         self.on_main_process = processes.on_main_process if processes else lambda action: action()
         self._is_main = processes is None or processes.is_main_process()
-        versions = {"python": platform.python_version(), "numpy": np.__version__}
-        self.record = {
-            "status": "running",
-            "framework": args.framework,
-            "dataset": None,
-            "seed": args.seed,
-            "flags": {k: v for k, v in vars(args).items() if k not in NOT_RECORDED},
-            "versions": versions | ({"torch": processes.TORCH} if processes else {}),
-            "precision": processes.precision(args) if processes else "float32",
-            "processes": processes.size() if processes else 1,
-            "data_dir": args.data_dir and os.path.abspath(args.data_dir),
-        }
+        self.record = new_record(args, processes)
         default = Path("runs", f"{args.framework}-{datetime.now():%Y%m%d-%H%M%S-%f}")
-        self.path = Path(args.run_dir or default)
+        self.folder = Folder(Path(args.run_dir or default), self.record)
         self.history = History(self.record["flags"])
         self.step, self.train_seconds, self._best = 0, 0.0, {}
         self._in_loop, self._signal, self._stopping = False, None, False
-        earlier = self.on_main_process(self._look)
+        earlier = self.on_main_process(lambda: self.folder.look(args.resume))
+        if args.resume and not earlier and self._is_main:
+            print(f"there is no run in {self.folder.path}: it begins", file=sys.stderr)
         self.finished = earlier is not None and earlier["status"] == "completed"
         if self.finished:
-            self.record = earlier
-            with files.reading(self.path / METRICS):
-                self.history.columns = read_history(self.path / METRICS)
-
-    def _look(self):
-        """The record of the run to be resumed, if there is one."""
-        earlier = folder.read_record(self.path)
-        if earlier and not self.args.resume:
-            raise UsageError(
-                f"--run_dir {self.path} is not empty: give another, or --resume to continue its run"
-            )
-        if self.args.resume and not earlier:
-            print(f"there is no run in {self.path}: it begins", file=sys.stderr)
-        for name in ("processes", "precision") if earlier else ():
-            if (before := earlier.get(name)) != self.record[name]:
-                raise UsageError(
-                    f"the run in {self.path} has {name}: {before}, and now it would be "
-                    f"{self.record[name]}, which changes its numbers"
-                )
-        return earlier
+            self.record |= earlier
+            self.history.columns = self.folder.read_history()
 
     @property
     def is_new(self):
@@ -124,7 +85,7 @@ class Run:
         self.record["dataset"] = data.name
         self._parts = {"network": network, **parts}
         with ExitStack() as stack:
-            self._restore(self.on_main_process(lambda: self._open(stack)))
+            self._restore(self.on_main_process(lambda: self.folder.open(stack, self.args.resume)))
             self._warn_if_synthetic()
             hidden = None if self._is_main else True  # None: where there is no terminal
             self._bar = stack.enter_context(
@@ -133,32 +94,23 @@ class Run:
             stack.enter_context(on_signals(self._on_signal))
             stack.enter_context(np.errstate(over="ignore", invalid="ignore"))  # seen in the loss
             try:
-                with folder.usable(self.path):
-                    self._write_record(status="running")
+                self.on_main_process(self.folder.begin)
                 yield
             except KeyboardInterrupt as stop:
-                self._write_end(status="interrupted", steps=self.step)
+                if self._is_main:
+                    self.folder.write_end(status="interrupted", steps=self.step)
                 number = getattr(stop, "number", signal.SIGINT)
-                how = f"{Path(sys.argv[0]).name} --resume --run_dir {shlex.quote(str(self.path))}"
-                raise Stopped(number, f"{stop or ON_DISK}; to continue: {how}") from stop
+                how = f"--resume --run_dir {shlex.quote(str(self.folder.path))}"
+                raise Stopped(number, f"{stop or ON_DISK}; to continue, give only {how}") from stop
             except Exception:
-                self._write_end(status="failed")
+                if self._is_main:
+                    self.folder.write_end(status="failed")
                 raise
-
-    def _open(self, stack):
-        """Locks the folder. Returns what its checkpoint holds, if there is one."""
-        earlier = stack.enter_context(folder.locked(self.path, self.args.resume))
-        before, now = earlier and earlier["dataset"], self.record["dataset"]
-        if before not in (None, now):
-            raise UsageError(f"the run in {self.path} is on {before}, not {now}")
-        path = self._checkpoint
-        with files.reading(path):
-            return files.read_checkpoint(path) if path.exists() else None
 
     def _restore(self, state):
         if state is None:
             return
-        with files.reading(self._checkpoint):
+        with files.reading(self.folder.checkpoint):
             progress = json.loads(str(state["run"]["progress"]))
             if progress["flags"] != self.record["flags"]:
                 raise ValueError("it belongs to a run with other flags")
@@ -218,7 +170,7 @@ class Run:
             self._best = copy.deepcopy(self._parts["network"].state_dict())
         row = history.add_row(self.step, **scores)
         if self._is_main:
-            self._write_metrics()
+            self.folder.write_history(history.columns)
             shown = (f"{name} {value:.4f}" for name, value in row.items() if name != "step")
             tqdm.write(f"step {self.step:>5}  {'  '.join(shown)}")
         self._save()
@@ -239,32 +191,22 @@ class Run:
             if column[-1] is None:  # --test_at_end
                 column[-1] = self.record[name]
         if self._is_main:
-            self._write_metrics()
-            self._write_record(status="completed", peak_rss_mb=peak_rss_mb())
+            self.folder.write_history(self.history.columns)
+            self.folder.complete()
         return self.report()
 
     def report(self):
         """Draws the curves of a finished run, if they are missing, and prints where the results are
         and the test accuracy. Returns the history."""
         if self._is_main:
-            self._draw()
+            self.folder.draw(self.history.columns)
             self._warn_if_synthetic()
-            print(f"the results are in {self.path}")
+            print(f"the results are in {self.folder.path}")
             print(
                 f"test accuracy {self.record['test_accuracy']:.4f} ({self.record['dataset']}, "
                 f"{self.record['steps']} steps, {self.record['train_seconds']:.1f} s)"
             )
         return self.history.columns
-
-    def _draw(self):
-        path = self.path / "curves.png"
-        if path.exists():
-            return
-        try:
-            with files.replacing(path) as file:
-                draw_curves(self.record, self.history.columns, file)
-        except Exception as error:  # whatever is wrong with matplotlib, the run is complete
-            print(one_line(f"warning: {path} is not drawn: {error!r}"), file=sys.stderr)
 
     def _require_finite(self, loss):
         if not math.isfinite(loss):
@@ -274,45 +216,20 @@ class Run:
                 "try a smaller one"
             )
 
-    @property
-    def _checkpoint(self):
-        return self.path / CHECKPOINTS[self.args.framework]
-
     def _save(self):
         """Writes the checkpoint: the parts, the best weights and the progress."""
         if self._is_main:
             state = {name: part.state_dict() for name, part in self._parts.items()}
-            history = self.history
-            progress = {"flags": self.record["flags"], "step": self.step, "sums": history.sums,
-                        "train_seconds": self.train_seconds, "history": history.columns}  # fmt: skip
+            progress = {
+                "flags": self.record["flags"],
+                "step": self.step,
+                "train_seconds": self.train_seconds,
+                "sums": self.history.sums,
+                "history": self.history.columns,
+            }
             state |= {"best": self._best, "run": {"progress": json.dumps(progress)}}
-            with writing(self._checkpoint):
-                files.write_checkpoint(self._checkpoint, state)
-
-    def _write_metrics(self):
-        with writing(self.path / METRICS), files.replacing(self.path / METRICS) as file:
-            file.write(self.history.as_csv())
-
-    def _write_record(self, **changes):
-        self.record |= changes
-        if self._is_main:
-            folder.write_record(self.path, self.record)
-
-    def _write_end(self, **changes):
-        if self.record["status"] == "running":
-            with suppress(OSError):
-                self._write_record(**changes)
+            self.folder.write_checkpoint(state)
 
     def _warn_if_synthetic(self):
         if self._is_main and self.record["dataset"] == "synthetic":
             print(SYNTHETIC_WARNING, file=sys.stderr)
-
-
-def peak_rss_mb():
-    """The most memory that this process has held so far, in MB (10^6 bytes); None on Windows."""
-    with suppress(OSError, TypeError), open("/proc/self/status") as file:
-        return round(int(re.search(r"VmHWM:\s+(\d+) kB", file.read())[1]) * 1024 / 1e6, 1)
-    with suppress(ImportError):
-        import resource  # for macOS, in bytes; on Linux it also counts what the parent held
-
-        return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6, 1)
