@@ -90,7 +90,7 @@ def test_options_at_their_ends(run):
         pytest.skip("the options are PyTorch's")
     assert rows(run, "dropout", "--dropout", 0.99)
     assert rows(run, "augmented", "--random_affine", 1, "--shift", 31, "--flip")
-    rows(run, "penalties", "--weight_decay", 1000, "--l1", 1000, "--momentum", 0.9999)
+    rows(run, "penalties", "--weight_decay", 1000, "--l1", 1000, "--optimizer", "momentum")
     for optimizer in ("adam", "adamw"):
         for rate in ("1e-12", "1e-3", "1e6", "1e38"):
             rows(run, optimizer + rate, "--learning_rate", rate, "--optimizer", optimizer)

@@ -1,6 +1,7 @@
 """Runs that die, fail or find no room for a file, at any moment, and go on with --resume."""
 
 import errno
+import functools
 import importlib
 import itertools
 import json
@@ -22,10 +23,10 @@ from common import (
     rows_of,
 )
 
-FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+FULL = functools.partial(OSError, errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-@pytest.mark.parametrize("error", [Killed(), FULL], ids=["killed", "disk full"])
+@pytest.mark.parametrize("error", [Killed, FULL], ids=["killed", "disk full"])
 @pytest.mark.parametrize("flags", [[], ["--validation_size", "15", "--learning_rate", "0.05"]])
 def test_stopped_at_any_file_a_run_ends_the_same(run, flags, error, monkeypatch):
     """Before the first, second, ... file takes its place, and so after the one before has."""
@@ -34,7 +35,7 @@ def test_stopped_at_any_file_a_run_ends_the_same(run, flags, error, monkeypatch)
     def stopping(source, target):
         if next(moments, None) is None:
             stopped.append(target.name)
-            raise error
+            raise error()
         replace(source, target)
 
     for moment in itertools.count():
