@@ -62,7 +62,7 @@ def run(row, submission, seed):
     remarks, failure = [], Failure(None)
     try:
         with np.errstate(all="ignore"), warnings.catch_warnings(action="ignore"):
-            remarks = row.check(submission, rng)
+            remarks = submission.run(row.check, rng)
         cell = REMARK if remarks else PASSED
     except Exception as error:
         failure = error if isinstance(error, Failure) else Failure(f"the check {describe(error)}")

@@ -136,7 +136,9 @@ def network_output(submission, rng):
             yield reference.network(x, shared), "layers of equal size are one and the same object"
 
         what, before = "the output" + phrase, reference.network(x, layers, hidden)
-        expect(what, mlp.forward(x), before, hypotheses(), tolerance=TOLERANCE)
+        with case(phrase):
+            got = mlp.forward(x)
+        expect(what, got, before, hypotheses(), tolerance=TOLERANCE)
         mlp.set(changed)
         copied = [(before, f"computed {COPIED}", "linear forward")]
         after = reference.network(x, changed, hidden)
@@ -150,13 +152,14 @@ def network_gradient(submission, rng):
     right = functools.partial(reference.network_gradients, hidden=_elu(alpha if accepted else 1.0))
     composed = functools.partial(_composed, submission, alpha if accepted else 1.0)
     for phrase, (mlp, x, dout, layers), changed in _networks(submission, rng):
-        mlp.forward(x)
-        try:
-            mlp.backward(dout)
-        except Failure as failure:
-            if len(layers) > 2 and _one_activation(submission, rng):
-                failure.sentence = f"{ONE_ACTIVATION} ({failure.sentence})"
-            raise
+        with case(phrase):
+            mlp.forward(x)
+            try:
+                mlp.backward(dout)
+            except Failure as failure:
+                if len(layers) > 2 and _one_activation(submission, rng):
+                    failure.sentence = f"{ONE_ACTIVATION} ({failure.sentence})"
+                raise
         first = mlp.grads()
 
         def hypotheses(x=x, dout=dout, layers=layers):

@@ -14,10 +14,8 @@ from pathlib import Path
 from . import checks, folder
 from .checks import EFFICIENCY, FAILED, PASSED, REMARK
 from .diagnosis import NotGraded
-from .process import Child, sandbox_starts
+from .process import ALL, Budget, Child, sandbox_starts
 from .submission import Submission, clean
-
-ALL = 50.0  # seconds for all that a submission does
 
 
 def in_child(sources, errors=(), sandbox=None, all_limit=ALL, **limits):
@@ -26,8 +24,8 @@ def in_child(sources, errors=(), sandbox=None, all_limit=ALL, **limits):
     sandbox: whether the child runs inside bwrap; None: where bwrap starts.
     """
     sandbox = sandbox_starts() if sandbox is None else sandbox
-    deadline = time.monotonic() + all_limit
-    submission = Submission(sources, lambda: Child(sandbox, deadline), errors, **limits)
+    budget = Budget(all_limit)
+    submission = Submission(sources, lambda: Child(sandbox, budget), errors, **limits)
     return contextlib.closing(submission)
 
 

@@ -2,7 +2,8 @@
 
 A mutant names the rows of the table that it must fail, all of them and no other, and a piece of
 the diagnosis in the first of them. Where a module is wrong, the network that is built of it is
-wrong too, and its row says that it follows from another.
+wrong too, and its row says that it follows from another. Right versions that differ from the
+textbook's in one thing are in a table of the same form, with the rows that make a remark.
 """
 
 from collections import namedtuple
@@ -11,35 +12,32 @@ from pathlib import Path
 FILES = ("modules.py", "mlp_numpy.py")
 RIGHT = Path(__file__).parent / "right"
 
-Mutant = namedtuple("Mutant", "name fails says changes base")
+Mutant = namedtuple("Mutant", "name rows says changes base")
 
 
 def right_sources(style):
     """The text of the files of a right version; the MLP is the textbook's where none is."""
-    if style in VARIANTS:
-        return _changed(style, "textbook", VARIANTS[style])
+    for variant in VARIANTS:
+        if variant.name == style:
+            return sources(variant)
     files = [RIGHT / "textbook" / name for name in FILES] + sorted((RIGHT / style).glob("*.py"))
     return {file.name: file.read_text() for file in files}
 
 
 def sources(mutant):
     """The text of the files of a mutant."""
-    return _changed(mutant.name, mutant.base, mutant.changes)
-
-
-def _changed(name, base, changes):
-    result = right_sources(base)
-    for old, new in zip(changes[::2], changes[1::2], strict=True):
+    result = right_sources(mutant.base)
+    for old, new in zip(mutant.changes[::2], mutant.changes[1::2], strict=True):
         found = [file for file in result if old in result[file]]
         if len(found) != 1:
-            raise ValueError(f"{name}: {old!r} stands in {found} of {base}")
+            raise ValueError(f"{mutant.name}: {old!r} stands in {found} of {mutant.base}")
         result[found[0]] = result[found[0]].replace(old, new)
     return result
 
 
-def wrong(name, fails, says, *changes, base="textbook"):
+def wrong(name, rows, says, *changes, base="textbook"):
     """A mutant. `changes` are old and new pieces of text in turn."""
-    return Mutant(name, fails, says, changes, base)
+    return Mutant(name, rows, says, changes, base)
 
 
 # The rows, by the letters that the list below uses.
@@ -77,6 +75,37 @@ ELU_CLASS = "class ELUModule:\n"
 ADD_HIDDEN = "self.layers.append(LinearModule(size, units))"
 BACK = "for layer in reversed(self.layers):\n            dout = layer.backward(dout)"
 
+MLP = (RIGHT / "textbook" / "mlp_numpy.py").read_text()
+
+
+def direct(name, keep, layers):
+    """A right MLP that keeps its layers in its own way, and uses their parameters directly."""
+    new = f"""from modules import ELUModule, LinearModule, SoftMaxModule
+
+
+class MLP:
+    def __init__(self, n_inputs, n_hidden, n_classes):
+        sizes = [n_inputs, *n_hidden, n_classes]
+        layers = [LinearModule(*pair) for pair in zip(sizes[:-1], sizes[1:], strict=True)]
+        self.after = [ELUModule() for _ in n_hidden] + [SoftMaxModule()]
+        {keep}
+
+    def forward(self, x):
+        self.inputs = []
+        for layer, module in zip({layers}, self.after, strict=True):
+            self.inputs.append(x)
+            x = module.forward(x @ layer.params["weight"].T + layer.params["bias"])
+        return x
+
+    def backward(self, dout):
+        for layer, module, x in reversed(list(zip({layers}, self.after, self.inputs, strict=True))):
+            dout = module.backward(dout)
+            layer.grads = {{"weight": dout.T @ x, "bias": dout.sum(axis=0, keepdims=True)}}
+            dout = dout @ layer.params["weight"]
+"""
+    return wrong(name, set(), "", MLP, new)
+
+
 # fmt: off
 # A table: one mutant after another, with the name, the rows, the diagnosis and the changes.
 
@@ -88,7 +117,8 @@ WRONG = [
     wrong("weight gradient transposed", {W, NG, SHAPES}, "transpose", DW,
           'self.grads["weight"] = self.x.T @ dout'),
     wrong("weight gradient zero", {W, NG}, "zero", DW, ""),
-    wrong("a little weight decay inside", {W, NG}, "", DW, DW + ' + 1e-3 * self.params["weight"]'),
+    wrong("a little weight decay inside", {W, NG}, "0.001 times the weight", DW,
+          DW + ' + 1e-3 * self.params["weight"]'),
     wrong("weight gradient accumulated", {NG, CACHES}, "", DW, DW.replace(" = ", " += ")),
     wrong("bias gradient averaged", {B, NG}, "1/S of the right one", DB, DB.replace("sum", "mean")),
     wrong("bias gradient zero", {B, NG}, "zero", DB, ""),
@@ -103,7 +133,8 @@ WRONG = [
     wrong("input gradient not returned", {X, NG}, "None", DX + "\n        return dx", DX),
     wrong("update inside backward", {INPUTS}, "the trainer's part", DX,
           DX + '; self.params["weight"] *= 0.9'),
-    wrong("squeezed output", {F, NO, NG, SHAPES}, "of one sample", OUT, OUT + "; out = np.squeeze(out)"),
+    wrong("squeezed output", {F, NO, NG, SHAPES}, "of one sample", OUT,
+          OUT + "; out = np.squeeze(out)"),
     wrong("writes into x", {INPUTS}, "writes into x", KEEP,
           "x *= 2.0; x /= 3.0; x *= 1.5; " + KEEP),
     wrong("writes into dout", {INPUTS}, "writes into dout", DX, DX + "; dout *= 0"),
@@ -125,11 +156,11 @@ WRONG = [
     wrong("cache of the class", {NG, CACHES}, "", KEEP, "LinearModule.x = x\n        out = x @"),
     wrong("loss keeps the first batch", {CACHES}, "", LOSS_DX,
           "self.x = x = getattr(self, 'x', x); " + LOSS_DX),
-    wrong("clear_cache clears the parameters", {CACHES}, "clear_cache",
+    wrong("clear_cache clears the parameters", {CACHES}, "after clear_cache()",
           "    def forward(self, x):\n        " + KEEP,
           "    def clear_cache(self):\n        self.params['weight'][:] = 0\n\n"
           "    def forward(self, x):\n        " + KEEP),
-    wrong("one ELU for all layers", {NG}, "", "self.layers = []",
+    wrong("one ELU for all layers", {NG}, "one ELUModule is used", "self.layers = []",
           "self.layers = []\n        elu = ELUModule()", "append(ELUModule())", "append(elu)"),
     # ELU
     wrong("ReLU", {EV, EG, NO, NG}, "ReLU", ELU, "out = np.maximum(x, 0)", SLOPE,
@@ -309,7 +340,64 @@ WRONG = [
           LOSS.replace("x.shape[0]", "min(len(x), 100)")),
     wrong("at most three hidden layers", {NO, NG}, "no linear layer", "for units in n_hidden:",
           "for units in n_hidden[:3]:"),
+    # Where two sizes are equal, or one is as small as can be
+    wrong("gradient of a hidden layer of the inputs' size left out", {NG}, "",
+          "in_features, out_features):\n", "in_features, out_features, skip=False):\n"
+          "        self.skip = skip\n", "return dx\n\n\nclass SoftMaxModule",
+          "return None if self.skip else dx\n\n\nclass SoftMaxModule",
+          ADD_HIDDEN, "self.layers.append(LinearModule(size, units, size == n_inputs))"),
+    wrong("orientation of the bias guessed", {F, NO, NG}, "as many samples as units", OUT,
+          'bias = self.params["bias"]\n        out = x @ self.params["weight"].T\n'
+          "        out = out + (bias.T if len(x) == bias.size else bias)"),
+    wrong("sum of the bias gradient guessed", {B, NG}, "as many samples as units", DB,
+          'axis = int(len(dout) == dout.shape[1])\n        self.grads["bias"] = '
+          "dout.sum(axis=axis).reshape(self.params['bias'].shape)"),
+    wrong("samples taken for features", {X, NG}, "", DX,
+          'W = self.params["weight"]\n        dx = dout @ (W if len(W) != len(dout) else W * 2)'),
+    wrong("bias gradient of a squeezed dout", {B, NG}, "of one sample", DB,
+          'self.grads["bias"] = 0 * self.params["bias"] + np.squeeze(dout).sum(axis=0)'),
+    wrong("a sigmoid for two classes", {SV, SG, NO, NG}, "2 classes", SOFTMAX,
+          SOFTMAX + "\n        if x.shape[1] == 2:\n            self.out = 1 / (1 + np.exp(-x))"),
+    wrong("axis of the softmax guessed", {SV, SG, NO, NG}, "", SOFTMAX,
+          SOFTMAX.replace("axis=1", "axis=int(len(x) != x.shape[1])")),
+    wrong("targets transposed where S = C", {CV, CG, NG}, "", LOSS,
+          "y = y.T if len(y) == y.shape[1] else y\n        " + LOSS, LOSS_DX,
+          "y = y.T if len(y) == y.shape[1] else y\n        " + LOSS_DX),
+    wrong("no ELU where units and classes are as many", {NO, NG}, "no ELU after hidden layer 2",
+          APPEND_ELU, "            if units != n_classes:\n    " + APPEND_ELU),
+    wrong("no ELU where inputs and classes are as many", {NO, NG}, "no ELU", APPEND_ELU,
+          "            if n_inputs != n_classes:\n    " + APPEND_ELU),
+    wrong("a batch in pieces", {NG}, "samples", "    def forward(self, x):\n        out = x\n",
+          "    def forward(self, x):\n        if len(x) > 1000:\n            return np.concatenate("
+          "[self.forward(x[:1000]), self.forward(x[1000:])])\n        out = x\n",
+          "from modules", "import numpy as np\nfrom modules"),
+    wrong("the last piece of a batch is kept", {W, NG}, "samples", DW,
+          DW.replace("dout.T @ self.x", "dout[-512:].T @ self.x[-512:]")),
+    # What was given or returned is looked at again later
+    wrong("ones of the first batch", {CACHES}, "samples after one of", DB,
+          'self.ones = getattr(self, "ones", np.ones((1, len(dout))))\n'
+          '        self.grads["bias"] = self.ones @ dout'),
+    wrong("one buffer for all outputs", {INPUTS}, "what forward returned", OUT,
+          'if np.shape(getattr(self, "out", 0)) != (len(x), len(self.params["weight"])):\n'
+          '            self.out = np.empty((len(x), len(self.params["weight"])))\n'
+          '        out = np.matmul(x, self.params["weight"].T, out=self.out)\n'
+          '        out += self.params["bias"]'),
+    wrong("softmax gradient in place", {INPUTS}, "what forward returned", SOFTMAX_DX,
+          "self.out *= dout - total; dx = self.out"),
+    wrong("backward writes into forward's x", {INPUTS}, "writes into x of forward", DX,
+          DX + "; self.x *= 0"),
+    wrong("changes the list n_hidden", {INPUTS}, "n_hidden", APPEND_LAST,
+          APPEND_LAST + "        n_hidden.append(n_classes)\n"),
+    wrong("loss gradient takes S from forward", {CG}, "takes their number", LOSS,
+          "self.S = len(x); " + LOSS, LOSS_DX, "dx = -(y / x) / self.S"),
+    wrong("parameters under another name", {F, W, B, X, NO, NG, START}, "no dict params",
+          "self.params", "self.parameters"),
     # Numbers
+    wrong("the sign of dout left out", {EG, NG}, "sign of dout", ELU_DX, "dx = abs(dout) * slope"),
+    wrong("alpha exp(x) - 1", {EV, EG}, "lacks alpha", "self.alpha * np.expm1(x[negative])",
+          "self.alpha * np.exp(x[negative]) - 1", base="later_years"),
+    wrong("Jacobian y (I - y)", {SG, NG}, "y (I - y)", SOFTMAX_DX,
+          "dx = self.out * dout - self.out**2 * dout.sum(axis=1, keepdims=True)"),
     wrong("slope cast to int", {EG, NG}, "cast to int", SLOPE,
           "slope = np.vectorize(lambda v: 1 if v > 0 else np.exp(v))(self.x)"),
     wrong("ELU clipped at -7", {EV, STABLE}, "clipped at -7", ELU,
@@ -321,9 +409,9 @@ WRONG = [
           "out = np.where(x >= 0, x, 0.3 * np.exp(np.minimum(x, 0)) - 0.3)", SLOPE,
           "slope = np.where(self.x >= 0, 1.0, 0.3 * np.exp(np.minimum(self.x, 0)))"),
     wrong("alpha 0.5 in the network", {NO, NG}, "alpha of 0.5", "from modules",
-          "import numpy as np\nfrom modules", "ELUModule())",
-          "Half())", "class MLP:", "class Half(ELUModule):\n    def forward(self, x):\n"
-          "        self.x = x\n        return np.where(x > 0, x, 0.5 * np.expm1(np.minimum(x, 0)))\n\n"
+          "import numpy as np\nfrom modules", "(ELUModule())", "(Half())", "class MLP:",
+          "class Half(ELUModule):\n    def forward(self, x):\n        self.x = x\n"
+          "        return np.where(x > 0, x, 0.5 * np.expm1(np.minimum(x, 0)))\n\n"
           "    def backward(self, dout):\n"
           "        return dout * np.where(self.x > 0, 1, 0.5 * np.exp(np.minimum(self.x, 0)))\n\n\n"
           "class MLP:"),
@@ -336,6 +424,10 @@ WRONG = [
           '"bias": np.full((1, out_features), -1e3),\n        }\n        self.grads'),
     wrong("units alike", {START}, "the same weights", INIT,
           "np.ones((out_features, 1)) * np.random.default_rng().normal(0, 0.1, in_features)"),
+    wrong("seed in a constructor", {START}, "seed in a constructor", INIT,
+          INIT.replace("default_rng()", "seed(0) or np.random")),
+    wrong("seed in forward", {START}, "MLP.forward sets NumPy's seed", KEEP,
+          "np.random.seed(0); " + KEEP),
     # Not NumPy
     wrong("bias gradient by differences of the bias", {NUMPY}, "forward", DB,
           'bias, self.grads["bias"] = self.params["bias"], np.zeros_like(self.params["bias"])\n'
@@ -367,32 +459,41 @@ WRONG = [
           "slope = elementwise_grad(self.forward)(self.x)"),
 ]
 
-# Right versions that differ from the textbook's in one thing that the assignment leaves open.
-VARIANTS = {
-    "loss asserts probabilities": (
-        LOSS, "assert np.allclose(x.sum(axis=1), 1) and np.all(x >= 0)\n        " + LOSS),
-    "class numbers": (
-        LOSS, "out = -np.log(x[np.arange(y.shape[0]), y]).mean()", LOSS_DX,
-        "dx = np.zeros_like(x)\n"
-        "        dx[np.arange(y.shape[0]), y] = -1 / x[np.arange(y.shape[0]), y] / y.shape[0]"),
-    "parameters kept twice": (
-        "self.grads = {", "self.weight, self.bias = self.params.values()\n        self.grads = {",
-        OUT, "out = x @ self.weight.T + self.bias", DX, "dx = dout @ self.weight"),
-    "bias starts as a scalar": (
-        '"bias": np.zeros((1, out_features)),\n        }\n        self.grads',
-        '"bias": 0.0,\n        }\n        self.grads'),
-    "slots": ("class MLP:\n", 'class MLP:\n    __slots__ = ("layers",)\n\n'),
-    "deque": ("self.layers = []", "self.layers = deque()",
-              "from modules", "from collections import deque\n\nfrom modules"),
-    "array of layers": (
-        "from modules", "import numpy as np\nfrom modules", APPEND_SOFTMAX,
-        APPEND_SOFTMAX + "        self.layers = np.array(self.layers, dtype=object)\n"),
-    "forward computed again in backward": (
-        "slope = np", "self.forward(self.x)\n        slope = np"),
-    "torch imported, not used": (IMPORT, IMPORT + "import torch\n"),
-    "weights N(0, 1)": (INIT, INIT + " * 1e4"),
-    "weights uniform in (0, 1)": (INIT, INIT.replace("normal(0, 0.0001", "uniform(0, 1")),
-    "last layer zero": (
-        APPEND_SOFTMAX, "        self.layers[-1].params['weight'][:] = 0\n" + APPEND_SOFTMAX),
-}
+# Right versions that differ in one thing that the assignment leaves open.
+VARIANTS = [
+    wrong("loss asserts probabilities", set(), "", LOSS,
+          "assert np.allclose(x.sum(axis=1), 1) and np.all(x >= 0)\n        " + LOSS),
+    wrong("class numbers", set(), "", LOSS, "out = -np.log(x[np.arange(y.shape[0]), y]).mean()",
+          LOSS_DX, "dx = np.zeros_like(x)\n"
+          "        dx[np.arange(y.shape[0]), y] = -1 / x[np.arange(y.shape[0]), y] / y.shape[0]"),
+    wrong("parameters kept twice", set(), "", "self.grads = {",
+          "self.weight, self.bias = self.params.values()\n        self.grads = {",
+          OUT, "out = x @ self.weight.T + self.bias", DX, "dx = dout @ self.weight"),
+    wrong("bias starts as a scalar", set(), "",
+          '"bias": np.zeros((1, out_features)),\n        }\n        self.grads',
+          '"bias": 0.0,\n        }\n        self.grads'),
+    wrong("bias gradient (N,)", {SHAPES}, "", DB, DB.replace(", keepdims=True", "")),
+    wrong("softmax of two classes at least", set(), "", MAX, "assert x.shape[1] > 1; " + MAX),
+    wrong("alpha of the MLP", {NO}, "", "alpha=1.0", "alpha=0.5", base="later_years"),
+    wrong("slots", set(), "", "class MLP:\n", 'class MLP:\n    __slots__ = ("layers",)\n\n'),
+    wrong("array of layers", set(), "", "from modules", "import numpy as np\nfrom modules",
+          APPEND_SOFTMAX,
+          APPEND_SOFTMAX + "        self.layers = np.array(self.layers, dtype=object)\n"),
+    direct("layers as attributes",
+           "for i in range(len(layers))[::-1]: setattr(self, f'fc{i}', layers[i])",
+           "[getattr(self, f'fc{i}') for i in range(len(self.after))]"),
+    direct("layers in a dict", "self.parts = dict(enumerate(layers[::-1]))",
+           "[self.parts[i] for i in sorted(self.parts)[::-1]]"),
+    direct("layers in a closure", "self.layers = lambda: layers", "self.layers()"),
+    wrong("forward computed again in backward", set(), "", "slope = np",
+          "self.forward(self.x)\n        slope = np"),
+    wrong("torch imported, not used", {NUMPY}, "", IMPORT, IMPORT + "import torch\n"),
+    wrong("weights N(0, 1)", set(), "", INIT, INIT + " * 1e4"),
+    wrong("weights uniform in (0, 1)", set(), "", INIT,
+          INIT.replace("normal(0, 0.0001", "uniform(0, 1")),
+    wrong("last layer zero", set(), "", APPEND_SOFTMAX,
+          "        self.layers[-1].params['weight'][:] = 0\n" + APPEND_SOFTMAX),
+    wrong("first layer zero", set(), "", APPEND_SOFTMAX,
+          "        self.layers[0].params['weight'][:] = 0\n" + APPEND_SOFTMAX),
+]
 # fmt: on
