@@ -60,8 +60,9 @@ def test_nothing_else_of_a_submission_is_run_and_remarks_leave_exit_status_0(hos
 
 
 def test_failing_submission_gets_a_table_reports_and_exit_status_1(tmp_path):
-    bad = mutant("bias gradient averaged")
-    folder = write(tmp_path / "submission", wrong.sources(bad))
+    wrong_rows = {"bias gradient", "network gradient"}
+    sources = wrong.sources(mutant("bias gradient averaged"))
+    folder = write(tmp_path / "submission", sources)
     files = ["--report", tmp_path / "report.json", "--gradescope", tmp_path / "results.json"]
     (tmp_path / "weights.csv").write_text("row,points\nbias gradient,4\n")
     files += ["--weights", tmp_path / "weights.csv"]
@@ -72,14 +73,14 @@ def test_failing_submission_gets_a_table_reports_and_exit_status_1(tmp_path):
     assert f"collected {len(ROWS)} items" in process.stdout and "seed 5" in process.stdout
 
     report = json.loads((tmp_path / "report.json").read_text())
-    assert failed(report) == bad.fails
+    assert failed(report) == wrong_rows
     assert report["submission"] == str(folder) and report["passed"] is False
     assert report["seed"] == 5
 
     results = json.loads((tmp_path / "results.json").read_text())
     assert [test["name"] for test in results["tests"]] == [row.name for row in ROWS]
     not_passed = [test for test in results["tests"] if test["status"] != "passed"]
-    assert {test["name"] for test in not_passed} == bad.fails
+    assert {test["name"] for test in not_passed} == wrong_rows
     assert all(test["status"] == "failed" and test["output"] for test in not_passed)
     assert sum(test["max_score"] for test in results["tests"]) == len(CAN_FAIL) + 3
     # The network's gradient is wrong only because of the bias, which is charged once.
