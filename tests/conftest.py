@@ -138,7 +138,7 @@ def data(tmp_path_factory, monkeypatch):
 @pytest.fixture
 def no_curves(monkeypatch):
     """Runs draw no curves.png, which takes longer than all the rest of a small run."""
-    monkeypatch.setattr("training.run.draw_curves", lambda *_: None)
+    monkeypatch.setattr("training.folder.draw_curves", lambda *_: None)
 
 
 @pytest.fixture(params=["numpy", "pytorch"])

@@ -12,6 +12,7 @@ from common import REAL, N, needs_real
 
 import cifar10_utils
 from cifar10_utils import DataSet, get_cifar10
+from training.data import get_synthetic
 
 
 def data_set(n, seed=0, one_hot=True):
@@ -136,7 +137,7 @@ def test_a_validation_size_out_of_range_is_refused(data, size):
 
 
 def test_the_synthetic_set_has_the_shape_of_cifar10():
-    data = training.data.get_synthetic(validation_size=5000)
+    data = get_synthetic(validation_size=5000)
     assert data.name == "synthetic"
     assert [data[s].num_examples for s in ("train", "validation", "test")] == [45000, 5000, 10000]
     assert data.train.pixels.dtype == np.uint8 and data.train.pixels.shape[1:] == (3, 32, 32)

@@ -34,7 +34,8 @@ import functools
 import cifar10_utils, train_mlp_{framework} as trainer
 from training.run import Run
 
-cifar10_utils.get_synthetic = functools.cache(cifar10_utils.get_synthetic)
+import training.data
+training.data.get_synthetic = functools.cache(training.data.get_synthetic)
 
 def status(*flags):
     try:
