@@ -247,9 +247,8 @@ RATES, STEPS = (1.0, 0.1, 0.01), 150
 def initialisation(submission, rng):
     """Fails only what cannot train, and what starts alike: any usual size of values is accepted."""
     m, n, classes = draw_sizes(rng, 3)
-    with case(follows=["network output"]):
-        mlp = submission.mlp([m, n, n, n, classes])
-        layers = mlp.params()
+    mlp = submission.mlp([m, n, n, n, classes])
+    layers = mlp.params()
     for i, (weight, bias) in enumerate(layers):
         if not (np.all(np.isfinite(weight)) and np.all(np.isfinite(bias))):
             raise Failure(f"layer {i + 1} of {len(layers)} has an initial value that is not finite")
@@ -258,30 +257,30 @@ def initialisation(submission, rng):
     if np.ptp(one) and np.array_equal(one, other):
         sentence = "layers of equal size start with the same weights: a seed in a constructor?"
         raise Failure(sentence, follows=["network output"])
-    return _check_seeds(submission, mlp, draw(rng, 3, m), draw(rng, 3, classes))
+    loss, batch = submission.cross_entropy(), values.draw_probabilities(rng, 3, 4)
+    x, dout = draw(rng, 3, m), draw(rng, 3, classes)
+    for module, method, args in (
+        (mlp, "forward", [x]),
+        (mlp, "backward", [dout]),
+        (loss, "forward", batch),
+        (loss, "backward", batch),
+    ):
+        if _sets_seed(submission, functools.partial(getattr(module, method), *args)):
+            raise Failure(f"{module.name}.{method} {SETS_SEED}")
+    seeded = _sets_seed(submission, functools.partial(submission.mlp, [m, classes]))
+    return [f"MLP {SETS_SEED}"] if seeded else []
 
 
-def _check_seeds(submission, mlp, x, dout):
-    """Fails a method that sets NumPy's seed; a remark where only the constructor does it."""
-    loss, targets = submission.cross_entropy(), values.draw_probabilities
-    batch = targets(np.random.default_rng(0), 3, 4)
-    for method, call in {
-        "MLP.forward": lambda: mlp.forward(x),
-        "MLP.backward": lambda: mlp.backward(dout),
-        "CrossEntropyModule.forward": lambda: loss.forward(*batch),
-        "MLP": lambda: submission.mlp([len(dout), 2]),
-    }.items():
-        drawn = set()
-        for _ in range(2):
-            with contextlib.suppress(Failure):  # of a row of its own
-                call()
-            drawn.add(submission.draw())
-        if len(drawn) == 1:
-            sentence = f"{method} sets NumPy's seed: what is drawn after it is the same every time"
-            if method != "MLP":
-                raise Failure(sentence)
-            return [sentence]
-    return []
+SETS_SEED = "sets NumPy's seed: what is drawn after it is the same every time"
+
+
+def _sets_seed(submission, call):
+    drawn = set()
+    for _ in range(2):
+        with contextlib.suppress(Failure):  # which fails in a row of its own
+            call()
+        drawn.add(submission.draw())
+    return len(drawn) == 1
 
 
 def _check_it_trains(submission, rng):

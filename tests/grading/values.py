@@ -44,6 +44,8 @@ def _linear_cases(submission, rng):
         (f" of as many samples as features, {m},", m, m, n),
         (f" of {m} samples of {m} features for {m} units", m, m, m),
         (" of one sample", 1, m, n),
+        (" of one feature", s, 1, n),
+        (" of one unit", s, m, 1),
         (f" of {(many := draw_many(rng))} samples", many, m, n),
         (f" of a layer ({PIXELS}, {CLASSES})", s, PIXELS, CLASSES),
     ):
@@ -161,8 +163,8 @@ def _elu_cases(submission, rng):
             rest = rng.permutation([value for value in ELU_INPUT if value != first])
             shape = [(3, 5), (5, 3)][rng.integers(2)]
             yield phrase, argument, alpha, np.append(first, rest).reshape(shape)
-    many = draw_many(rng)
-    for shape in ((many, 2), (2, many)):
+    many, few = draw_many(rng), draw_sizes(rng, 1)[0]
+    for shape in ((many, 2), (2, many), (1, few), (few, 1)):
         yield f" of an array {shape}", None, 1.0, 2 * draw(rng, *shape)
 
 
@@ -213,7 +215,7 @@ def elu_gradient(submission, rng):
             (abs(dout) * expected / dout, "the sign of dout is left out"),
         ]
         for slope, sentence in mistakes:  # a derivative may be right for the function of its value
-            hypotheses.append((dout * slope, sentence, *["ELU value"] * ("ELU" in sentence)))
+            hypotheses.append((dout * slope, sentence, *["ELU value"] * ("LU" in sentence)))
         hypotheses += [(slope, f"dout is left out, and {text}") for slope, text in mistakes]
         expect(what, got, expected, hypotheses)
     return []
@@ -308,16 +310,18 @@ def _logit_cases(rng):
 
 def softmax_value(submission, rng):
     """Probabilities (S, C), and how close to 0 and 1 they can come."""
-    remarks = []
+
+    def effective(probability):
+        logits = np.log(probe(probability)[0])
+        return submission.softmax().forward(logits)[0, -1]
+
     for phrase, x in _logit_cases(rng):
         got, expected = submission.softmax().forward(x), reference.softmax(x)
         mistakes = _softmax_mistakes(x, expected)
         if not phrase and _nearly(got, expected, mistakes):
-            remarks = _check_epsilon(
-                lambda p: submission.softmax().forward(np.log(probe(p)[0]))[0, -1]
-            )
+            _check_epsilon(effective)
         expect("the output" + phrase, got, expected, mistakes)
-    return remarks
+    return _check_epsilon(effective)
 
 
 def _softmax_mistakes(x, expected):
@@ -419,8 +423,8 @@ def probe(probability):
 
 
 def _nearly(got, expected, mistakes):
-    """Whether an epsilon may be why values differ, and no mistake that is known."""
-    known = any(close(got, np.asarray(values)) for values, *_ in mistakes)
+    """Whether values differ by so little that an epsilon may be why, and no known mistake is."""
+    known = any(close(got, np.asarray(values)) for values, *_ in [(expected,), *mistakes])
     return close(got, expected, NEARLY) and not known
 
 
@@ -449,7 +453,10 @@ def _check_epsilon(effective):
 
 def cross_entropy_value(submission, rng):
     """The mean loss, and whether an epsilon falsifies it."""
-    remarks = []
+
+    def effective(probability):
+        return np.exp(-np.sum(submission.cross_entropy().forward(*probe(probability))))
+
     for phrase, x, y in _target_cases(rng):
         module, expected = submission.cross_entropy(), reference.cross_entropy(x, y)
         with case(phrase):
@@ -458,11 +465,9 @@ def cross_entropy_value(submission, rng):
             got = got.reshape(())
         mistakes, factors = _loss_mistakes(x, y)
         if not phrase and _nearly(got, expected, mistakes):
-            remarks = _check_epsilon(
-                lambda p: np.exp(-np.sum(submission.cross_entropy().forward(*probe(p))))
-            )
+            _check_epsilon(effective)
         expect("the loss" + phrase, got, np.array(expected), mistakes, factors)
-    return remarks
+    return _check_epsilon(effective)
 
 
 def _loss_mistakes(x, y):
@@ -485,6 +490,7 @@ def _loss_mistakes(x, y):
     ]
     factors = [
         (samples, "is S times the right one: summed over the batch instead of averaged?"),
+        (1 / samples, "is 1/S of the right one: averaged over the batch twice?"),
         (1 / classes, "is 1/C of the right one: averaged over the classes too?"),
         (samples / classes, "is S/C of the right one: averaged over the classes, not the samples?"),
         (1 / np.log(2), "is in bits: log2 instead of log"),
@@ -495,7 +501,12 @@ def _loss_mistakes(x, y):
 
 def cross_entropy_gradient(submission, rng):
     """dL/dX, (S, C), and whether an epsilon falsifies it."""
-    remarks = []
+
+    def effective(probability):
+        module = submission.cross_entropy()
+        module.forward(*probe(probability))
+        return -1 / module.backward(*probe(probability))[0, -1]
+
     for phrase, x, y in _target_cases(rng):
         module, expected = submission.cross_entropy(), reference.cross_entropy_gradient(x, y)
         with case(phrase):
@@ -503,17 +514,11 @@ def cross_entropy_gradient(submission, rng):
             got = module.backward(x, y)
         mistakes, factors = _loss_gradient_mistakes(x, y)
         if not phrase and _nearly(got, expected, mistakes):
-
-            def effective(probability):
-                module = submission.cross_entropy()
-                module.forward(*probe(probability))
-                return -1 / module.backward(*probe(probability))[0, -1]
-
-            remarks = _check_epsilon(effective)
+            _check_epsilon(effective)
         expect("the gradient" + phrase, got, expected, mistakes, factors)
         if not phrase:
             _check_arguments_used(submission, x, y)
-    return remarks
+    return _check_epsilon(effective)
 
 
 def _check_arguments_used(submission, x, y):
@@ -544,6 +549,7 @@ def _loss_gradient_mistakes(x, y):
     ]
     factors = [
         (samples, "is S times the right one: the 1/S of the mean is missing"),
+        (1 / samples, "is 1/S of the right one: the 1/S of the mean is there twice"),
         (1 / classes, "is 1/C of the right one: averaged over the classes too?"),
         (samples / classes, "is S/C of the right one: divided by the classes, not the samples?"),
     ]
