@@ -13,6 +13,7 @@ from pathlib import Path
 
 from . import checks, folder
 from .checks import EFFICIENCY, FAILED, PASSED, REMARK
+from .diagnosis import NotGraded
 from .process import ALL, Budget, Child, sandbox_starts
 from .submission import Submission, clean
 
@@ -28,18 +29,21 @@ def in_child(sources, errors=(), sandbox=None, all_limit=ALL, **limits):
     return contextlib.closing(submission)
 
 
-def grade(directory, seed=None, sandbox=None, **limits):
+def grade(directory, seed=None, sandbox=None, files=None, **limits):
     """The report on a submission, a dict that can be written as JSON.
 
-    seed: of the numbers that are drawn; None for any. For the other arguments see in_child
-    and Submission.
+    seed: of the numbers that are drawn; None for any. files: those of the submission, where they
+    are not in the directory; see folder.py. For the other arguments see in_child and Submission.
     """
     start = time.monotonic()
     sandbox = sandbox_starts() if sandbox is None else sandbox
-    sources, errors = folder.read(directory)
-    with in_child(sources, errors, sandbox, **limits) as submission:
+    taken = folder.take(folder.files_in(directory) if files is None else files)
+    if "modules" in taken.errors:
+        return not_graded(directory, taken.errors["modules"], seed)
+    with in_child(taken.sources, taken.errors, sandbox, **limits) as submission:
         result = report(directory, submission, seed, sandbox)
-    return result | {"seconds": round(time.monotonic() - start, 2)}
+    seconds = round(time.monotonic() - start, 2)
+    return result | {"folder": taken.place, "note": taken.note, "seconds": seconds}
 
 
 def report(directory, submission, seed=None, sandbox=False):
@@ -52,6 +56,8 @@ def report(directory, submission, seed=None, sandbox=False):
         "sandbox": sandbox,
         "rows": rows,
         "seconds": 0.0,
+        "folder": "",
+        "note": "",
     }
 
 
@@ -66,8 +72,11 @@ def chosen(report, names):
 
 
 def not_graded(directory, sentence, seed):
-    """The report on a submission that could not be run at all."""
-    return report(directory, Submission({}, errors={"modules": sentence}), seed)
+    """The report on a submission of which nothing could be run: one sentence, and no verdicts."""
+    result = report(directory, Submission({}, errors={"modules": sentence}), seed)
+    empty = {"cell": NotGraded.cell, "passed": False, "remarks": [], "diagnosis": sentence}
+    rows = [row | empty | {"follows": []} for row in result["rows"]]
+    return result | {"passed": False, "rows": rows, "note": sentence}
 
 
 def explanation(row):
@@ -80,7 +89,7 @@ def explanation(row):
     if row["got"] is not None and row["expected"] is not None:
         at = f" at {row['index']}" if row["index"] else ""
         text += f" (got {row['got']:.6g}, expected {row['expected']:.6g}{at})"
-    return text
+    return f"{text}{' ' if text.endswith('?') else '. '}{row.get('advice', '')}".rstrip(". ")
 
 
 def head(report):
@@ -93,28 +102,44 @@ def table(report, width=100):
     name_width, cell_width = (
         max(len(row[key]) for row in report["rows"]) for key in ("row", "cell")
     )
-    indent = " " * (name_width + cell_width + 13)
-    lines, kind = [f"grading report: {report['submission']}", head(report)], None
+    indent = " " * (name_width + cell_width + (19 if "points" in report else 13))
+    title, note = f"grading report: {report['submission']}", clean(report["note"], 2000)
+    lines, kind = [title, head(report), *textwrap.wrap(note, max(width, 60))], None
+    if nothing_ran(report):
+        return [title, summary(report)]
     for row in report["rows"]:
         if row["kind"] != kind:
             kind = row["kind"]
             lines.append(kind + (" (remarks only)" if kind == EFFICIENCY else ""))
         word = "FAILED" if row["cell"] == FAILED else row["cell"]
         start = f"  {row['question']:<5}  {row['row']:<{name_width}}  {word:<{cell_width}}  "
+        if "points" in row:
+            start += f"{row['points']:g}/{row['out of']:g}".ljust(6)
         text = start + clean(explanation(row), 2000)
         lines += textwrap.wrap(text, max(width, 60), subsequent_indent=indent) or [start]
     lines.append(summary(report))
     return lines
 
 
+def nothing_ran(report):
+    return all(row["diagnosis"] == report["note"] for row in report["rows"])
+
+
 def summary(report):
+    if nothing_ran(report):
+        return f"{NotGraded.cell}: {clean(report['note'], 2000)}{_points(report)}"
     count = Counter(row["cell"] for row in report["rows"])
     others = [cell for cell in count if cell not in (PASSED, REMARK, FAILED)]
     word = PASSED if report["passed"] else "FAILED" if count[FAILED] else others[0]
     return (
         f"{word}: {count[PASSED]} passed, {count[REMARK]} with a remark, {count[FAILED]} failed"
         + "".join(f", {count[cell]} {cell}" for cell in others)
+        + _points(report)
     )
+
+
+def _points(report):
+    return f"; {report['points']:g} of {report['out of']:g} points" if "points" in report else ""
 
 
 def save_json(report, path):
@@ -124,22 +149,19 @@ def save_json(report, path):
 
 
 def save_gradescope(report, path):
-    """The results.json that an autograder of Gradescope gives back: a test for each row.
-
-    Rows that only make remarks have no points.
-    """
+    """The results.json that an autograder of Gradescope gives back: a test for each row."""
     tests = [
         {
             "name": row["row"],
             "status": "passed" if row["passed"] else "failed",
-            "score": int(row["passed"] and row["kind"] != EFFICIENCY),
-            "max_score": int(row["kind"] != EFFICIENCY),
+            "score": row["points"],
+            "max_score": row["out of"],
             "output": clean(explanation(row), 2000),
         }
         for row in report["rows"]
     ]
     results = {
-        "output": f"{summary(report)} ({head(report)})",
+        "output": "\n".join([summary(report), head(report), report["note"]]).strip(),
         "execution_time": report["seconds"],
         "tests": tests,
     }
