@@ -30,7 +30,7 @@ def read_record(path):
     if not names:
         return None
     if RECORD not in names:
-        raise UsageError(f"--run_dir {path} is not empty, and holds no run: give another")
+        raise UsageError(f"{path} is not empty, and holds no run: give another folder")
     with files.reading(path / RECORD):
         record = json.loads((path / RECORD).read_bytes())
         if not isinstance(record, dict) or not isinstance(record.get("flags"), dict):
