@@ -7,6 +7,8 @@ import platform
 import re
 import sys
 from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 
@@ -144,6 +146,13 @@ class Folder:
                 draw_curves(self.record, columns, file)
         except Exception as error:  # whatever is wrong with matplotlib, the run is complete
             print(one_line(f"warning: {path} is not drawn: {error!r}"), file=sys.stderr)
+
+
+def load_flags(folder):
+    """The flags of the run in folder, for make_mlp()."""
+    if not (record := read_record(Path(folder))):
+        raise UsageError(f"{folder} holds no run")
+    return SimpleNamespace(**record["flags"])
 
 
 @contextmanager
