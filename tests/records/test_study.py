@@ -13,6 +13,7 @@ import train_mlp_pytorch as trainer
 from mlp_pytorch import MLP
 from plots import plot, plot_study, style
 from report import activations, records, study
+from training.data import get_synthetic
 
 
 @pytest.fixture
@@ -51,7 +52,7 @@ def test_the_derivative_follows_from_the_output(activation):
 
 @pytest.fixture(scope="module")
 def synthetic():
-    return cifar10_utils.get_synthetic(one_hot=False, validation_size=500)
+    return get_synthetic(one_hot=False, validation_size=500)
 
 
 @pytest.mark.parametrize(
