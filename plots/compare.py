@@ -9,9 +9,9 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
+from training.argument_files import flag_text
 from training.errors import UsageError, exit_with_message, writing
 from training.files import reading, replacing
-from training.flags import flag_text
 from training.folder import METRICS, read_record
 from training.history import FRAMEWORKS, QUANTITIES, read_history
 

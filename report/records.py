@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from training import files
+from training.argument_files import flag_text
 from training.errors import UsageError
-from training.flags import flag_text
 from training.folder import read_record
 from training.history import read_history
 

@@ -8,7 +8,7 @@ Each table is between two comments with its name; the rest of the page stays unc
 import numpy as np
 
 from report import records
-from training.flags import flag_text
+from training.argument_files import flag_text
 
 STEPS = {  # the candidates of the benchmark's default step, and their labels in PERFORMANCE.md
     "numpy": "`train_mlp_numpy.py`",

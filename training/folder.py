@@ -109,7 +109,10 @@ class Folder:
             if self.checkpoint.exists():
                 return files.read_checkpoint(self.checkpoint)
 
-    def begin(self):
+    def begin(self, resume):
+        """Writes the first record, or that the run goes on."""
+        if resume and not (self.path / RECORD).exists():
+            print(f"there was no run in {self.path}: it begins", file=sys.stderr)
         with usable(self.path):
             self.write_record(status="running")
 
