@@ -3,19 +3,17 @@
 import argparse
 import math
 import os
-import re
 import sys
 from contextlib import suppress
 from pathlib import Path
 
 import cifar10_utils
+from training.argument_files import as_words, flag_text, with_files
 from training.errors import UsageError
 from training.folder import NOT_RECORDED, read_record
 from training.history import FRAMEWORKS
 
 MAX_STEPS = 1400  # unless --max_steps or --epochs says otherwise
-WORD = re.compile(r"""#.*|(?:"[^"]*"|'[^']*'|[^\s"'])+|["']""")  # or a comment, or a lone quote
-QUOTED = re.compile(r"""(["'])(.*?)\1""")
 
 
 class Parser(argparse.ArgumentParser):
@@ -150,7 +148,7 @@ def parse(parser, argv=None):
     are wrong."""
     defaults = vars(parser.parse_args([]))
     try:
-        given = _given(parser, defaults, [*_with_files(sys.argv[1:] if argv is None else argv)])
+        given = _given(parser, defaults, [*with_files(sys.argv[1:] if argv is None else argv)])
     except UsageError as error:
         if argv is None and Path(sys.argv[0]).stem.endswith("kernel_launcher"):
             hint = 'in a notebook, write flags as a list: main(["--max_steps", "100"])'
@@ -206,44 +204,6 @@ def _earlier(parser, defaults, given):
     if not flags.get("synthetic") and isinstance(data_dir, str) and os.path.isdir(data_dir):
         flags["data_dir"] = data_dir
     return flags
-
-
-def as_words(flags):
-    """Flags as one would type them, without those that are off."""
-    return [
-        f"--{name}" if value is True else f"--{name}={flag_text(value)}"
-        for name, value in flags.items()
-        if value is not None and value is not False
-    ]
-
-
-def flag_text(value):
-    return ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
-
-
-def _with_files(words, folder="."):
-    """words, and for every @FILE the words in FILE, whose own @FILE is relative to it."""
-    for word in words:
-        if not word.startswith("@"):
-            yield word
-            continue
-        path = Path(folder, os.path.expanduser(word[1:]))
-        try:
-            yield from _with_files(_words_in(path.read_text("utf-8-sig")), path.parent)
-        except (OSError, ValueError) as error:
-            raise UsageError(f"cannot read the flags in {path}: {error}") from error
-        except RecursionError:
-            raise UsageError(f"{path} reads itself") from None
-
-
-def _words_in(text):
-    """The words of text as a shell reads them, but for the backslash, which means itself."""
-    for line in text.splitlines():
-        for word in WORD.findall(line):
-            if word in ('"', "'"):
-                raise ValueError(f"a quote is not closed in {line.strip()}")
-            if not word.startswith("#"):
-                yield QUOTED.sub(r"\2", word)
 
 
 def _check_experiment(args):

@@ -57,7 +57,6 @@ class Run:
         self.step, self.train_seconds, self._best = 0, 0.0, {}
         self._in_loop, self._signal, self._stopping = False, None, False
         earlier = self.on_main_process(lambda: self.folder.look(args.resume))
-        self._begins = args.resume and not earlier
         self.finished = earlier is not None and earlier["status"] == "completed"
         if self.finished:
             self.record |= earlier
@@ -93,16 +92,16 @@ class Run:
             stack.enter_context(on_signals(self._on_signal))
             stack.enter_context(np.errstate(over="ignore", invalid="ignore"))  # seen in the loss
             try:
-                self.on_main_process(self.folder.begin)
-                if self._begins and self._is_main:
-                    print(f"there was no run in {self.folder.path}: it begins", file=sys.stderr)
+                self.on_main_process(lambda: self.folder.begin(self.args.resume))
                 yield
             except KeyboardInterrupt as stop:
                 if self._is_main:
                     self.folder.write_end(status="interrupted", steps=self.step)
                 number = getattr(stop, "number", signal.SIGINT)
                 how = f"--resume --run_dir {shlex.quote(str(self.folder.path))}"
-                raise Stopped(number, f"{stop or ON_DISK}; to continue, give only {how}") from stop
+                raise Stopped(
+                    number, f"{str(stop) or ON_DISK}; to continue, give only {how}"
+                ) from stop
             except Exception:
                 if self._is_main:
                     self.folder.write_end(status="failed")
@@ -190,7 +189,8 @@ class Run:
         self.record |= {"steps": self.step, "train_seconds": round(self.train_seconds, 3)}
         for name, column in self.history.columns.items():
             if column[-1] is None:  # --test_at_end
-                column[-1] = self.record[name]
+                one_view = name.replace("test", "test_single_view")
+                column[-1] = self.record.get(one_view, self.record[name])
         if self._is_main:
             self.folder.write_history(self.history.columns)
             self.folder.complete()
@@ -203,31 +203,23 @@ class Run:
             self.folder.draw(self.history.columns)
             self._warn_if_synthetic()
             print(f"the results are in {self.folder.path}")
-            print(
-                f"test accuracy {self.record['test_accuracy']:.4f} ({self.record['dataset']}, "
-                f"{self.record['steps']} steps, {self.record['train_seconds']:.1f} s)"
-            )
+            accuracy, seconds = self.record["test_accuracy"], self.record["train_seconds"]
+            what = f"{self.record['dataset']}, {self.record['steps']} steps, {seconds:.1f} s"
+            print(f"test accuracy {accuracy:.4f} ({what})")
         return self.history.columns
 
     def _require_finite(self, loss):
         if not math.isfinite(loss):
-            rate = self.args.learning_rate
-            raise RunError(
-                f"the loss is {loss} at step {self.step} with --learning_rate {rate}: "
-                "try a smaller one"
-            )
+            where = f"step {self.step} with --learning_rate {self.args.learning_rate}"
+            raise RunError(f"the loss is {loss} at {where}: try a smaller one")
 
     def _save(self):
         """Writes the checkpoint: the parts, the best weights and the progress."""
         if self._is_main:
             state = {name: part.state_dict() for name, part in self._parts.items()}
-            progress = {
-                "flags": self.record["flags"],
-                "step": self.step,
-                "train_seconds": self.train_seconds,
-                "sums": self.history.sums,
-                "history": self.history.columns,
-            }
+            progress = {name: getattr(self, name) for name in ("step", "train_seconds")}
+            progress |= {"sums": self.history.sums, "history": self.history.columns}
+            progress["flags"] = self.record["flags"]
             state |= {"best": self._best, "run": {"progress": json.dumps(progress)}}
             self.folder.write_checkpoint(state)
 

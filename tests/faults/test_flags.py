@@ -31,6 +31,8 @@ WRONG = [
 ]
 WRONG_FOR_PYTORCH = [
     (["--momentum", "0.9"], "--momentum"),
+    (["--whiten", "0.3"], "--whiten needs --half_resolution"),
+    (["--optimizer", "rmsprop"], "'rmsprop'"),
     (["--epochs", "3", "--max_steps", "1400"], "--epochs and --max_steps"),
     (["--normalization", "batch", "--batch_size", "1"], "more than one example"),
     (["--random_affine", "-0.5"], "'-0.5'"),
@@ -39,7 +41,7 @@ WRONG_FOR_PYTORCH = [
     (["--dropout", "0.1", "--dnn_hidden_units", ""], "hidden layer"),
     (["--activation", "relu", "--dnn_hidden_units", ""], "hidden layer"),
     (["--normalization", "batch", "--dnn_hidden_units", ""], "hidden layer"),
-    (["--dropout", "1"], "'1'"),
+    (["--dropout", "0.999"], "'0.999'"),
     (["--label_smoothing", "1"], "'1'"),
     (["--weight_decay", "inf"], "'inf'"),
     (["--l1", "nan"], "'nan'"),

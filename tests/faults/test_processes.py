@@ -22,7 +22,8 @@ def fork(ranks, folder, *flags, prepare=()):
     environment = {
         **{"TORCHELASTIC_USE_AGENT_STORE": "True", "TORCHELASTIC_RESTART_COUNT": "0"},
         **{"TORCHELASTIC_RUN_ID": "none", "MASTER_ADDR": "127.0.0.1"},
-        **{"MASTER_PORT": str(store.port), "WORLD_SIZE": str(ranks)},
+        **{"MASTER_PORT": str(store.port)},
+        **dict.fromkeys(("WORLD_SIZE", "LOCAL_WORLD_SIZE"), str(ranks)),
     }
     forks = []
     for rank in range(ranks):
@@ -159,6 +160,7 @@ def test_a_process_of_torchrun_ends_at_once(tmp_path):
     program += f"; runpy.run_path({str(ROOT / 'train_mlp_pytorch.py')!r}, run_name='__main__')"
     flags = ["--synthetic", "--max_steps", "2", "--run_dir", str(tmp_path / "a")]
     variables = {"TORCHELASTIC_RUN_ID": "none", "RANK": "0", "WORLD_SIZE": "1"}
+    variables["LOCAL_WORLD_SIZE"] = "1"
     done = subprocess.run(
         [sys.executable, "-c", program, *flags],
         capture_output=True,
