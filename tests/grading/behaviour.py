@@ -387,6 +387,8 @@ def _check_precision(name, make, batches):
         for batch in batches:
             plain, near, far = (run(which, by, *batch) for by in (0, 1e-11, 0.01))
             for part, value in plain.items():
+                if not value.shape == near[part].shape == far[part].shape:
+                    raise Failure(f"{name}: the {part} changes its shape with the values")
                 depends = np.abs(value - far[part]) > 1e-6  # more than rounding
                 lost[part] += np.count_nonzero(depends & (value == near[part]))
                 total[part] += np.count_nonzero(depends)
