@@ -79,6 +79,26 @@ def make_mlp(args):
     )
 
 
+def make_parser():
+    """The flags of both trainers, and those of the experiments of question 2.1."""
+    parser = flags.make_parser("pytorch")
+    flags.add_experiment_flags(parser, list(ACTIVATIONS), list(NORMALIZATIONS))
+    return parser
+
+
+def final_scores(mlp, data, test_time_augmentation):
+    """The loss and the accuracy on the test set as `test`; with test-time augmentation also on the
+    validation split as `val`, and on the test set without it as `test_single_view`."""
+    scores = {"test": evaluate(mlp, data.test.batches(EVAL_BATCH))}
+    if test_time_augmentation:
+        scores["test_single_view"] = scores["test"]
+        for name, split in {"test": data.test, "val": data.validation}.items():
+            if split:
+                batches = split.batches(EVAL_BATCH, half_resolution=False)
+                scores[name] = evaluate(TestTimeAugmentation(mlp), batches)
+    return scores
+
+
 @exit_with_message
 def main(argv=None):
     """Trains as the flags say. Returns the history, the columns of metrics.csv as lists."""
@@ -106,26 +126,6 @@ def main(argv=None):
                             clean=evaluate(mlp, clean.batches(EVAL_BATCH)))  # fmt: skip
         run.restore_best()
         return run.finish(**final_scores(mlp, data, args.test_time_augmentation))
-
-
-def make_parser():
-    """The flags of both trainers, and those of the experiments of question 2.1."""
-    parser = flags.make_parser("pytorch")
-    flags.add_experiment_flags(parser, list(ACTIVATIONS), list(NORMALIZATIONS))
-    return parser
-
-
-def final_scores(mlp, data, test_time_augmentation):
-    """The loss and the accuracy on the test set as `test`; with test-time augmentation also on the
-    validation split as `val`, and on the test set without it as `test_single_view`."""
-    scores = {"test": evaluate(mlp, data.test.batches(EVAL_BATCH))}
-    if test_time_augmentation:
-        scores["test_single_view"] = scores["test"]
-        for name, split in {"test": data.test, "val": data.validation}.items():
-            if split:
-                batches = split.batches(EVAL_BATCH, half_resolution=False)
-                scores[name] = evaluate(TestTimeAugmentation(mlp), batches)
-    return scores
 
 
 if __name__ == "__main__":

@@ -35,7 +35,7 @@ MODIFICATIONS = {
     "Normalisation": ("standardize", "batch-norm", "layer-norm"),
     "Regularisation of the weights": ("weight-decay", "adam", "l1"),
     "Regularisation by noise in the network": ("dropout",),
-    "Regularisation by the data": ("flip", "shift", "flip-shift", "distortion", "mixup"),
+    "Regularisation by the data": ("flip", "shift", "flip-shift", "random-affine", "mixup"),
     "Regularisation by the targets": ("label-smoothing",),
     "Test-time averaging": ("test-time",),
 }

@@ -16,6 +16,16 @@ STEPS = {  # the candidates of the benchmark's default step, and their labels in
     "pytorch": "`train_mlp_pytorch.py`",
     "pytorch bare": "bare PyTorch loop, batches already float32",
 }
+PARTS = {  # of the best network's step, and their labels in PERFORMANCE.md
+    "products": "linear layers and whitening",
+    "augmentation": "drawing and augmenting the batch",
+    "dropout": "dropout",
+    "activation": "activations",
+    "normalization": "normalisation",
+    "optimizer": "optimizer",
+    "rest": "the rest (loss, copies between layers, what runs faster alone)",
+    "step": "the whole step",
+}
 
 
 def accuracy_table():
@@ -55,6 +65,19 @@ def step_table():
         f"\nThe PyTorch trainer's step takes {bare['best']:.2f} (best) and {bare['median']:.2f} "
         "(median) times as long as the bare loop's."
     )
+    return "\n".join(lines)
+
+
+def best_step_table():
+    """Where the step of the best network spends its time."""
+    record = records.read("benchmark")["best_step"]
+    times = record["milliseconds"]
+    lines = [f"| part of a step ({record['precision']}) | ms | share |", "|---|---|---|"]
+    lines += [
+        f"| {label} | {times[name]:.1f} | {times[name] / times['step']:.0%} |"
+        for name, label in PARTS.items()
+        if name in times
+    ]
     return "\n".join(lines)
 
 

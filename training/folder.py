@@ -7,6 +7,8 @@ import platform
 import re
 import sys
 from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 
@@ -30,7 +32,7 @@ def read_record(path):
     if not names:
         return None
     if RECORD not in names:
-        raise UsageError(f"--run_dir {path} is not empty, and holds no run: give another")
+        raise UsageError(f"{path} is not empty, and holds no run: give another folder")
     with files.reading(path / RECORD):
         record = json.loads((path / RECORD).read_bytes())
         if not isinstance(record, dict) or not isinstance(record.get("flags"), dict):
@@ -86,8 +88,15 @@ class Folder:
     def open(self, stack, resume):
         """Makes the folder unless it is there, and locks it until the ExitStack closes. Returns
         what its checkpoint holds, None without one."""
+        made = [parent for parent in self.path.parents if not parent.exists()]
         with usable(self.path):
-            self.path.mkdir(parents=True, exist_ok=True)
+            try:
+                self.path.mkdir(parents=True, exist_ok=True)
+            except OSError:
+                for parent in made:
+                    with suppress(OSError):
+                        parent.rmdir()
+                raise
             stack.enter_context(files.locked(self.path))
         # Looks again: another process may have been here since.
         if earlier := self.look(resume):
@@ -137,6 +146,13 @@ class Folder:
                 draw_curves(self.record, columns, file)
         except Exception as error:  # whatever is wrong with matplotlib, the run is complete
             print(one_line(f"warning: {path} is not drawn: {error!r}"), file=sys.stderr)
+
+
+def load_flags(folder):
+    """The flags of the run in folder, for make_mlp()."""
+    if not (record := read_record(Path(folder))):
+        raise UsageError(f"{folder} holds no run")
+    return SimpleNamespace(**record["flags"])
 
 
 @contextmanager

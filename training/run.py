@@ -57,8 +57,7 @@ class Run:
         self.step, self.train_seconds, self._best = 0, 0.0, {}
         self._in_loop, self._signal, self._stopping = False, None, False
         earlier = self.on_main_process(lambda: self.folder.look(args.resume))
-        if args.resume and not earlier and self._is_main:
-            print(f"there is no run in {self.folder.path}: it begins", file=sys.stderr)
+        self._begins = args.resume and earlier is None
         self.finished = earlier is not None and earlier["status"] == "completed"
         if self.finished:
             self.record |= earlier
@@ -95,13 +94,17 @@ class Run:
             stack.enter_context(np.errstate(over="ignore", invalid="ignore"))  # seen in the loss
             try:
                 self.on_main_process(self.folder.begin)
+                if self._begins and self._is_main:
+                    print(f"there was no run in {self.folder.path}: it begins", file=sys.stderr)
                 yield
             except KeyboardInterrupt as stop:
                 if self._is_main:
                     self.folder.write_end(status="interrupted", steps=self.step)
                 number = getattr(stop, "number", signal.SIGINT)
                 how = f"--resume --run_dir {shlex.quote(str(self.folder.path))}"
-                raise Stopped(number, f"{stop or ON_DISK}; to continue, give only {how}") from stop
+                raise Stopped(
+                    number, f"{str(stop) or ON_DISK}; to continue, give only {how}"
+                ) from stop
             except Exception:
                 if self._is_main:
                     self.folder.write_end(status="failed")

@@ -101,7 +101,7 @@ def server(monkeypatch):
 
 
 def get(folder):
-    return download.download(cifar10_utils, folder)
+    return download.download(folder)
 
 
 def assert_complete(folder, beside=()):
@@ -344,5 +344,6 @@ def test_a_download_needs_no_terminal(server, kind, tmp_path, monkeypatch):
         stream.close()
     monkeypatch.setattr(sys, "stderr", stream)
     server.plan.append("break")
-    assert_complete(get(tmp_path))
+    cifar10_utils.main([str(tmp_path)])
+    assert_complete(tmp_path / cifar10_utils.FOLDER)
     assert len(server.requests) == 2

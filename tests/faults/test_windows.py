@@ -44,7 +44,7 @@ def status(*flags):
     except SystemExit as exit:
         return exit.code
 
-def interrupt(*_):
+def interrupt(*_, **__):
     raise KeyboardInterrupt
 
 finish, Run.finish = Run.finish, interrupt

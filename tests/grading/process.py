@@ -100,8 +100,8 @@ class Budget:
     what sleeps, and what the machine gives too little processor time to.
     """
 
-    def __init__(self, seconds=ALL, wall=WALL):
-        self.seconds, self.begin, self.until = seconds, time.process_time(), time.monotonic() + wall
+    def __init__(self, seconds=ALL):
+        self.seconds, self.begin, self.until = seconds, time.process_time(), time.monotonic() + WALL
         self.ended = 0.0  # the processor time of the processes that have ended
         self.looks = self.asleep = 0
 
@@ -138,14 +138,14 @@ class Child:
             ctypes.CDLL(None).prctl(36, 1)  # PR_SET_CHILD_SUBREAPER
         self.others = set(_family())
         self.socket, theirs = socket.socketpair()
-        start, place = (_sandbox(), Path("/")) if sandbox else ([], HERE)
+        place = Path("/") if sandbox else HERE
         launch, worker = (str(place / name) for name in PROGRAMS)
         arguments = [launch, worker, PACKAGES, str(sandbox), str(user), str(processes)]
         self.seconds, self.used, self.asleep = 0.0, {}, 0
         with theirs:
             try:
                 self.process = subprocess.Popen(
-                    [*start, sys.executable, "-I", "-B", *arguments],
+                    [*(_sandbox() if sandbox else ()), sys.executable, "-I", "-B", *arguments],
                     cwd=self.folder,
                     env=_environment(self.folder or INSIDE),
                     stdin=theirs,

@@ -519,12 +519,12 @@ def main():
         socket.MSG_WAITALL,
     )
     first, process = {**globals(), "__builtins__": dict(vars(builtins))}, getpid()
-    codes = {name: f.__code__ for name, f in first.items() if type(f) is function}
+    forms = {n: (f.__code__, f.__defaults__) for n, f in first.items() if type(f) is function}
 
     def fresh(name):
         space = first.copy()
-        for other, code in codes.items():
-            space[other] = function(code, space)
+        for other, (code, defaults) in forms.items():
+            space[other] = function(code, space, other, defaults)
         return space[name]
 
     send(pack(0, ["ready"], []))
