@@ -168,29 +168,3 @@ def test_a_file_system_without_locks_is_used_without(run, number, monkeypatch):
     said = ended(0, run, "a")
     assert "lock" in said and "\n" not in said
     assert record_of(run.folder / "a")["status"] == "completed"
-
-
-def test_paths_may_begin_with_a_tilde(run, data, tmp_path, monkeypatch):
-    for name in ("HOME", "USERPROFILE"):
-        monkeypatch.setenv(name, str(tmp_path))
-    whole = results(run("whole"))
-    (tmp_path / "data").symlink_to(data, target_is_directory=True)
-    run("a", "--data_dir", "~/data", "--run_dir", "~/runs/b")
-    assert results(tmp_path / "runs" / "b") == whole
-    assert run.trainer.main(["--resume", "--run_dir", "~/runs/b"]) == run.history
-
-
-def test_an_argument_file_is_read_as_a_shell_reads_it(run, tmp_path, monkeypatch):
-    (tmp_path / "flags").mkdir()
-    (tmp_path / "flags" / "outer.txt").write_bytes(
-        b'\xef\xbb\xbf# a comment\r\n--dnn_hidden_units ""  # none\r\n@inner.txt\r\n--seed=7\r\n'
-    )
-    (tmp_path / "flags" / "inner.txt").write_text(f"--run_dir '{tmp_path}/a b#c'")
-    run("x", f"@{tmp_path}/flags/outer.txt")
-    record = record_of(tmp_path / "a b#c")
-    assert record["flags"]["dnn_hidden_units"] == [] and record["seed"] == 7
-    assert "it.txt" in refused(run, "y", "@it.txt")
-    (tmp_path / "quote.txt").write_text("--run_dir 'a")
-    assert "quot" in refused(run, "y", f"@{tmp_path}/quote.txt")
-    (tmp_path / "loop.txt").write_text("@loop.txt")
-    assert "loop.txt" in refused(run, "y", f"@{tmp_path}/loop.txt")
