@@ -56,6 +56,8 @@ class Delivery:
     def _in_folder(self, entries):
         for entry in entries:
             path = self.path / entry
+            if path.is_symlink():
+                raise OSError("it is a link, and links are not followed")
             yield (
                 entry,
                 files_in(path) if path.is_dir() else {"": functools.partial(open_file, path)},

@@ -57,10 +57,7 @@ def walk(folder, limit=5000, passed_over=PASSED_OVER):
 
 def files_in(folder):
     """The files in a folder and below it. Raises an OSError where it cannot be listed."""
-    if os.path.islink(folder):
-        raise OSError("it is a link, and links are not followed")
-    if not os.access(folder, os.R_OK | os.X_OK):
-        raise OSError("it cannot be read")
+    os.scandir(folder).close()
     return {
         os.path.relpath(entry.path, folder): functools.partial(open_file, entry.path)
         for _, entries in walk(folder)
@@ -125,7 +122,7 @@ def _read_all(files, place, chosen, errors):
     start = f"{place}/" if place else ""
     # Beside ann_12_modules.py, what is imported as utils is ann_12_utils.py, or ann_13_utils.py.
     prefix = ROLE.fullmatch(os.path.basename(chosen.get("modules", "modules.py")))["prefix"]
-    prefix = re.compile(re.sub(r"\d+", lambda _: r"\d+", re.escape(prefix)))
+    prefix = re.compile(r"\A" + re.sub(r"\d+", lambda _: r"\d+", re.escape(prefix)))
     for path in files:
         name = path.removeprefix(start)
         if path.startswith(start) and name.endswith(".py") and printable(name) == name:

@@ -37,7 +37,10 @@ def grade(directory, seed=None, sandbox=None, files=None, **limits):
     """
     start = time.monotonic()
     sandbox = sandbox_starts() if sandbox is None else sandbox
-    taken = folder.take(folder.files_in(directory) if files is None else files)
+    try:
+        taken = folder.take(folder.files_in(directory) if files is None else files)
+    except OSError as error:
+        return not_graded(directory, f"it is not read: {error.strerror or error}", seed)
     if "modules" in taken.errors:
         return not_graded(directory, taken.errors["modules"], seed)
     with in_child(taken.sources, taken.errors, sandbox, **limits) as submission:

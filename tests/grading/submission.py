@@ -119,7 +119,9 @@ class Submission:
             try:
                 self.ask(what, operation, arrays, self.import_limit, **fields)
             except Failure as failure:
-                self.errors[module] = failure.sentence
+                self.errors[module] = failure.sentence.replace(
+                    "an endless loop", "an endless loop, or does it train as it is imported"
+                )
             except Again:
                 pass
 

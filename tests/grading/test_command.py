@@ -62,7 +62,9 @@ def test_nothing_else_of_a_submission_is_run_and_remarks_leave_exit_status_0(hos
 def test_failing_submission_gets_a_table_reports_and_exit_status_1(tmp_path):
     wrong_rows = {"bias gradient", "network gradient"}
     sources = wrong.sources(mutant("bias gradient averaged"))
-    folder = write(tmp_path / "submission", sources)
+    write(tmp_path / "real", sources)
+    folder = tmp_path / "submission"  # the grader's own link is followed
+    folder.symlink_to(tmp_path / "real")
     files = ["--report", tmp_path / "report.json", "--gradescope", tmp_path / "results.json"]
     (tmp_path / "weights.csv").write_text("row,points\nbias gradient,4\n")
     files += ["--weights", tmp_path / "weights.csv"]

@@ -202,7 +202,7 @@ def test_unreadable_files_and_folders_get_a_line(tmp_path):
     (folder / "folder").chmod(0o700)
     said = [" ".join((reports / f"{n}.txt").read_text().split()) for n in ("file", "folder")]
     assert "modules.py is not read: Permission denied" in said[0]
-    assert "the folder cannot be read" in said[1]
+    assert "it is not read: Permission denied" in said[1]
 
 
 WAITS = on_top("import time; time.sleep(600)")
