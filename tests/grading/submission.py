@@ -118,12 +118,12 @@ class Submission:
         if self.process is not None and module not in self.errors:
             try:
                 self.ask(what, operation, arrays, self.import_limit, **fields)
+            except (Again, NotGraded):
+                pass  # which is tried again, or says nothing about the module
             except Failure as failure:
                 self.errors[module] = failure.sentence.replace(
                     "an endless loop", "an endless loop, or does it train as it is imported"
                 )
-            except Again:
-                pass
 
     def ask(self, what, operation, arrays=(), limit=None, **fields):
         """The answer to a request: lines and arrays. `what` names it in sentences."""
@@ -356,18 +356,18 @@ class Module:
         results, back = results[: int(count)], results[int(count) :]
         pairs = zip(args, back, strict=True)
         self.written = [i for i, pair in enumerate(pairs) if not np.array_equal(*pair)]
-        first = "dout" if method == "backward" and len(args) == 1 else "x"
-        names = [f"what {method} returned"] * len(results)
-        names += [f"{name} of {method}" for name in (first, "y")[: len(args)]]
-        self.calls.append(list(zip(names, [*results, *args], strict=True)))
-        if wanted and not results and (method, self.name) != ("backward", "LinearModule"):
-            raise Failure(f"{what} gives None instead of an array")
         # Nothing much larger than what was sent reaches the checks.
         room = ROOM + 16 * sum(array.size for array in args)
         room += 4 * sum(len(args[0]) * sum(layer.weight_shape) for layer in self.layers if args)
         for result in results:
             if result.size > room or result.ndim > 4:
                 raise Failure(f"{what} gives an array of the shape {result.shape}")
+        first = "dout" if method == "backward" and len(args) == 1 else "x"
+        names = [f"what {method} returned"] * len(results)
+        names += [f"{name} of {method}" for name in (first, "y")[: len(args)]]
+        self.calls.append(list(zip(names, [*results, *args], strict=True)))
+        if wanted and not results and (method, self.name) != ("backward", "LinearModule"):
+            raise Failure(f"{what} gives None instead of an array")
         return results[0] if results else None
 
     def changed(self):
