@@ -9,7 +9,7 @@ import re
 
 import numpy as np
 import pytest
-from common import at_call, listing, record_of, rows_of
+from common import at_call, interrupt, listing, record_of, rows_of
 
 from cifar10_utils import get_cifar10
 from training.files import load_weights
@@ -157,7 +157,3 @@ def test_the_curves_of_several_runs_are_compared(run, monkeypatch):
         with pytest.raises(SystemExit) as end:
             compare(argv)
         assert end.value.code in (1, 2) and listing(run.folder) == before
-
-
-def interrupt():
-    raise KeyboardInterrupt
