@@ -58,6 +58,14 @@ def test_imports_go_one_way():
         assert not (name.startswith("training.") and networks), f"{name} imports a network"
 
 
+def test_nothing_rests_on_docstrings_or_asserts():
+    """Which python -OO takes away."""
+    for tree in FILES.values():
+        nodes = list(ast.walk(tree))
+        assert not [node for node in nodes if isinstance(node, ast.Assert)]
+        assert "__doc__" not in {getattr(n, "attr", None) or getattr(n, "id", None) for n in nodes}
+
+
 def test_the_numpy_trainer_loads_neither_torch_nor_matplotlib():
     loaded = "import sys, train_mlp_numpy; assert not {'torch', 'matplotlib'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", loaded], cwd=ROOT, check=True)
