@@ -14,7 +14,7 @@ TORCH = torch.__version__
 
 
 def _of_torchrun(name, alone):
-    return int(os.environ[name]) if UNDER_TORCHRUN in os.environ else alone
+    return int(os.environ.get(name, alone)) if UNDER_TORCHRUN in os.environ else alone
 
 
 def rank():
