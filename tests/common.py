@@ -164,6 +164,10 @@ def at_call(run, name, number, action, monkeypatch):
     return calls
 
 
+def interrupt():
+    raise KeyboardInterrupt
+
+
 # What a run leaves --------------------------------------------------------------------------------
 
 

@@ -1,136 +1,23 @@
-"""The options of the PyTorch trainer: experiments, augmentation, devices."""
+"""What the PyTorch trainer stands on: optimizers, batches, augmentation."""
 
 import copy
 import itertools
-import json
-import os
 
 import numpy as np
 import pytest
-import torch
-from common import Killed, failed, record_of
-from torch import nn
 
 import cifar10_utils
+
+pytest.importorskip("torch")
+import torch
+from torch import nn
+
 import train_mlp_pytorch as trainer
 from mlp_pytorch import MLP
 from training import augmentation
 from training.augmentation import Augmentation, affine_sample, color_jitter, cutout, mixup
 from training.data_pytorch import TensorData
-from training.errors import RunError
-from training.files import load_weights
 from training.optimization import make_optimizer
-from training.run import Run
-
-pytestmark = pytest.mark.usefixtures("no_curves")
-needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
-
-
-def history_of(data, folder, *flags):
-    return trainer.main(
-        ["--data_dir", data, "--dnn_hidden_units", "8", "--max_steps", "6", "--batch_size", "10"]
-        + ["--eval_freq", "2", "--run_dir", str(folder), *map(str, flags)]
-    )
-
-
-OPTIONS = [
-    ["--activation", "tanh"], ["--activation", "relu"], ["--activation", "gelu"],
-    ["--optimizer", "momentum"], ["--optimizer", "adam"], ["--optimizer", "adamw"],
-    ["--optimizer", "adamw", "--weight_decay", 100], ["--weight_decay", 1], ["--l1", 0.1],
-    ["--dropout", 0.5], ["--normalization", "batch"], ["--normalization", "layer"],
-    ["--standardize"], ["--half_resolution"], ["--half_resolution", "--whiten", 0.3, "--flip"],
-    ["--schedule", "cosine"], ["--warmup_steps", 3], ["--label_smoothing", 0.1],
-    ["--flip"], ["--shift", 4], ["--random_affine", 0.1], ["--cutout", 8], ["--color_jitter", 0.1],
-    ["--mixup", 0.4], ["--bfloat16"], ["--test_time_augmentation"], ["--train_eval_size", 30],
-    ["--test_at_end"],
-]  # fmt: skip
-
-
-@pytest.mark.parametrize("flags", OPTIONS, ids=lambda flags: " ".join(map(str, flags)))
-def test_every_option_changes_the_run_and_resumes_exactly(flags, data, tmp_path, monkeypatch):
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
-    plain = history_of(data, tmp_path / "plain", "--learning_rate", 0.01)
-    whole = history_of(data, tmp_path / "whole", "--learning_rate", 0.01, *flags)
-    tested = [record_of(tmp_path / name)["test_loss"] for name in ("plain", "whole")]
-    assert whole != plain or tested[0] != tested[1]
-    with monkeypatch.context() as patch, pytest.raises(SystemExit):
-        patch.setattr(Run, "batches", stopping_after(4))
-        history_of(data, tmp_path / "again", "--learning_rate", 0.01, *flags)
-    history_of(data, tmp_path / "again", "--learning_rate", 0.01, *flags, "--resume")
-    files = [(tmp_path / name / "metrics.csv").read_bytes() for name in ("whole", "again")]
-    assert files[0] == files[1]
-    assert record_of(tmp_path / "again")["test_loss"] == tested[1]
-
-
-@pytest.mark.parametrize("has", [True, False])
-def test_bfloat16_is_for_processors_that_have_it(has, data, tmp_path, monkeypatch, capsys):
-    found = {"avx512_bf16": has, "avx2": True, "architecture": "x86_64"}
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: found)
-    plain = history_of(data, tmp_path / "plain")
-    assert (history_of(data, tmp_path / "flag", "--bfloat16") == plain) == (not has)
-    line = "no bfloat16 instructions here: matrices are multiplied in float32\n"
-    assert (line in capsys.readouterr().err) == (not has)
-    record = record_of(tmp_path / "flag")
-    assert record["precision"] == ("bfloat16" if has else "float32")
-    assert record["flags"]["bfloat16"]
-
-
-def stopping_after(last, batches=Run.batches):
-    def stopping(self, train):
-        for batch in batches(self, train):
-            yield batch
-            if self.step == last:
-                raise RunError("stopped by the test")
-
-    return stopping
-
-
-def test_at_end_the_test_set_is_read_once_and_the_rows_before_are_empty(
-    data, tmp_path, monkeypatch
-):
-    plain = history_of(data, tmp_path / "plain")
-    read, batches = [], TensorData.batches
-    with monkeypatch.context() as patch:
-        patch.setattr(
-            TensorData,
-            "batches",
-            lambda self, n: read.append(self.num_examples) or batches(self, n),
-        )
-        history = history_of(data, tmp_path / "flag", "--test_at_end")
-    assert [n for n in read if n] == [10]
-    assert history == plain | {
-        name: [None, None, None, plain[name][-1]] for name in ("test_loss", "test_accuracy")
-    }
-    rows = (tmp_path / "flag" / "metrics.csv").read_text().splitlines()
-    assert [row.endswith(",,") for row in rows[1:]] == [True, True, True, False]
-    assert rows[-1].split(",")[-2] == repr(plain["test_loss"][-1])
-    assert history_of(data, tmp_path / "flag", "--test_at_end", "--resume") == history
-
-
-def test_the_training_images_of_an_evaluation_are_not_augmented(data, tmp_path):
-    flags = ["--flip", "--shift", 4, "--dropout", 0.5, "--validation_size", 15]
-    plain = history_of(data, tmp_path / "plain", *flags)
-    history = history_of(data, tmp_path / "clean", *flags, "--train_eval_size", 20)
-    assert list(history) == [
-        *("step", "train_loss", "train_accuracy", "clean_loss", "clean_accuracy"),
-        *("val_loss", "val_accuracy"),
-    ]
-    assert {name: history[name] for name in plain} == plain
-    split = cifar10_utils.get_cifar10(data, one_hot=False, validation_size=15)
-    few = cifar10_utils.DataSet(split.train.pixels[:20], split.train.labels[:20], split.train.mean,
-                                one_hot=False)  # fmt: skip
-    args = options("--dropout", 0.5)
-    args.dnn_hidden_units = [8]
-    mlp = trainer.make_mlp(args)
-    mlp.load_state_dict(load_weights(tmp_path / "clean"))
-    expected = trainer.evaluate(mlp, TensorData(few, "cpu").batches(500))
-    best = np.argmax(history["val_accuracy"])
-    assert (history["clean_loss"][best], history["clean_accuracy"][best]) == tuple(expected)
-
-
-def test_epochs_stand_for_steps(data, tmp_path):
-    flags = ["--data_dir", data, "--epochs", "3", "--batch_size", "20", "--run_dir"]
-    assert trainer.main([*flags, str(tmp_path / "a")])["step"] == [0, 8]  # 150 / 20, rounded up
 
 
 def options(*flags):
@@ -445,68 +332,3 @@ def test_test_time_augmentation_averages_the_probabilities_over_the_views():
         views = [mlp(view).softmax(dim=1) for view in augmentation.tta_views(x, 16)]
         found = augmentation.TestTimeAugmentation(mlp)(x).softmax(dim=1)
     torch.testing.assert_close(found, torch.stack(views).mean(dim=0))
-
-
-def test_a_run_begun_before_a_flag_existed_goes_on(data, tmp_path, monkeypatch):
-    whole = history_of(data, tmp_path / "whole")
-    with monkeypatch.context() as patch, pytest.raises(SystemExit):
-        patch.setattr(Run, "batches", stopping_after(4))
-        history_of(data, tmp_path / "again")
-    path = tmp_path / "again" / "run.json"
-    record = json.loads(path.read_text())
-    del record["flags"]["mixup"]
-    path.write_text(json.dumps(record))
-    assert history_of(data, tmp_path / "again", "--resume") == whole
-
-
-def test_running_out_of_memory_on_the_cpu_ends_in_a_sentence(data, tmp_path, monkeypatch):
-    def full(*_, **__):
-        raise RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate")
-
-    monkeypatch.setattr(trainer, "evaluate", full)
-    line = failed(history_of, data, tmp_path / "a")
-    assert "fewer hidden units" in line
-    assert record_of(tmp_path / "a")["status"] == "failed"
-
-
-@needs_gpu
-def test_on_a_gpu_everything_is_there_and_the_curve_is_the_cpus(data, tmp_path, monkeypatch):
-    devices = set()
-    next_batch = TensorData.next_batch
-
-    def watched(self, batch_size):
-        x, y = next_batch(self, batch_size)
-        devices.update(t.device.type for t in (x, y, self.pixels, self.labels))
-        assert self.pixels.dtype == torch.uint8
-        return x, y
-
-    monkeypatch.setattr(TensorData, "next_batch", watched)
-    cpu = history_of(data, tmp_path / "cpu")
-    devices.clear()
-    try:
-        gpu = history_of(data, tmp_path / "gpu", "--use_gpu")
-        assert torch.are_deterministic_algorithms_enabled()
-    finally:
-        torch.use_deterministic_algorithms(False)
-    assert devices == {"cuda"}
-    for column in cpu:
-        np.testing.assert_allclose(cpu[column], gpu[column], rtol=2e-3, atol=0.003)
-
-
-def test_a_gpu_computes_deterministically(data, tmp_path, monkeypatch):
-    """The setting is read back where training begins; the CPU stands in for the GPU."""
-
-    def stop(*_, **__):
-        assert torch.are_deterministic_algorithms_enabled()
-        assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
-        raise Killed
-
-    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "")
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
-    monkeypatch.setattr(trainer, "load_tensors", stop)
-    try:
-        with pytest.raises(Killed):
-            history_of(data, tmp_path / "a", "--use_gpu")
-    finally:
-        torch.use_deterministic_algorithms(False)

@@ -7,7 +7,7 @@ import shutil
 import signal
 
 import pytest
-from common import at_call, failed, listing, outcome, refused, results
+from common import at_call, ended, failed, interrupt, listing, refused, results
 
 posix = pytest.mark.skipif(os.name != "posix", reason="as it is on Unix")
 
@@ -88,12 +88,9 @@ def test_a_limit_on_the_size_of_files(run, tmp_path):
 def unfinished(run, monkeypatch):
     """The path of the checkpoint of a run that was interrupted after step 7."""
 
-    def stop():
-        raise KeyboardInterrupt
-
     with monkeypatch.context() as patch:
-        at_call(run, "train_step", 7, stop, patch)
-        assert outcome(run, "a")[0] == 130
+        at_call(run, "train_step", 7, interrupt, patch)
+        ended(130, run, "a")
     return next((run.folder / "a").glob("checkpoint.*"))
 
 
