@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from report import records
 from training.curves import QUANTITIES
 
-TEXT_WIDTH = 16.6 / 2.54  # inches: a line of the report
+TEXT_WIDTH = 17 / 2.54  # inches: a line of the report
 ACTIVATIONS = {"elu": "C0", "tanh": "C3"}
 NAMES = {"elu": "ELU", "tanh": "Tanh"}
 INPUTS = {False: "pixels minus their mean", True: "standardised pixels"}
@@ -25,7 +25,7 @@ SETTINGS = {
 matplotlib.rcParams.update(SETTINGS)
 
 
-def new_figure(title, width=TEXT_WIDTH, height=1.75):
+def new_figure(title, width=TEXT_WIDTH, height=1.6):
     figure = Figure(figsize=(width, height), layout="constrained")
     figure.suptitle(title)
     return figure

@@ -16,7 +16,7 @@ import torch
 
 import cifar10_utils
 import train_mlp_pytorch as trainer
-from mlp_pytorch import ACTIVATIONS
+from mlp_pytorch import ACTIVATIONS, MLP
 from report import records
 from training import flags
 from training.data_pytorch import TensorData
@@ -28,6 +28,7 @@ RATES = {  # learning rates, without and with the flag --standardize
     False: (1e-4, 1e-3, 1e-2, 1e-1),
     True: (1e-2, 1e-1, 1.0),
 }
+START_DEPTH = 10  # hidden layers, for at_start()
 UNITS = 100  # of a hidden layer, the trainers' default
 STEPS = 700
 VALIDATION, PROBE = 5000, 1000  # images for the accuracy; for saturation(), the first 1000 of them
@@ -77,11 +78,34 @@ def train(data, activation, depth, standardize, learning_rate, seed):
     return {"val_accuracy": round(accuracy, 4), "saturated": [float(f"{v:.4g}") for v in shares]}
 
 
+def at_start(x, activation, seed):
+    """What the initial weights of a network of START_DEPTH hidden layers do to a random gradient
+    at its last hidden layer, for inputs x (S, n): the root mean square where it reaches the first
+    layer over that at the start, and the saturation of the layers."""
+    mlp = MLP(x.shape[1], [UNITS] * START_DEPTH, 10, activation=activation, seed=seed)
+    inputs = out = mlp.layers[0](x).detach().requires_grad_()
+    for layer in mlp.layers[1:-1]:
+        out = layer(out)
+    gradient = torch.randn(out.shape, generator=torch.Generator().manual_seed(seed))
+    out.backward(gradient)
+    ratio = inputs.grad.square().mean().sqrt() / gradient.square().mean().sqrt()
+    return {"activation": activation, "seed": seed, "gradient": round(ratio.item(), 4),
+            "saturated": [round(share, 4) for share in saturation(mlp, activation, x)]}  # fmt: skip
+
+
+def save(record):
+    text = json.dumps(record).replace('{"seed"', '\n{"seed"')  # a line for each run
+    records.write("activations", text + "\n")
+
+
 def main():
     torch.set_num_threads(1)
     record = records.read("activations", {"runs": []})
     record |= {"steps": STEPS, "units": UNITS, "threshold": SATURATED}
     record["versions"] = {"torch": torch.__version__}
+    x = torch.from_numpy(load(SEEDS[0]).validation.images[:PROBE]).flatten(start_dim=1)
+    cases = itertools.product(("elu", "tanh"), SEEDS)
+    record["start"] = [at_start(x / x.std(dim=0), *case) for case in cases]
     inputs = [(standardize, rate) for standardize in RATES for rate in RATES[standardize]]
     cases = itertools.product(SEEDS, DEPTHS, inputs, ("elu", "tanh"))
     for seed, depth, (standardize, rate), activation in cases:
@@ -92,8 +116,8 @@ def main():
         run |= train(load(seed), **run)
         print(run, flush=True)
         record["runs"].append(run)
-        text = json.dumps(record).replace('{"seed"', '\n{"seed"')  # a line for each run
-        records.write("activations", text + "\n")
+        save(record)
+    save(record)
 
 
 if __name__ == "__main__":

@@ -10,35 +10,40 @@ everything the report is made from. The PDF contains it too, so one can check th
 import hashlib
 import itertools
 import math
-import re
 
 import numpy as np
 
 import cifar10_utils
-from report import records
+from report import comparisons, records
+from report.comparisons import BASELINE, MODIFICATIONS, SINGLE, children, compared, paired
 from report.records import changed_flags, column, runs_of, validation_accuracy
 from training.curves import layer_sizes
 
 TEXT = records.ROOT / "report" / "report.tex"
 GENERATED = records.ROOT / "report" / "generated.tex"
 
-# Question 2.1: the baseline, and by kind the experiments that are compared with it. The table
-# lists the flags that differ; last come the experiments combined-*, and long-*, compared with long.
-BASELINE, LONG = "base", "long"
-MODIFICATIONS = {
-    "Optimisation": (
-        *("learning-rate-low", "learning-rate-high", "batch-small", "batch-large"),
-        *("steps-few", "steps-many", "sgd", "cosine"),
-    ),
-    "Width and depth": ("width-small", "width-large", "depth-one", "depth-four"),
-    "Activation": ("relu", "gelu", "tanh"),
-    "Normalisation": ("standardize", "batch-norm", "layer-norm"),
-    "Regularisation of the weights": ("weight-decay", "adam", "l1"),
-    "Regularisation by noise in the network": ("dropout",),
-    "Regularisation by the data": ("flip", "shift", "flip-shift", "random-affine", "mixup"),
-    "Regularisation by the targets": ("label-smoothing",),
-    "Test-time averaging": ("test-time",),
+# The headings of other tables, by the experiment that the rows below are compared with.
+HEADINGS = {
+    "wide": "The recipe with the penalty in 25 epochs (the first row), and without its parts",
+    "long": "The best network's recipe in a tenth of its time (the first row), and changes of it",
 }
+# The numbers that the text asks for by experiment, as in \val{points cosine}.
+NAMED = {
+    "points": (
+        *("batch-norm", "standardize", "layer-norm", "ema", "cosine", "test-time"),
+        *("test-time-18-views", "flip", "mixup", "distortion", "dropout"),
+    ),
+    "validation of": (
+        *("base", "standardize", "tanh", "tanh-standardized"),
+        *("combined-1-training", "combined-3-views", "wide", "wide-without-dropout"),
+        *("best-cpu-without-l1", "best-cpu-l1-validated", "best-cpu-validated"),
+    ),
+    "train of": ("base", "combined-1-training", "combined-2-augmented"),
+    "accuracies of": ("best-cpu-first", "best-cpu-l1", "best-cpu-control"),
+}
+
+
+FLAG_COLUMNS = 4
 
 
 # Text ---------------------------------------------------------------------------------------------
@@ -74,6 +79,11 @@ def test_loss(runs):
     return mean_and_spread([run["test_loss"] for run in runs], 3)
 
 
+def between(values, digits):
+    """The range of some values."""
+    return f"${min(values):.{digits}f}$ to ${max(values):.{digits}f}$"
+
+
 def thousands(n):
     return rf"${n // 1000}\,{n % 1000:03}$"
 
@@ -82,6 +92,10 @@ def typewriter(words):
     """Words in typewriter letters, without a line break inside of one."""
     text = ", ".join(word.replace(" ", "~") for word in words)
     return r"\texttt{" + text.replace("_", r"\_").replace("--", "-{}-") + "}"
+
+
+def percent(share):
+    return rf"${100 * share:.0f}\,\%$"
 
 
 def row(*cells):
@@ -93,9 +107,9 @@ def row(*cells):
 
 def values():
     """Every number in the text, by the name under which report.tex calls for it."""
-    numbers = numpy_values() | agreement_values()
+    numbers = numpy_values() | agreement_values() | checked_values()
     numbers |= numeric_values() | activation_values() | modification_values()
-    numbers |= best_values() | study_values() | tanh_and_elu_values()
+    numbers |= best_values() | best_model_values() | tanh_and_elu_values()
     return numbers
 
 
@@ -132,6 +146,24 @@ def numpy_values():
     }
 
 
+def checked_values():
+    """Questions 1.1 and 1.2: what report/checks.py found."""
+    record, slow = records.read("checks"), runs_of("numpy-none-slow")
+    none, heart = record["without_hidden_layers"], record["learned_by_heart"]
+    return {
+        "difference step": scientific(record["step"], 0),
+        "learned": f"{record['learned']:g}",
+        "learned steps": between([run["steps"] for run in heart], 0),
+        "learned seeds": str(len(heart)),
+        "pixel rms": fixed(record["pixel_rms"], 2),
+        "at the floor": between([100 * run["at_the_floor"] for run in none], 0) + r"\,\%",
+        "loss without floor": between([run["loss_without_floor"] for run in none], 0),
+        "slow rate": scientific(slow[0]["flags"]["learning_rate"], 0),
+        "slow loss": test_loss(slow),
+        "slow accuracy": test_accuracy(slow, 3),
+    }
+
+
 def agreement_values():
     """Question 2.1: the largest distances between NumPy and PyTorch curves of the same seed."""
     theirs = runs_of("pytorch-100")
@@ -163,33 +195,38 @@ def numeric_values():
 
 
 def activation_values():
-    """Question 2.2: moments of h(Z) and h'(Z) for a standard normal Z, by quadrature."""
+    """Questions 1.2 and 2.2: moments of h(Z) for a standard normal Z, by quadrature."""
     z = np.linspace(-12, 12, 240_001)
     density = np.exp(-(z**2) / 2) / math.sqrt(2 * math.pi)
 
     def expected(values):
         return float(np.trapezoid(values * density, z))
 
-    numbers = {
-        "elu mean": fixed(expected(np.where(z > 0, z, np.expm1(z))), 2),
+    elu = np.where(z > 0, z, np.expm1(np.minimum(z, 0)))
+    square = expected(elu**2)
+    return {
+        "elu mean": fixed(expected(elu), 2),
         "relu mean": fixed(expected(np.maximum(z, 0)), 2),
+        "elu square": fixed(square, 3),
+        "elu gain": f"{1 / square:.2f}",
     }
-    for name, slope in (("tanh", 1 - np.tanh(z) ** 2), ("elu", np.exp(np.minimum(z, 0)))):
-        numbers[f"{name} ten layers"] = fixed(math.sqrt(expected(slope**2)) ** 10, 2)
-    return numbers
 
 
 def modification_values():
-    """Question 2.1: the gains by the modifications that the text names."""
-    numbers, text = {}, TEXT.read_text().replace("\n", " ")
-    for kind, number in NAMED.items():
-        for name in re.findall(rf"\\val\{{({kind} [\w-]+)\}}", text):
-            numbers[name] = number(name.split()[-1])
-    flags = runs_of(BASELINE)[0]["flags"]
-    numbers["validation images"] = thousands(flags["validation_size"])
-    names = [path.stem for path in records.EXPERIMENTS.glob(f"{LONG}*.txt")]
-    times = [run["train_seconds"] / 60 for name in names for run in runs_of(name)]
-    numbers["long minutes"] = f"{min(times):.1f} to {max(times):.1f}"
+    """Question 2.1: what counts as a difference, and the numbers that the text names."""
+    singles = [paired(name) for name in SINGLE]
+    numbers = {
+        "validation images": thousands(runs_of(BASELINE)[0]["flags"]["validation_size"]),
+        "single modifications": str(len(SINGLE)),
+        "what counts": fixed(comparisons.what_counts(singles), 1),
+        "wide changes": str(len(children("wide"))),
+        "spread of long": fixed(
+            np.std([validation_accuracy(r) for r in runs_of("long")], ddof=1), 3
+        ),
+        "counting": str(sum(abs(d.mean()) > comparisons.what_counts(singles) for d in singles)),
+    }
+    for kind, names in NAMED.items():
+        numbers |= {f"{kind} {name}": NUMBERS[kind](name) for name in names}
     return numbers
 
 
@@ -204,10 +241,10 @@ def best_values():
         "best layers": layers,
         "best weights": fixed(sum(n * m for n, m in itertools.pairwise(sizes)) / 1e6, 1),
         "best accuracy": accuracies(runs),
+        "best views": f"averaged over views{single_view(runs)}",
         "best seeds": "one seed" if len(runs) == 1 else f"{len(runs)} seeds",
         "best minutes": f"{record['train_seconds'] / 60:.0f}",
         "best epochs": str(flags["epochs"]),
-        "best flags": typewriter(changed_flags(flags, runs_of("pytorch-100")[0]["flags"])),
         "best command": typewriter([record["command"]]).replace("~", " "),
         "validated validation": fixed(validation_accuracy(validated), 3),
         "validated train": fixed(validated["history"]["train_accuracy"][-1], 3),
@@ -215,9 +252,15 @@ def best_values():
     }
 
 
-def study_values():
-    """Question 2.1: what report/study.py found on the best model."""
-    record = records.read("study")
+def single_view(runs):
+    """The accuracies of single views, of runs that recorded them."""
+    scores = [run.get("test_single_view_accuracy") for run in runs]
+    return "" if None in scores else "; single views: " + " and ".join(map(fixed, scores))
+
+
+def best_model_values():
+    """Question 2.1: what report/best_model.py found on the best model."""
+    record = records.read("best_model")
     classes, confusion = record["classes"], np.array(record["confusion"])
     order = np.argsort(record["class_accuracy"])
     mistakes = confusion - np.diag(confusion.diagonal())
@@ -238,7 +281,7 @@ def study_values():
         at = dict(zip(run["moved_by"], run["moved"], strict=True))
         numbers[f"unmoved {name} augmentation"] = fixed(at[0], 3)
         numbers[f"moved {name} augmentation"] = fixed((at[-distance] + at[distance]) / 2, 3)
-        numbers[f"neighbours {name} augmentation"] = fixed(run["neighbour_correlation"], 2)
+        numbers[f"neighbours {name} augmentation"] = fixed(run["neighbour_similarity"], 2)
     for when, result in record["calibration"].items():
         numbers[f"error {when}"] = fixed(result["error"], 3)
         numbers[f"loss {when}"] = fixed(result["loss"], 3)
@@ -265,17 +308,29 @@ def tanh_and_elu_values():
             for depth, name in ((depths[0], "shallow"), (depths[-1], "deep")):
                 best = mean_and_spread(best_rate(record, activation, depth, standardize), 3)
                 numbers[f"{activation} {inputs} {name}"] = best
-    tanh, elu = (records.activation_points(record, activation, depths[0], standardize=True)
-                 for activation in ("tanh", "elu"))  # fmt: skip
-    for i, rate in enumerate((1e-2, 1e-1), 1):
-        runs = records.matching(record["runs"], activation="tanh", depth=depths[0],
-                                standardize=True, learning_rate=rate)  # fmt: skip
-        share = np.mean([run["saturated"][0] for run in runs])
-        numbers[f"saturated standardised rate {i}"] = fixed(share, 2)
-        numbers[f"elu ahead standardised rate {i}"] = fixed(elu[rate] - tanh[rate], 3)
-    for name in ("tanh", "standardize", "tanh-standardized"):
-        numbers[f"validation {name}"] = validation(runs_of(name), 3)
+    for depth in depths:
+        tanh, elu = (np.mean(best_rate(record, name, depth, True)) for name in ("tanh", "elu"))
+        numbers[f"gap {depth}"] = fixed(elu - tanh, 3)
+    elu, tanh = (records.activation_points(record, name, depths[0], True)[1e-2]
+                 for name in ("elu", "tanh"))  # fmt: skip
+    numbers["elu ahead standardised rate 1"] = fixed(elu - tanh, 3)
+    numbers["saturated standardised rate 1"] = percent(saturated(record, depths[0], True, 1e-2)[0])
+    first, *later = saturated(record, depths[-1], True, 1e-1)
+    numbers |= {"first saturated": percent(first), "later saturated": percent(max(later))}
+    for i, rate in enumerate((1e-3, 1e-2), 1):
+        numbers[f"raw rate {i}"] = scientific(rate, 0)
+        numbers[f"raw saturated {i}"] = percent(saturated(record, depths[0], False, rate)[0])
+    for name in ("elu", "tanh"):
+        start = records.matching(record["start"], activation=name)
+        numbers[f"start {name}"] = fixed(np.mean([run["gradient"] for run in start]), 2)
     return numbers
+
+
+def saturated(record, depth, standardize, rate):
+    """The share of saturated outputs in each layer of the Tanh networks, over the seeds."""
+    runs = records.matching(record["runs"], activation="tanh", depth=depth,
+                            standardize=standardize, learning_rate=rate)  # fmt: skip
+    return np.mean([run["saturated"] for run in runs], axis=0)
 
 
 def best_rate(record, activation, depth, standardize):
@@ -296,25 +351,18 @@ def train_accuracy(runs):
     return column(runs, "train_accuracy")[:, -1].mean()
 
 
-def reference(name):
-    """The experiment that another is compared with."""
-    return LONG if name.startswith(LONG) else BASELINE
-
-
 def points(name):
-    """The difference in validation accuracy from the reference, in percentage points."""
-    ours, theirs = (
-        np.mean([validation_accuracy(run) for run in runs_of(n)]) for n in (name, reference(name))
-    )
-    return f"{100 * (ours - theirs):+z.1f}"
+    """The mean difference and, of more than one seed, its standard error, in percentage points."""
+    values = paired(name)
+    error = rf" \pm {comparisons.standard_error(values):.1f}" if len(values) > 1 else ""
+    return f"${values.mean():+z.1f}{error}$"
 
 
-# The numbers that the text asks for by experiment, as in \val{validation of base}.
-NAMED = {
+# How a number that the text asks for by experiment is made.
+NUMBERS = {
     "points": points,
     "validation of": lambda name: validation(runs_of(name), 3),
     "train of": lambda name: fixed(train_accuracy(runs_of(name)), 3),
-    "loss of": lambda name: mean_and_spread(column(runs_of(name), "val_loss")[:, -1], 3),
     "accuracies of": lambda name: accuracies(runs_of(name)),
 }
 
@@ -325,55 +373,84 @@ NAMED = {
 def numpy_table():
     """Question 1.2: the rows of the table over the hidden layers."""
     rows = []
-    for runs in map(runs_of, records.NUMPY_RUNS):
+    none, *others = records.NUMPY_RUNS
+    for name in (none, "numpy-none-slow", *others):
+        runs = runs_of(name)
         units = ", ".join(map(str, runs[0]["flags"]["dnn_hidden_units"]))
         train = mean_and_spread(column(runs, "train_accuracy")[:, -1])
         cells = train, test_accuracy(runs), test_loss(runs), str(len(runs))
+        if name == "numpy-none-slow":
+            units = f"none, learning rate {scientific(runs[0]['flags']['learning_rate'], 0)}"
         rows.append(row(units or "none", *cells))
     return "\n".join(rows)
 
 
-def modifications():
-    """The records of the table, by their kind."""
-    ablations = "Ablations of the best network's recipe, in a tenth of its time"
-    late = {"Combined": "combined-*", ablations: f"{LONG}*"}
-    return MODIFICATIONS | {
-        heading: sorted(path.stem for path in records.RESULTS.glob(f"{names}.json"))
-        for heading, names in late.items()
-    }
+def checks_table():
+    """Question 1.1: the rows of the table of gradient checks."""
+    names = {"x": r"$\mat{X}$", "weight": r"$\mat{W}$", "bias": r"$\mat{b}$"}
+    return "\n".join(
+        row(rf"\texttt{{{module}}}", names[name], *map(scientific, found.values()))
+        for module, gradients in records.read("checks")["gradients"].items()
+        for name, found in gradients.items()
+    )
+
+
+def best_flags():
+    """Question 2.1: the flags of the best network, column by column."""
+    flags, defaults = (runs_of(name)[0]["flags"] for name in ("best-cpu", "pytorch-100"))
+    cells = [typewriter([flag]) for flag in changed_flags(flags, defaults)]
+    height = math.ceil(len(cells) / FLAG_COLUMNS)
+    return "\n".join(row(*cells[i::height]) for i in range(height))
+
+
+def wide_experiments():
+    """The experiments with wide networks, by heading: full length first, then with each shortened
+    recipe its changes."""
+    names = [name for name in compared() if name.startswith("best-cpu")]
+    tables = {"Full length, in the order of the work": sorted(names, key=comparisons.depth)}
+    return tables | {HEADINGS[name]: [name, *children(name)] for name in HEADINGS}
 
 
 def modifications_table():
-    """Question 2.1: the rows of the table, under a heading for each kind of modification."""
-    rows = [modification_row(BASELINE, "the baseline")]
-    for heading, names in modifications().items():
+    """The rows with the baseline's single modifications, by kind, and their combinations."""
+    combined = [name for name in compared() if name.startswith(("stacked", "combined"))]
+    tables = MODIFICATIONS | {"Combined": sorted(combined, key=comparisons.depth)}
+    return modification_row(BASELINE, "the baseline") + "\n" + table(tables)
+
+
+def table(tables):
+    """Rows of experiments, under a heading for each kind."""
+    rows = []
+    for heading, names in tables.items():
         rows += [r"\addlinespace[2pt]", rf"\multicolumn{{6}}{{@{{}}l}}{{\emph{{{heading}}}}} \\"]
         rows += [modification_row(name, change(name)) for name in names]
     return "\n".join(rows)
 
 
 def change(name):
-    """What an experiment changes in its reference, or adds to the combination it begins with."""
-    before = {LONG: "best-cpu-validated"}.get(name, reference(name))
-    if name.startswith("combined-"):
-        text = (records.EXPERIMENTS / f"{name}.txt").read_text()
-        before = re.search(r"^@report/experiments/(.+)\.txt$", text, re.M)[1]
+    """What an experiment changes in the one that it is compared with."""
+    before = comparisons.compared_with(name)
     flags = changed_flags(runs_of(name)[0]["flags"], runs_of(before)[0]["flags"])
-    if name == LONG:
-        return "the best network's recipe with " + typewriter(flags)
-    if not name.startswith("combined-"):
-        return typewriter(flags)
-    short, *start = (n.removeprefix("combined-") for n in (name, before) if n != BASELINE)
-    return rf"{short}: " + typewriter([*start, *flags])
+    text = typewriter(flags) if flags else "all training images"
+    if before in (BASELINE, *HEADINGS):
+        return text + dagger(name)
+    return rf"{name} = {before}, " + text + dagger(name)
+
+
+def dagger(name):
+    return r"\,$^\dagger$" if "flag_since_removed" in records.read(name) else ""
 
 
 def modification_row(name, label):
     runs = runs_of(name)
+    validated = "val_accuracy" in runs[0]["history"]
+    compare = name not in (BASELINE, *HEADINGS) and validated
+    compare = compare and "val_accuracy" in runs_of(comparisons.compared_with(name))[0]["history"]
     return row(
         label,
         fixed(train_accuracy(runs), 3),
-        validation(runs, 3),
-        "" if name == reference(name) else f"${points(name)}$",
+        validation(runs, 3) if validated else "",
+        points(name) if compare else "",
         test_accuracy(runs, 3),
         str(len(runs)),
     )
@@ -394,7 +471,10 @@ def generated():
     for name, rows in (
         ("NumpyTable", numpy_table()),
         ("ModificationsTable", modifications_table()),
+        ("WideTable", table(wide_experiments())),
         ("BaselineFlags", baseline_flags()),
+        ("BestFlags", best_flags()),
+        ("ChecksTable", checks_table()),
     ):
         lines.append(rf"\newcommand*{{\{name}}}{{" + f"%\n{rows}%\n}}")
     return "\n".join(lines) + "\n"

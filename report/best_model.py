@@ -1,14 +1,14 @@
 """Study a finished run of train_mlp_pytorch.py (question 2.1).
 
-    python -m report.study RUN [--validated RUN] [--augmentation WITHOUT WITH]
+    python -m report.best_model RUN [--validated RUN] [--augmentation WITHOUT WITH]
 
-The records are report/results/study.json and study.npz, for plots/plot_study.py: the curves; the
+The records are report/results/best_model.json and best_model.npz, for plots/plot_best_model.py: the
 confusion matrix, the most confident mistakes and the calibration, all on the test set; the first
 layer's weights. RUN/mistakes.png shows the mistakes: images of CIFAR-10, so do not commit it.
 
 The temperature of the calibration is fitted on validation images, never on the test set. A RUN on
 all training images has no validation images. --validated then names a run of the same recipe with
-some: its curves are drawn, and its temperature is used for RUN.
+some: its temperature is used for RUN.
 
 --augmentation names two runs with the same validation split, one without and one with augmentation,
 to be compared with each other.
@@ -23,6 +23,7 @@ from types import SimpleNamespace
 import numpy as np
 import torch
 from matplotlib.figure import Figure
+from torch.nn import functional as F
 
 import cifar10_utils
 import train_mlp_pytorch as trainer
@@ -40,7 +41,7 @@ CLASSES = (
 )
 BINS = 15  # of the confidence, equally wide
 MISTAKES = 24  # recorded, the most confident ones
-UNITS_SHOWN = 40  # of the first layer
+UNITS_SHOWN = 20  # of the first layer
 MOST_MOVED = 8  # pixels to either side
 
 
@@ -134,12 +135,17 @@ def fit_temperature(logits, labels):
 
 def calibration(logits, labels, temperature):
     """The cross entropy in nats, and the expected calibration error: the distance between
-    confidence and accuracy, averaged over the examples in BINS bins of the confidence."""
+    confidence and accuracy, averaged over the examples in BINS bins of the confidence. `bins` has
+    the mean confidence, the accuracy and the number of examples of each bin that is not empty."""
     p = probabilities(logits, temperature)
     confidence, right = p.max(axis=1), p.argmax(axis=1) == labels
     bins = np.minimum((confidence * BINS).astype(int), BINS - 1)
     confident, correct = (np.bincount(bins, weights, BINS) for weights in (confidence, right))
+    counts = np.bincount(bins, minlength=BINS)
+    full = counts > 0
+    means = (sums[full] / counts[full] for sums in (confident, correct))
     return {
+        "bins": np.stack([*means, counts[full]]).round(4).tolist(),
         "loss": round(float(-np.log(p[np.arange(len(labels)), labels]).mean()), 4),
         "error": round(float(np.abs(confident - correct).sum() / len(labels)), 4),
     }
@@ -160,27 +166,26 @@ def first_weights(mlp):
 
 
 def sample(weights, n):
-    """n units, evenly spaced in the order of decreasing weight norm, as bytes: 128 means 0; 1 and
-    255 mean minus and plus three standard deviations of a unit's weights. Larger weights are
-    clipped."""
+    """n units, evenly spaced in the order of decreasing weight norm, from the half with the larger
+    weights, as bytes: 128 means 0; 1 and 255 mean minus and plus three standard deviations of a
+    unit's weights. Larger weights are clipped."""
     norms = np.sqrt((weights**2).sum(axis=(1, 2, 3)))
-    places = np.linspace(0, len(weights) - 1, n).round().astype(int)
+    places = np.linspace(0, (len(weights) - 1) // 2, n).round().astype(int)
     chosen = weights[np.argsort(-norms, kind="stable")[places]]
     scaled = chosen / (3 * chosen.std(axis=(1, 2, 3), keepdims=True))
     return np.round(128 + 127 * scaled.clip(-1, 1)).astype(np.uint8)
 
 
-def neighbour_correlation(weights):
-    """The correlation between the weights of adjacent pixels, as the median over the units: 0 for
-    noise."""
-    w = weights.astype(np.float64)
+def neighbour_similarity(weights):
+    """The cosine similarity of a unit's weights and those of the adjacent pixels, as the median
+    over the units: about 0 for noise, 1 for equal weights."""
+    w = torch.from_numpy(weights).double()
 
-    def correlation(one, other):
-        products = (one * other).sum(axis=(1, 2, 3))
-        return products / np.sqrt((one**2).sum(axis=(1, 2, 3)) * (other**2).sum(axis=(1, 2, 3)))
+    def similarity(one, other):
+        return F.cosine_similarity(one.flatten(1), other.flatten(1))
 
-    neighbours = correlation(w[..., 1:], w[..., :-1]) + correlation(w[:, :, 1:], w[:, :, :-1])
-    return round(float(np.median(neighbours / 2)), 4)
+    across, down = similarity(w[..., 1:], w[..., :-1]), similarity(w[:, :, 1:], w[:, :, :-1])
+    return round(((across + down) / 2).quantile(0.5).item(), 4)
 
 
 # Augmentation -------------------------------------------------------------------------------------
@@ -195,7 +200,7 @@ def moved(x, right):
 
 def compared(run):
     """The accuracy of a run on its validation images moved by up to MOST_MOVED pixels, each image
-    seen once and not in views, and its neighbour_correlation."""
+    seen once and not in views, and its neighbour_similarity."""
     data, distances = run.validation, list(range(-MOST_MOVED, MOST_MOVED + 1))
     accuracies = []
     for distance in distances:
@@ -208,7 +213,7 @@ def compared(run):
         "run": run.record,
         "moved_by": distances,
         "moved": accuracies,
-        "neighbour_correlation": neighbour_correlation(first_weights(run.mlp)),
+        "neighbour_similarity": neighbour_similarity(first_weights(run.mlp)),
     }
 
 
@@ -259,9 +264,9 @@ def main(argv=None):
     names = "without", "with"
     record["augmentation"] = dict(zip(names, map(compared, pair), strict=False))
     lines = [f"{json.dumps(name)}: {json.dumps(value)}" for name, value in record.items()]
-    records.write("study", "{\n" + ",\n".join(lines) + "\n}\n")
+    records.write("best_model", "{\n" + ",\n".join(lines) + "\n}\n")
     units = sample(first_weights(run.mlp), UNITS_SHOWN)
-    np.savez_compressed(records.RESULTS / "study.npz", run=units)
+    np.savez_compressed(records.RESULTS / "best_model.npz", run=units)
     draw_mistakes(record["mistakes"], run.test.pixels.numpy(), run.folder / "mistakes.png")
     before, after = (record["calibration"][when]["error"] for when in ("before", "after"))
     print(

@@ -1,6 +1,6 @@
-"""Draw the figures on the best model from the records of report/study.py.
+"""Question 2.1: the figures on the best model, from its records and that of report/best_model.py.
 
-python -m plots.plot_study
+python -m plots.plot_best_model
 """
 
 import numpy as np
@@ -17,31 +17,30 @@ ORDER = (
 )
 VEHICLES = 4
 TRAINING_IMAGES = 50_000
-CURVES = {  # colour and label of a column of metrics.csv
-    "train": ("C0", "training, augmented"),
-    "clean": ("C2", "training, unaugmented"),
-    "val": ("C1", "validation"),
+CURVES = {  # colour, line and label of a column of metrics.csv
+    "train": ("C0", "-", "training, augmented"),
+    "clean": ("C2", "--", "training, unaugmented"),
+    "val": ("C1", "-", "validation"),
 }
+SHOWN, COLUMNS = 20, 5  # units of the first layer, and in a row
 AUGMENTATION = {"without": "C7", "with": "C2"}
 
 
-def draw_curves(record):
-    """Loss and accuracy over training: of the run with validation images as lines; of the run on
-    all images dotted, with its test accuracy as a star."""
-    run, validated = record["run"], record["validated"] or record["run"]
-    title = f"MLP {layer_sizes(run['flags'])}: test accuracy {run['test_accuracy']:.4f}"
-    figure, panels = style.loss_and_accuracy(title, xlabel="epoch")
+def draw_curves():
+    """Loss and accuracy of one run with validation images over training, from step 0."""
+    (run, *_), best = records.runs_of("best-cpu-validated"), records.runs_of("best-cpu")
+    figure, panels = style.loss_and_accuracy(
+        f"MLP {layer_sizes(run['flags'])}: one run with validation images", xlabel="epoch"
+    )
     for quantity, panel in panels.items():
-        for split, (color, label) in CURVES.items():
-            for one, line in ((run, ":"), (validated, "-")):
-                if values := one["history"].get(f"{split}_{quantity}"):
-                    shown = label if one is validated else None
-                    panel.plot(epochs(one)[1:], values[1:], line, color=color, label=shown)
-        panel.plot(epochs(run)[-1], run[f"test_{quantity}"], "*", color="C3", ms=9,
-                   mec="white", mew=0.5, zorder=3, label="test (run on all images)")  # fmt: skip
-    figure.set_figheight(2.0)
+        for split, (color, line, label) in CURVES.items():
+            panel.plot(epochs(run), run["history"][f"{split}_{quantity}"], line, color=color,
+                       label=label)  # fmt: skip
+        panel.plot(epochs(run)[-1], best[0][f"test_{quantity}"], "*", color="C3", ms=9,
+                   mec="white", mew=0.5, zorder=3, label="test, trained on all images")  # fmt: skip
+    figure.set_figheight(1.8)
     figure.legend(*panel.get_legend_handles_labels(), loc="outside lower center", ncols=4)
-    style.save(figure, "study_curves")
+    style.save(figure, "best_model_curves")
 
 
 def epochs(run):
@@ -75,7 +74,7 @@ def draw_confusion(record):
     axes.tick_params(length=0)
     axes.set(xlabel="prediction", ylabel="true class")
     figure.colorbar(image, label="share of the images of the class", aspect=30, pad=0.03)
-    style.save(figure, "study_confusion")
+    style.save(figure, "best_model_confusion")
 
 
 def tile(pictures, columns):
@@ -87,16 +86,26 @@ def tile(pictures, columns):
     return grid.transpose(0, 2, 1, 3, 4).reshape(-1, columns * (width + 2), 3)
 
 
-def draw_first_layer(record, pictures):
-    shown, units = len(pictures["run"]), record["run"]["flags"]["dnn_hidden_units"][0]
-    figure = style.new_figure(
-        f"First layer: {shown} of {units} units,\nfrom large weights to small ones",
-        0.43 * style.TEXT_WIDTH, 1.78,
-    )  # fmt: skip
+def draw_first_layer(pictures):
+    figure = style.new_figure("First layer", 0.43 * style.TEXT_WIDTH, 2.1)
     axes = figure.subplots()
-    axes.imshow(tile(pictures["run"], 8), interpolation="nearest")
+    axes.imshow(tile(pictures["run"][:SHOWN], COLUMNS), interpolation="nearest")
     axes.axis("off")
-    style.save(figure, "study_first_layer")
+    style.save(figure, "best_model_first_layer")
+
+
+def draw_calibration(record):
+    """The reliability diagram on the test set, before and after the temperature."""
+    figure = style.new_figure("Calibration", 0.43 * style.TEXT_WIDTH, 1.6)
+    panel = figure.subplots()
+    panel.plot([0, 1], [0, 1], color="0.6", lw=0.8)
+    for (when, result), color in zip(record["calibration"].items(), ("C7", "C2"), strict=True):
+        confidence, accuracy, _ = result["bins"]
+        panel.plot(confidence, accuracy, "o-", color=color, ms=2.5, label=f"{when} the temperature")
+    panel.set(xlabel="confidence", ylabel="accuracy")
+    panel.grid()
+    panel.legend(loc="upper left")
+    style.save(figure, "best_model_calibration")
 
 
 def draw_augmentation(record):
@@ -109,18 +118,19 @@ def draw_augmentation(record):
     panel.set(xlabel="shift to the right (pixels)", ylabel="accuracy")
     panel.grid()
     panel.legend(title="augmentation", loc="lower center")
-    style.save(figure, "study_augmentation")
+    style.save(figure, "best_model_augmentation")
 
 
-def main():
-    record = records.read("study")
-    pictures = np.load(records.RESULTS / "study.npz")
-    draw_curves(record)
+def draw():
+    record = records.read("best_model")
+    draw_curves()
     draw_confusion(record)
-    draw_first_layer(record, pictures)
+    draw_first_layer(np.load(records.RESULTS / "best_model.npz"))
     if record["augmentation"]:
         draw_augmentation(record)
+    if all("bins" in result for result in record["calibration"].values()):
+        draw_calibration(record)
 
 
 if __name__ == "__main__":
-    main()
+    draw()

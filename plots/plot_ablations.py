@@ -1,0 +1,63 @@
+"""Question 2.1: what changes of a wide network's recipe change, at each length.
+
+python -m plots.plot_ablations
+"""
+
+import textwrap
+
+from plots import style
+from plots.plot_modifications import label
+from report import comparisons, records
+
+MEASURED = 3  # changes of a recipe, at least, for a panel of its own
+
+
+def families():
+    """The changes of each recipe with wide networks, by the recipe: the shorter ones first."""
+    recipes = {comparisons.compared_with(name) for name in comparisons.compared()}
+    changes = {
+        recipe: [name for name in comparisons.children(recipe)
+                 if label(name) and not same_recipe_at_another_length(name)]
+        for recipe in recipes if recipe.startswith(("wide", "long", "best-cpu"))
+    }  # fmt: skip
+    changes = {recipe: names for recipe, names in changes.items() if len(names) >= MEASURED}
+    return dict(sorted(changes.items(), key=lambda item: epochs(item[0])))
+
+
+def same_recipe_at_another_length(name):
+    return label(name).startswith("epochs") and "," not in label(name)
+
+
+def epochs(name):
+    return records.runs_of(name)[0]["flags"]["epochs"]
+
+
+def draw():
+    shown = families()
+    rows = list(dict.fromkeys(
+        row(name) for names in reversed(shown.values()) for name in names
+    ))  # fmt: skip
+    figure = style.new_figure("Changes of a recipe: differences in validation accuracy", height=2.5)
+    panels = figure.subplots(1, len(shown), sharex=True, sharey=True)
+    for panel, (recipe, names) in zip(panels, shown.items(), strict=True):
+        panel.axvline(0, color="0.6", lw=0.6)
+        for name in names:
+            values = comparisons.paired(name)
+            error = comparisons.standard_error(values) if len(values) > 1 else None
+            panel.errorbar(values.mean(), rows.index(row(name)), xerr=error, fmt="o", ms=3.5,
+                           color="C0", mfc="C0" if error else "white", capsize=1.5)  # fmt: skip
+        panel.set_yticks(range(len(rows)), rows)
+        panel.set(title=f"{recipe}\n{epochs(recipe)} epochs", xlabel="percentage points")
+        panel.grid()
+    panels[0].invert_yaxis()
+    style.save(figure, "ablations")
+
+
+def row(name):
+    """A change without the number of epochs, which gives it the time of the others."""
+    words = (word for word in label(name).split(", ") if not word.startswith("epochs"))
+    return textwrap.fill(", ".join(words), 75)
+
+
+if __name__ == "__main__":
+    draw()

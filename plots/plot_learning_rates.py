@@ -1,0 +1,37 @@
+"""Question 2.2: the accuracy of Tanh and the ELU against the learning rate, by depth.
+
+python -m plots.plot_learning_rates
+"""
+
+from plots import style
+from report import records
+
+DIVERGED = 0.03  # where the cross of a network that diverged stands
+
+
+def draw():
+    record = records.read("activations")
+    depths = records.all_values(record, "depth")
+    figure = style.new_figure(
+        f"Tanh against ELU after {record['steps']} steps of SGD, by hidden layers", height=1.95
+    )
+    panels = figure.subplots(2, len(depths), sharey=True)
+    for row, (standardize, inputs) in zip(panels, style.INPUTS.items(), strict=True):
+        for panel, depth in zip(row, depths, strict=True):
+            panel.set(title=f"{depth} hidden", xscale="log", ylim=(0, 0.55))
+            panel.grid()
+            for activation, color in style.ACTIVATIONS.items():
+                points = records.activation_points(record, activation, depth, standardize)
+                panel.plot(*zip(*points.items(), strict=True), "o-", color=color, ms=3,
+                           label=style.NAMES[activation])  # fmt: skip
+                diverged = [rate for rate, mean in points.items() if mean is None]
+                panel.plot(diverged, [DIVERGED] * len(diverged), "x", color=color, ms=5)
+        row[0].set_ylabel(f"{inputs}\nvalidation accuracy")
+    for panel in panels[-1]:
+        panel.set_xlabel("learning rate")
+    panels[1, 0].legend(loc="lower left")
+    style.save(figure, "learning_rates")
+
+
+if __name__ == "__main__":
+    draw()

@@ -1,0 +1,57 @@
+"""Question 2.1: published test accuracies of fully connected networks, and ours, by parameters.
+
+python -m plots.plot_published
+"""
+
+import itertools
+
+import numpy as np
+
+from plots import style
+from report import records
+from training.curves import layer_sizes
+
+PUBLISHED = (  # test accuracy in %, weights in millions, what; CIFAR-10 alone, labels alone
+    (70.25, 20.3, "Mocanu 2018, dense"),
+    (72.77, 256, "Neyshabur 2020, 400 epochs"),
+    (78.63, 256, "the same, 4,000 epochs"),
+    (85.19, 256, "the same with a penalty"),
+)
+OTHERS = (  # test accuracy in %, where the label stands, what: of unknown size
+    (58.1, 3, "without augmentation (quoted by Neyshabur 2020)"),
+    (74.84, 0.11, "Mocanu 2018, sparse"),
+    (78.6, 0.11, "Lin 2015, pre-trained without labels"),
+)
+OURS = {"numpy-100": "default", "combined-3-views": "small", "best-cpu": "best"}
+
+
+def n_weights(flags):
+    """The number of weights of a run's network, in millions."""
+    sizes = map(int, layer_sizes(flags).split("-"))
+    return sum(n * m for n, m in itertools.pairwise(sizes)) / 1e6
+
+
+def draw():
+    figure = style.new_figure("Test accuracy of fully connected networks", height=1.7)
+    axes = figure.subplots()
+    for accuracy, x, what in OTHERS:
+        axes.axhline(accuracy, color="0.75", lw=0.7, ls="--", zorder=0)
+        axes.text(x, accuracy + 0.3, what, color="0.4", size=style.SMALL)
+    for accuracy, weights, what in PUBLISHED:
+        axes.plot(weights, accuracy, "s", color="C7", ms=4)
+        axes.annotate(what, (weights, accuracy), (5, -2), textcoords="offset points",
+                      size=style.SMALL)  # fmt: skip
+    for name, what in OURS.items():
+        runs = records.runs_of(name)
+        accuracy = 100 * np.mean([run["test_accuracy"] for run in runs])
+        at = n_weights(runs[0]["flags"]), accuracy
+        axes.plot(*at, "*", color="C3", ms=8)
+        axes.annotate(f"ours, {what}", at, (6, -7), textcoords="offset points", color="C3",
+                      size=style.SMALL)  # fmt: skip
+    axes.set(xscale="log", xlabel="weights (millions)", ylabel="test accuracy (%)",
+             xlim=(0.1, 6000), ylim=(46, 88))  # fmt: skip
+    style.save(figure, "published")
+
+
+if __name__ == "__main__":
+    draw()
