@@ -233,7 +233,7 @@ def default_step():
 def best_step():
     """The step of the best network on the CPU, and each of its parts alone; `rest` is what these
     leave of it."""
-    argv = [f"@{records.EXPERIMENTS}/best-cpu.txt", "--data_dir", str(DATA)]
+    argv = [f"@{records.EXPERIMENTS}/whitened.txt", "--data_dir", str(DATA)]
     args = flags.parse(train_mlp_pytorch.make_parser(), argv)
     keep_freed_memory()
     tensors = load_tensors(args, torch.device("cpu")).train

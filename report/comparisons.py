@@ -40,7 +40,7 @@ def compared_with(name):
         return record["compared_with"]
     text = (records.EXPERIMENTS / f"{name}.txt").read_text()
     found = re.search(r"^# compared with: (.+)$", text, re.M)
-    found = found or re.search(r"^@report/experiments/(.+)\.txt$", text, re.M)
+    found = found or re.search(r"^@(.+)\.txt$", text, re.M)
     return found and found[1]
 
 
