@@ -1,7 +1,4 @@
-"""Question 2.1: what changes of a wide network's recipe change, at each length.
-
-python -m plots.plot_ablations
-"""
+"""Question 2.1: what changes of a wide network's recipe change, at each length."""
 
 import textwrap
 
@@ -37,7 +34,7 @@ def draw():
     rows = list(dict.fromkeys(
         row(name) for names in reversed(shown.values()) for name in names
     ))  # fmt: skip
-    figure = style.new_figure("Changes of a recipe: differences in validation accuracy", height=2.5)
+    figure = style.new_figure("Changes of a recipe: differences in validation accuracy", height=2.3)
     panels = figure.subplots(1, len(shown), sharex=True, sharey=True)
     for panel, (recipe, names) in zip(panels, shown.items(), strict=True):
         panel.axvline(0, color="0.6", lw=0.6)
@@ -57,7 +54,3 @@ def row(name):
     """A change without the number of epochs, which gives it the time of the others."""
     words = (word for word in label(name).split(", ") if not word.startswith("epochs"))
     return textwrap.fill(", ".join(words), 75)
-
-
-if __name__ == "__main__":
-    draw()

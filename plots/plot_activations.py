@@ -1,7 +1,4 @@
-"""Question 2.2: Tanh and the ELU, their derivatives, and which layers saturate in trained networks.
-
-python -m plots.plot_activations
-"""
+"""Question 2.2: Tanh, the ELU, their derivatives, and the layers that saturate in training."""
 
 import numpy as np
 
@@ -46,7 +43,3 @@ def draw():
     for panel in (function, derivative, *shares):
         panel.grid()
     style.save(figure, "activations")
-
-
-if __name__ == "__main__":
-    draw()

@@ -1,7 +1,4 @@
-"""Question 2.1: the figures on the best model, from its records and that of report/best_model.py.
-
-python -m plots.plot_best_model
-"""
+"""Question 2.1: the figures on the best model, from its records and best_model.json."""
 
 import numpy as np
 from matplotlib.patches import Rectangle
@@ -57,7 +54,7 @@ def draw_confusion(record):
     figure = style.new_figure(
         "Confusion matrix on the test set:\n"
         f"{record['test_accuracy']:.1%} of the images are on the diagonal",
-        0.55 * style.TEXT_WIDTH, 2.83,
+        0.55 * style.TEXT_WIDTH, 2.6,
     )  # fmt: skip
     axes = figure.subplots()
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
@@ -130,7 +127,3 @@ def draw():
         draw_augmentation(record)
     if all("bins" in result for result in record["calibration"].values()):
         draw_calibration(record)
-
-
-if __name__ == "__main__":
-    draw()

@@ -1,11 +1,9 @@
-"""Question 2.2: the accuracy of Tanh and the ELU against the learning rate, by depth.
-
-python -m plots.plot_learning_rates
-"""
+"""Question 2.2: the accuracy of Tanh and the ELU against the learning rate, by depth."""
 
 from plots import style
 from report import records
 
+SHORT = {False: "raw pixels", True: "standardised"}
 DIVERGED = 0.03  # where the cross of a network that diverged stands
 
 
@@ -16,7 +14,7 @@ def draw():
         f"Tanh against ELU after {record['steps']} steps of SGD, by hidden layers", height=1.95
     )
     panels = figure.subplots(2, len(depths), sharey=True)
-    for row, (standardize, inputs) in zip(panels, style.INPUTS.items(), strict=True):
+    for row, standardize in zip(panels, SHORT, strict=True):
         for panel, depth in zip(row, depths, strict=True):
             panel.set(title=f"{depth} hidden", xscale="log", ylim=(0, 0.55))
             panel.grid()
@@ -26,12 +24,8 @@ def draw():
                            label=style.NAMES[activation])  # fmt: skip
                 diverged = [rate for rate, mean in points.items() if mean is None]
                 panel.plot(diverged, [DIVERGED] * len(diverged), "x", color=color, ms=5)
-        row[0].set_ylabel(f"{inputs}\nvalidation accuracy")
+        row[0].set_ylabel(f"accuracy\n({SHORT[standardize]})")
     for panel in panels[-1]:
         panel.set_xlabel("learning rate")
     panels[1, 0].legend(loc="lower left")
     style.save(figure, "learning_rates")
-
-
-if __name__ == "__main__":
-    draw()

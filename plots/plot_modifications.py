@@ -1,7 +1,4 @@
-"""Question 2.1: what each modification of the baseline changes, and the line of what counts.
-
-python -m plots.plot_modifications
-"""
+"""Question 2.1: what each modification of the baseline changes, and the line of what counts."""
 
 import numpy as np
 
@@ -22,7 +19,7 @@ def draw():
     differences = {name: comparisons.paired(name) for name in comparisons.SINGLE}
     line = comparisons.what_counts(list(differences.values()))
     order = sorted(differences, key=lambda name: -differences[name].mean())
-    figure = style.new_figure("Differences in validation accuracy from the baseline", height=2.4)
+    figure = style.new_figure("Differences in validation accuracy from the baseline", height=2.25)
     panels = figure.subplots(1, 2, sharex=True)
     for panel, names in zip(panels, np.array_split(order, 2), strict=True):
         panel.axvspan(-line, line, color="0.92", lw=0)
@@ -37,7 +34,3 @@ def draw():
         panel.set_xlabel("percentage points")
         panel.grid(axis="x")
     style.save(figure, "modifications")
-
-
-if __name__ == "__main__":
-    draw()

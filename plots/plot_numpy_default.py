@@ -1,7 +1,4 @@
-"""Question 1.2: the default NumPy run, a line for each seed.
-
-python -m plots.plot_numpy_default
-"""
+"""Question 1.2: the default NumPy run, a line for each seed."""
 
 from plots import style
 from report import records
@@ -20,7 +17,3 @@ def draw():
                            label=None if i else split)  # fmt: skip
         panel.legend(loc="center right")
     style.save(figure, "numpy_default")
-
-
-if __name__ == "__main__":
-    draw()

@@ -1,7 +1,4 @@
-"""Question 2.1: published test accuracies of fully connected networks, and ours, by parameters.
-
-python -m plots.plot_published
-"""
+"""Question 2.1: published test accuracies of fully connected networks, and ours, by parameters."""
 
 import itertools
 
@@ -11,16 +8,16 @@ from plots import style
 from report import records
 from training.curves import layer_sizes
 
-PUBLISHED = (  # test accuracy in %, weights in millions, what; CIFAR-10 alone, labels alone
+PUBLISHED = (  # test accuracy in %, weights in millions, what; the large ones by Neyshabur 2020
     (70.25, 20.3, "Mocanu 2018, dense"),
-    (72.77, 256, "Neyshabur 2020, 400 epochs"),
-    (78.63, 256, "the same, 4,000 epochs"),
-    (85.19, 256, "the same with a penalty"),
+    (72.77, 256, "400 epochs"),
+    (78.63, 256, "4,000 epochs"),
+    (85.19, 256, "with a penalty"),
 )
 OTHERS = (  # test accuracy in %, where the label stands, what: of unknown size
-    (58.1, 3, "without augmentation (quoted by Neyshabur 2020)"),
+    (58.1, 9, "without augmentation"),
     (74.84, 0.11, "Mocanu 2018, sparse"),
-    (78.6, 0.11, "Lin 2015, pre-trained without labels"),
+    (78.6, 0.11, "Lin 2015, pre-trained"),
 )
 OURS = {"numpy-100": "default", "combined-3-views": "small", "best-cpu": "best"}
 
@@ -32,26 +29,24 @@ def n_weights(flags):
 
 
 def draw():
-    figure = style.new_figure("Test accuracy of fully connected networks", height=1.7)
+    figure = style.new_figure(
+        "Test accuracy of fully connected networks", 0.46 * style.TEXT_WIDTH, 2.0
+    )
     axes = figure.subplots()
     for accuracy, x, what in OTHERS:
         axes.axhline(accuracy, color="0.75", lw=0.7, ls="--", zorder=0)
-        axes.text(x, accuracy + 0.3, what, color="0.4", size=style.SMALL)
+        axes.text(x, accuracy + 0.4, what, color="0.4", size=style.SMALL)
     for accuracy, weights, what in PUBLISHED:
         axes.plot(weights, accuracy, "s", color="C7", ms=4)
-        axes.annotate(what, (weights, accuracy), (5, -2), textcoords="offset points",
-                      size=style.SMALL)  # fmt: skip
+        axes.annotate(what, (weights, accuracy), (-5, -2.5), textcoords="offset points",
+                      ha="right", size=style.SMALL)  # fmt: skip
     for name, what in OURS.items():
         runs = records.runs_of(name)
         accuracy = 100 * np.mean([run["test_accuracy"] for run in runs])
         at = n_weights(runs[0]["flags"]), accuracy
         axes.plot(*at, "*", color="C3", ms=8)
-        axes.annotate(f"ours, {what}", at, (6, -7), textcoords="offset points", color="C3",
+        axes.annotate(f"ours, {what}", at, (6, -3), textcoords="offset points", color="C3",
                       size=style.SMALL)  # fmt: skip
     axes.set(xscale="log", xlabel="weights (millions)", ylabel="test accuracy (%)",
-             xlim=(0.1, 6000), ylim=(46, 88))  # fmt: skip
+             xlim=(0.1, 1000), ylim=(46, 88))  # fmt: skip
     style.save(figure, "published")
-
-
-if __name__ == "__main__":
-    draw()

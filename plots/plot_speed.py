@@ -1,8 +1,5 @@
 """The time of a NumPy step against its width, depth and batch, and of an evaluation against the
-number of images, beside the bare matrix products of each.
-
-python -m plots.plot_speed
-"""
+number of images, beside the bare matrix products of each."""
 
 from plots import style
 from report import records
@@ -31,7 +28,3 @@ def draw():
         panel.set_ylabel("time (milliseconds)")
     axes[0, 0].legend(loc="upper left")
     style.save(figure, "speed")
-
-
-if __name__ == "__main__":
-    draw()

@@ -1,7 +1,4 @@
-"""Question 2.1: the steps from the default run to the best network.
-
-python -m plots.plot_staircase
-"""
+"""Question 2.1: the steps from the default run to the best network."""
 
 import numpy as np
 
@@ -27,7 +24,7 @@ STEPS = {  # what each experiment changes in the one above it
 def draw():
     figure = style.new_figure(
         "From the default run to the best network: validation accuracy after each change",
-        height=2.15,
+        height=1.95,
     )
     axes = figure.subplots()
     for y, name in enumerate(STEPS):
@@ -47,7 +44,3 @@ def draw():
     axes.set(xlabel="validation accuracy at the last step", xlim=(0.465, 0.9))
     axes.grid(axis="x")
     style.save(figure, "staircase")
-
-
-if __name__ == "__main__":
-    draw()

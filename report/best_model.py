@@ -3,8 +3,7 @@
     python -m report.best_model RUN [--validated RUN] [--augmentation WITHOUT WITH]
 
 The records are report/results/best_model.json and best_model.npz, for plots/plot_best_model.py: the
-confusion matrix, the most confident mistakes and the calibration, all on the test set; the first
-layer's weights. RUN/mistakes.png shows the mistakes: images of CIFAR-10, so do not commit it.
+confusion matrix and the calibration, both on the test set, and the first layer's weights.
 
 The temperature of the calibration is fitted on validation images, never on the test set. A RUN on
 all training images has no validation images. --validated then names a run of the same recipe with
@@ -22,7 +21,6 @@ from types import SimpleNamespace
 
 import numpy as np
 import torch
-from matplotlib.figure import Figure
 from torch.nn import functional as F
 
 import cifar10_utils
@@ -40,7 +38,6 @@ CLASSES = (
     *("dog", "frog", "horse", "ship", "truck"),
 )
 BINS = 15  # of the confidence, equally wide
-MISTAKES = 24  # recorded, the most confident ones
 UNITS_SHOWN = 20  # of the first layer
 MOST_MOVED = 8  # pixels to either side
 
@@ -75,38 +72,13 @@ def predict_all(run, data):
     return torch.cat(logits).double().numpy(), data.labels.numpy()
 
 
-# Mistakes -----------------------------------------------------------------------------------------
+# Confusion ----------------------------------------------------------------------------------------
 
 
 def confusion_matrix(predictions, labels):
     """(C, C) counts: rows are the true classes, columns the predicted ones."""
     n = len(CLASSES)
     return np.bincount(n * labels + predictions, minlength=n * n).reshape(n, n)
-
-
-def confident_mistakes(p, labels):
-    """The mistakes with the highest probability p (N, C), the worst first."""
-    predictions, confidence = p.argmax(axis=1), p.max(axis=1)
-    wrong = np.flatnonzero(predictions != labels)
-    return [
-        {"index": int(i), "class": CLASSES[labels[i]], "prediction": CLASSES[predictions[i]],
-         "probability": round(float(confidence[i]), 4)}
-        for i in wrong[np.argsort(-confidence[wrong], kind="stable")][:MISTAKES]
-    ]  # fmt: skip
-
-
-def draw_mistakes(mistakes, pixels, path):
-    """The images of the mistakes as a PNG; pixels (N, 3, 32, 32) uint8."""
-    figure = Figure(figsize=(12, 7.6), layout="constrained")
-    figure.suptitle("The most confident mistakes on the test set")
-    for axes in figure.subplots(4, 6).flat:
-        axes.axis("off")
-    for mistake, axes in zip(mistakes, figure.axes, strict=False):
-        axes.imshow(pixels[mistake["index"]].transpose(1, 2, 0), interpolation="nearest")
-        taken_for = f"taken for {mistake['prediction']} ({mistake['probability']:.2f})"
-        title = f"{mistake['class']}, no. {mistake['index']},\n{taken_for}"
-        axes.set_title(title, fontsize="small")
-    figure.savefig(path, dpi=120)
 
 
 # Calibration --------------------------------------------------------------------------------------
@@ -234,7 +206,6 @@ def study(run, validated):
         "test_accuracy": round(matrix.trace() / matrix.sum(), 4),
         "confusion": matrix.tolist(),
         "class_accuracy": (matrix.diagonal() / matrix.sum(axis=1)).round(4).tolist(),
-        "mistakes": confident_mistakes(probabilities(logits), labels),
         "temperature": round(temperature, 4),
         "calibration": {
             "before": calibration(logits, labels, 1.0),
@@ -267,7 +238,6 @@ def main(argv=None):
     records.write("best_model", "{\n" + ",\n".join(lines) + "\n}\n")
     units = sample(first_weights(run.mlp), UNITS_SHOWN)
     np.savez_compressed(records.RESULTS / "best_model.npz", run=units)
-    draw_mistakes(record["mistakes"], run.test.pixels.numpy(), run.folder / "mistakes.png")
     before, after = (record["calibration"][when]["error"] for when in ("before", "after"))
     print(
         f"test accuracy {record['test_accuracy']} (recorded: {run.record['test_accuracy']:.4f}), "

@@ -21,11 +21,12 @@ MODIFICATIONS = {
     "Width and depth": ("width-small", "width-large", "depth-one", "depth-four"),
     "Activation": ("relu", "gelu", "tanh"),
     "Normalisation": ("standardize", "batch-norm", "layer-norm"),
-    "Initial weights": ("local-fields",),
-    "Regularisation of the weights": ("weight-decay", "adam", "l1", "first-layer-l1"),
-    "Regularisation by noise in the network": ("dropout",),
-    "Regularisation by the data": ("flip", "shift", "flip-shift", "distortion", "mixup"),
-    "Regularisation by the targets": ("label-smoothing",),
+    "Initial weights, and penalties on the weights": (
+        *("local-fields", "weight-decay", "adam", "l1", "first-layer-l1"),
+    ),
+    "Regularisation by noise, by the data, by the targets": (
+        *("dropout", "flip", "shift", "flip-shift", "distortion", "mixup", "label-smoothing"),
+    ),
     "Test-time augmentation": ("test-time", "test-time-18-views"),
 }
 SINGLE = tuple(itertools.chain(*MODIFICATIONS.values()))

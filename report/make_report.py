@@ -10,6 +10,7 @@ everything the report is made from. The PDF contains it too, so one can check th
 import hashlib
 import itertools
 import math
+import re
 
 import numpy as np
 
@@ -304,10 +305,9 @@ def tanh_and_elu_values():
         numbers[f"{activation} runs"] = str(len(runs))
         diverged = records.matching(runs, val_accuracy=None)
         numbers[f"{activation} diverged"] = str(len(diverged))
-        for standardize, inputs in ((False, "pixels"), (True, "standardised")):
-            for depth, name in ((depths[0], "shallow"), (depths[-1], "deep")):
-                best = mean_and_spread(best_rate(record, activation, depth, standardize), 3)
-                numbers[f"{activation} {inputs} {name}"] = best
+        for depth, name in ((depths[0], "shallow"), (depths[-1], "deep")):
+            best = mean_and_spread(best_rate(record, activation, depth, standardize=False), 3)
+            numbers[f"{activation} pixels {name}"] = best
     for depth in depths:
         tanh, elu = (np.mean(best_rate(record, name, depth, True)) for name in ("tanh", "elu"))
         numbers[f"gap {depth}"] = fixed(elu - tanh, 3)
@@ -415,7 +415,7 @@ def modifications_table():
     """The rows with the baseline's single modifications, by kind, and their combinations."""
     combined = [name for name in compared() if name.startswith(("stacked", "combined"))]
     tables = MODIFICATIONS | {"Combined": sorted(combined, key=comparisons.depth)}
-    return modification_row(BASELINE, "the baseline") + "\n" + table(tables)
+    return modification_row(BASELINE, "baseline: " + baseline_flags()) + "\n" + table(tables)
 
 
 def table(tables):
@@ -472,7 +472,6 @@ def generated():
         ("NumpyTable", numpy_table()),
         ("ModificationsTable", modifications_table()),
         ("WideTable", table(wide_experiments())),
-        ("BaselineFlags", baseline_flags()),
         ("BestFlags", best_flags()),
         ("ChecksTable", checks_table()),
     ):
@@ -481,15 +480,13 @@ def generated():
 
 
 def digest():
-    """SHA-256 of all that the PDF is made from: its text, the records, and what draws them."""
-    paths = [
-        TEXT,
-        records.ROOT / "plots" / "style.py",
-        *sorted(records.ROOT.glob("plots/plot*.py")),
-    ]
+    """SHA-256 of what the PDF shows: its text, the generated numbers, its figures, the records."""
+    names = re.findall(r"\\includegraphics(?:\[.*?\])?\{(\w+)\}", TEXT.read_text())
+    pictures = [records.ROOT / "plots" / f"{name}.png" for name in names]
+    paths = [TEXT, GENERATED, *(path for path in pictures if path.exists())]
     paths += sorted(p for p in records.RESULTS.iterdir() if p.suffix in (".json", ".npz"))
-    contents = [generated().encode(), *(path.read_bytes() for path in paths)]
-    return hashlib.sha256(b"".join(hashlib.sha256(c).digest() for c in contents)).hexdigest()
+    digests = (hashlib.sha256(path.read_bytes()).digest() for path in paths)
+    return hashlib.sha256(b"".join(digests)).hexdigest()
 
 
 if __name__ == "__main__":

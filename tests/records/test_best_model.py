@@ -1,7 +1,9 @@
-"""The studies of the report: saturation, calibration, mistakes, first layer, and their figures."""
+"""What the report measures: gradients, saturation, calibration, first layer; and the figures."""
 
+import itertools
 import json
 import math
+import shutil
 
 import numpy as np
 import pytest
@@ -11,8 +13,8 @@ from common import batch_bytes, md5_of, refused, use_small_files, write_files
 import cifar10_utils
 import train_mlp_pytorch as trainer
 from mlp_pytorch import MLP
-from plots import plot_activations, plot_best_model, style
-from report import activations, best_model, records
+from plots import plot_best_model, plot_learning_rates, style
+from report import activations, best_model, checks, records
 from training.data import get_synthetic
 
 
@@ -91,21 +93,13 @@ def test_the_calibration_is_the_one_worked_out_by_hand():
     assert result["loss"] == pytest.approx(expected, abs=1e-4)
 
 
-# Mistakes
+# Confusion
 
 
 def test_rows_of_the_confusion_matrix_are_the_true_classes():
     matrix = best_model.confusion_matrix(np.array([1, 1, 3, 0]), np.array([1, 2, 2, 0]))
     assert matrix.shape == (10, 10) and matrix.sum() == 4
     assert [matrix[0, 0], matrix[1, 1], matrix[2, 1], matrix[2, 3]] == [1, 1, 1, 1]
-
-
-def test_mistakes_come_with_the_most_confident_first():
-    p = np.full((4, 10), 0.01)
-    p[[0, 1, 2, 3], [3, 5, 2, 9]] = 0.7, 0.9, 0.99, 0.8
-    mistakes = best_model.confident_mistakes(p, np.array([1, 3, 2, 0]))
-    assert [mistake["index"] for mistake in mistakes] == [1, 3, 0]
-    assert mistakes[0] == {"index": 1, "class": "cat", "prediction": "dog", "probability": 0.9}
 
 
 # The first layer
@@ -115,9 +109,9 @@ def test_neighbouring_weights_agree_or_not():
     rows, columns = np.mgrid[:32, :32]
     flat, board = np.ones((1, 3, 32, 32)), np.tile((-1.0) ** (rows + columns), (1, 3, 1, 1))
     noise = np.random.default_rng(0).standard_normal((50, 3, 32, 32))
-    assert best_model.neighbour_correlation(flat) == 1
-    assert best_model.neighbour_correlation(board) == -1
-    assert abs(best_model.neighbour_correlation(noise)) < 0.01
+    assert best_model.neighbour_similarity(flat) == 1
+    assert best_model.neighbour_similarity(board) == -1
+    assert abs(best_model.neighbour_similarity(noise)) < 0.01
 
 
 def test_the_units_shown_go_from_the_largest_weights_to_the_smallest():
@@ -129,10 +123,10 @@ def test_the_units_shown_go_from_the_largest_weights_to_the_smallest():
     # One channel of three is not 0, so its weights are the square root of 3 standard deviations.
     step = round(127 * 3**0.5 / 3)
     assert shown[:, 0, :2, 0].tolist() == [
-        [128 + step, 128 - step], [128 - step, 128 + step], [128 + step, 128 - step],
+        [128 + step, 128 - step], [128 + step, 128 - step], [128 - step, 128 + step],
     ]  # fmt: skip
     weights[0, 1, 0, 0] = 1000
-    assert best_model.sample(weights, 5)[0, 1, 0, 0] == 255
+    assert best_model.sample(weights, 1)[0, 1, 0, 0] == 255
 
 
 def test_tiles_stand_in_rows():
@@ -186,8 +180,8 @@ def record(folder):
     validated = str(folder / "validated")
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.setattr(records, "RESULTS", folder)
-        best_model.main([str(folder / "final"), "--validated", validated, "--augmentation", validated,
-                    validated, "--data_dir", str(folder)])  # fmt: skip
+        argv = ["--validated", validated, "--augmentation", validated, validated]
+        best_model.main([str(folder / "final"), *argv, "--data_dir", str(folder)])
     return json.loads((folder / "best_model.json").read_text())
 
 
@@ -202,9 +196,8 @@ def test_the_study_finds_the_accuracy_that_the_run_recorded(record, folder):
     validated = best_model.load_run(folder / "validated", folder)
     _, unmoved = trainer.evaluate(validated.mlp, validated.validation.batches(10))
     assert without["moved"][without["moved_by"].index(0)] == pytest.approx(unmoved)
-    assert (folder / "final" / "mistakes.png").is_file()
     pictures = np.load(folder / "best_model.npz")
-    assert [(name, len(pictures[name])) for name in pictures] == [("run", 40)]
+    assert [(name, len(pictures[name])) for name in pictures] == [("run", 20)]
 
 
 def test_a_temperature_needs_a_validation_split(folder):
@@ -224,28 +217,60 @@ def test_a_folder_without_a_finished_run_is_refused(folder, tmp_path):
 # Figures
 
 
-def test_every_figure_of_the_study_is_drawn_from_its_record(record, folder, figures, monkeypatch):
+def test_the_figures_on_the_best_model_are_drawn_from_its_records(
+    record, folder, figures, monkeypatch
+):
+    for name in ("best-cpu", "best-cpu-validated"):
+        shutil.copy(records.RESULTS / f"{name}.json", folder)
     monkeypatch.setattr(records, "RESULTS", folder)
     plot_best_model.draw()
-    assert sorted(figures) == [
-        *(
-            "best_model_augmentation",
-            "best_model_confusion",
-            "best_model_curves",
-            "best_model_first_layer",
-        )
-    ]
+    names = "augmentation", "calibration", "confusion", "curves", "first_layer"
+    assert sorted(figures) == [f"best_model_{name}" for name in names]
     order = [best_model.CLASSES.index(name) for name in plot_best_model.ORDER]
     shown = [int(text.get_text()) for text in figures["best_model_confusion"].axes[0].texts]
     assert shown == np.array(record["confusion"])[np.ix_(order, order)].ravel().tolist()
+    diagonal, before, after = figures["best_model_calibration"].axes[0].lines
+    for line, when in ((before, "before"), (after, "after")):
+        bins = record["calibration"][when]["bins"]
+        assert line.get_xydata().T.tolist() == bins[:2]
+        assert sum(bins[2]) == 10  # test images
 
 
-def test_the_figure_of_the_activations_is_drawn_from_its_record(figures):
+def test_the_figure_of_the_learning_rates_is_drawn_from_its_record(figures):
     record = records.read("activations")
-    plot_activations.draw()
-    *by_rate, by_saturation = figures["activations"].axes
-    assert [len(panel.lines) for panel in by_rate] == [8, 8]
-    finished = [run for run in record["runs"] if run["val_accuracy"]]
-    assert len(by_saturation.lines) == len(finished)
+    plot_learning_rates.draw()
+    panels = figures["learning_rates"].axes
+    for panel, (inputs, depth) in zip(
+        panels, itertools.product(activations.RATES, activations.DEPTHS), strict=True
+    ):
+        elu, crosses, tanh, none = panel.lines
+        points = records.activation_points(record, "tanh", depth, inputs)
+        assert tanh.get_ydata().tolist() == list(points.values()) and not len(none.get_xdata())
+        assert len(crosses.get_xdata()) > 0  # the ELU diverges at the highest rate
     n_rates = sum(map(len, activations.RATES.values()))
     assert len(record["runs"]) == 2 * n_rates * len(activations.DEPTHS) * len(activations.SEEDS)
+
+
+# Checks
+
+
+def test_the_gradients_that_are_checked_are_right():
+    found = checks.gradient_errors(np.random.default_rng(3))
+    assert [len(gradients) for gradients in found.values()] == [3, 1, 1, 1]
+    for gradients in found.values():
+        for errors in gradients.values():
+            assert errors["differences"] < 1e-7 and errors["pytorch"] < 1e-14
+
+
+def test_a_wrong_gradient_has_an_error(monkeypatch):
+    monkeypatch.setattr(checks.ELUModule, "backward", lambda self, dout: dout)
+    error = checks.gradient_errors(np.random.default_rng(3))["ELUModule"]["x"]
+    assert min(error.values()) > 0.1
+
+
+def test_what_happens_to_a_gradient_at_the_start():
+    x = torch.randn(500, 64, generator=torch.Generator().manual_seed(1))
+    for name in ("elu", "tanh"):
+        start = activations.at_start(x, name, seed=1)
+        assert 0.2 < start["gradient"] < 0.4  # the root of E[h'(Z)^2] for each of ten layers
+        assert len(start["saturated"]) == activations.START_DEPTH

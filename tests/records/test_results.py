@@ -5,13 +5,14 @@ import re
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 from common import ROOT
 
-import plots.__main__
 import train_mlp_pytorch
+from plots import __main__ as plots
 from plots import style
-from report import records, run_experiments, tables
+from report import comparisons, records, run_experiments, tables
 from training import flags
 from training.folder import NOT_RECORDED
 
@@ -89,6 +90,37 @@ def test_the_two_halves_follow_the_same_curve():
             assert ours["history"][name] == pytest.approx(theirs[name], abs=3e-3)
 
 
+def test_a_record_without_an_experiment_names_the_commit_that_can_run_it():
+    parser = train_mlp_pytorch.make_parser()
+    known = {option for action in parser._actions for option in action.option_strings}
+    marked = 0
+    for path in RECORDS:
+        record = json.loads(path.read_text())
+        if "command" in record and path.stem not in EXPERIMENTS:
+            marked += 1
+            assert re.fullmatch(r"[0-9a-f]{40}", record["commit"])
+            assert records.runs_of(record["compared_with"])
+            assert set(record["flag_since_removed"].split(", ")).isdisjoint(known), path.stem
+    assert marked
+
+
+def test_what_counts_grows_with_the_spread_and_with_the_number_of_comparisons():
+    samples = [np.array([-1.0, 0, 1])] * 20
+    few = comparisons.what_counts(samples)
+    assert comparisons.what_counts([2 * sample for sample in samples]) == pytest.approx(2 * few)
+    assert comparisons.what_counts(samples * 2) > 0.95 * few
+    # t with 40 degrees of freedom: P(|t| > 3.24) is about 0.05 / 20. The error is 1 / 3^0.5.
+    assert few == pytest.approx(3.24 / 3**0.5, rel=0.01)
+
+
+def test_differences_are_of_the_same_seed_at_the_last_step():
+    def run(seed, *accuracies):
+        return {"seed": seed, "history": {"val_accuracy": accuracies}}
+
+    found = comparisons.differences([run(2, 0.9, 0.5), run(1, 0.3)], [run(1, 0.2), run(2, 0.45)])
+    assert found == pytest.approx([5, 10])
+
+
 @pytest.mark.parametrize("path", RECORDS, ids=lambda path: path.stem)
 def test_records_name_no_path_of_a_machine(path):
     assert not re.search(r"[\" =]/", path.read_text())
@@ -97,7 +129,7 @@ def test_records_name_no_path_of_a_machine(path):
 def test_the_figures_are_drawn_from_the_records(tmp_path, monkeypatch):
     drawn = []
     monkeypatch.setattr(style, "save", lambda figure, name: drawn.append(name))
-    plots.__main__.draw()
+    plots.draw()
     assert drawn
     for name in drawn:
         assert (ROOT / "plots" / f"{name}.png").is_file()
