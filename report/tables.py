@@ -113,8 +113,8 @@ def best_text():
     return (
         f"The best network of the report, with hidden layers of {layers} units, reaches test\n"
         f"accuracies of {accuracies} (two seeds; probabilities averaged over 150 views) after\n"
-        f"{minutes:.0f} minutes of training on two shared CPU cores with bfloat16 support. Its flags\n"
-        f"have changed since, so its command is for commit `{record['commit'][:7]}`:\n\n"
+        f"{minutes:.0f} minutes of training on two shared CPU cores with bfloat16 support. Its\n"
+        f"flags have changed since, so its command is for commit `{record['commit'][:7]}`:\n\n"
         f"```\ngit checkout {record['commit'][:7]} && {record['command']}\n```"
     )
 

@@ -47,13 +47,6 @@ def test_a_record_has_the_flags_of_its_experiment():
             assert not records.differing(run["flags"], asked), name
 
 
-def test_a_record_of_a_removed_flag_names_the_commit_that_can_run_it():
-    for path in RECORDS:
-        record = json.loads(path.read_text())
-        if "runs" in record and path.stem not in EXPERIMENTS:
-            assert record["flag_since_removed"] and re.fullmatch("[0-9a-f]{40}", record["commit"])
-
-
 def test_experiments_go_on_where_they_stopped_and_after_one_that_fails(tmp_path, monkeypatch):
     for name in ("EXPERIMENTS", "RESULTS"):
         monkeypatch.setattr(records, name, tmp_path)
