@@ -57,8 +57,7 @@ def elu(xp, x, alpha):
 
 
 def elu_slope(x, alpha):
-    h = elu(np, x, alpha)
-    return np.diag(np.where(h > 0, 1, h + alpha))
+    return np.diag(np.where(x > 0, 1, alpha * np.exp(x)))
 
 
 def square_log(xp, X):
@@ -122,7 +121,7 @@ CASES = {
         {"X": n((5, 3)), "A": n((5, 3))},
         lambda X, A: gradient(square_log(np, X), A) * 2 * X / (1 + X**2)),
     "eq:elu-slope": Case(
-        r"\begin{cases} 1 & h(x) > 0 \\ h(x) + \alpha & \text{elsewhere} \end{cases}", elu,
+        r"\begin{cases} 1 & x > 0 \\ \alpha e^x & \text{elsewhere} \end{cases}", elu,
         {"x": n(20), "alpha": np.array(0.7)}, elu_slope),
     "eq:tanh-slope": Case(
         r"1 - \tanh^2 x", lambda xp, x: xp.tanh(x), {"x": n(20)},
