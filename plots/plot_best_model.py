@@ -54,7 +54,7 @@ def draw_confusion(record):
     figure = style.new_figure(
         "Confusion matrix on the test set:\n"
         f"{record['test_accuracy']:.1%} of the images are on the diagonal",
-        0.55 * style.TEXT_WIDTH, 2.6,
+        0.55 * style.TEXT_WIDTH, 2.83,
     )  # fmt: skip
     axes = figure.subplots()
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)

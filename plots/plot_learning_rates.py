@@ -11,21 +11,24 @@ def draw():
     record = records.read("activations")
     depths = records.all_values(record, "depth")
     figure = style.new_figure(
-        f"Tanh against ELU after {record['steps']} steps of SGD, by hidden layers", height=1.95
+        f"Tanh against ELU after {record['steps']} steps of SGD, by hidden layers", height=2.1
     )
     panels = figure.subplots(2, len(depths), sharey=True)
     for row, standardize in zip(panels, SHORT, strict=True):
         for panel, depth in zip(row, depths, strict=True):
-            panel.set(title=f"{depth} hidden", xscale="log", ylim=(0, 0.55))
+            panel.set(xscale="log", ylim=(0, 0.55))
             panel.grid()
             for activation, color in style.ACTIVATIONS.items():
                 points = records.activation_points(record, activation, depth, standardize)
-                panel.plot(*zip(*points.items(), strict=True), "o-", color=color, ms=3,
-                           label=style.NAMES[activation])  # fmt: skip
+                panel.plot(*zip(*points.items(), strict=True), "o-", color=color, ms=3)
                 diverged = [rate for rate, mean in points.items() if mean is None]
                 panel.plot(diverged, [DIVERGED] * len(diverged), "x", color=color, ms=5)
         row[0].set_ylabel(f"accuracy\n({SHORT[standardize]})")
     for panel in panels[-1]:
         panel.set_xlabel("learning rate")
-    panels[1, 0].legend(loc="lower left")
+    for panel, depth in zip(panels[0], depths, strict=True):
+        panel.set_title(f"{depth} hidden")
+    for activation, y in (("elu", 0.4), ("tanh", 0.05)):  # beside the first points
+        color = style.ACTIVATIONS[activation]
+        panels[0, 0].text(1e-4, y, style.NAMES[activation], color=color, size=style.SMALL)
     style.save(figure, "learning_rates")

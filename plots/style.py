@@ -8,11 +8,11 @@ import matplotlib
 from matplotlib.figure import Figure
 
 from report import records
-from training.curves import QUANTITIES
 
 TEXT_WIDTH = 17 / 2.54  # inches: a line of the report
 ACTIVATIONS = {"elu": "C0", "tanh": "C3"}
 NAMES = {"elu": "ELU", "tanh": "Tanh"}
+LABELS = {"loss": "loss (nats)", "accuracy": "accuracy"}
 INPUTS = {False: "pixels minus their mean", True: "standardised pixels"}
 SMALL = 7  # points: the smallest text, as printed
 SETTINGS = {
@@ -34,9 +34,9 @@ def new_figure(title, width=TEXT_WIDTH, height=1.6):
 def loss_and_accuracy(title, xlabel="step"):
     """A figure of two panels, and the panels by quantity."""
     figure = new_figure(title)
-    panels = dict(zip(QUANTITIES, figure.subplots(1, 2), strict=True))
+    panels = dict(zip(LABELS, figure.subplots(1, 2), strict=True))
     for quantity, panel in panels.items():
-        panel.set(xlabel=xlabel, ylabel=QUANTITIES[quantity])
+        panel.set(xlabel=xlabel, ylabel=LABELS[quantity])
         panel.grid()
     return figure, panels
 

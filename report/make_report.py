@@ -242,7 +242,7 @@ def best_values():
         "best layers": layers,
         "best weights": fixed(sum(n * m for n, m in itertools.pairwise(sizes)) / 1e6, 1),
         "best accuracy": accuracies(runs),
-        "best views": f"averaged over views{single_view(runs)}",
+        "best single view": single_view(runs),
         "best seeds": "one seed" if len(runs) == 1 else f"{len(runs)} seeds",
         "best minutes": f"{record['train_seconds'] / 60:.0f}",
         "best epochs": str(flags["epochs"]),
@@ -438,7 +438,7 @@ def change(name):
 
 
 def dagger(name):
-    return r"\,$^\dagger$" if "flag_since_removed" in records.read(name) else ""
+    return r"\,\smash{$^\dagger$}" if "flag_since_removed" in records.read(name) else ""
 
 
 def modification_row(name, label):
