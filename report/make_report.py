@@ -247,6 +247,7 @@ def best_values():
         "best minutes": f"{record['train_seconds'] / 60:.0f}",
         "best epochs": str(flags["epochs"]),
         "best command": typewriter([record["command"]]).replace("~", " "),
+        "best commit": typewriter([record["commit"][:7]]),
         "validated validation": fixed(validation_accuracy(validated), 3),
         "validated train": fixed(validated["history"]["train_accuracy"][-1], 3),
         "validated clean": fixed(validated["history"]["clean_accuracy"][-1], 3),
