@@ -7,6 +7,8 @@ import shutil
 
 import numpy as np
 import pytest
+
+pytest.importorskip("torch")
 import torch
 from common import batch_bytes, md5_of, refused, use_small_files, write_files
 

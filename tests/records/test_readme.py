@@ -10,6 +10,8 @@ from common import ROOT
 
 import cifar10_utils
 import train_mlp_numpy
+
+pytest.importorskip("torch")
 import train_mlp_pytorch
 from training import flags
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from common import ROOT
 
+pytest.importorskip("torch")
 import train_mlp_pytorch
 from plots import __main__ as plots
 from plots import style
