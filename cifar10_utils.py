@@ -1,30 +1,30 @@
-"""CIFAR-10: verify it, read it safely, and draw batches from it.
+"""CIFAR-10: verify it, read it safely, and draw batches from it. Needs NumPy alone.
 
 import cifar10_utils
 cifar10 = cifar10_utils.get_cifar10("cifar10/cifar-10-batches-py")
 x, y = cifar10["train"].next_batch(200)       # (200, 3, 32, 32) float32, (200, 10) float32
 x, y = cifar10.test.images, cifar10.test.labels
 
-python cifar10_utils.py [DIR]                 # downloads CIFAR-10 into DIR (170 MB)
+python cifar10_utils.py [DIR]                 # fetches CIFAR-10 into DIR (170 MB)
 """
 
-import argparse
 import os
 import pickle
 import shlex
 from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
 from hashlib import file_digest, md5
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 
-from training.errors import UsageError, command
-
-URL = "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz"
-FOLDER = "cifar-10-batches-py"
+ARCHIVE = "cifar-10-python.tar.gz"
+ARCHIVE_MD5 = "c58f30108f718f92721af3b95e74349a"
+URL = f"https://www.cs.toronto.edu/~kriz/{ARCHIVE}"
+FOLDER = "cifar-10-batches-py"  # in the archive
 DEFAULT_DIR = f"cifar10/{FOLDER}"
-MD5 = {  # of the official files; those that torchvision checks
+MD5 = {  # of the official files in that folder
     "data_batch_1": "c99cafc152244af753f735de768cd75f",
     "data_batch_2": "d4bba439e000b95fd0a9bffe97cbabec",
     "data_batch_3": "54ebc095f3ab1f0389bbae665268c751",
@@ -33,12 +33,13 @@ MD5 = {  # of the official files; those that torchvision checks
     "test_batch": "40351d587109b95175f43aff81a1287e",
     "batches.meta": "5ff9c542aee3614f3951f8cda6e48888",
 }
-REMEDY = "python cifar10_utils.py"
+REMEDY = f"to download it, or unpack {ARCHIVE} if that is there: python cifar10_utils.py"
 TRAIN_FILES = [name for name in MD5 if name.startswith("data_batch")]
 IMAGES_PER_FILE = 10_000
 SHAPE = (3, 32, 32)  # channels, rows, columns
 N_INPUTS = 3 * 32 * 32
-N_CLASSES = 10
+CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+N_CLASSES = len(CLASSES)
 PIXEL_RMS = 64.0  # root mean square of the training pixels minus their mean image
 SPLIT_SEED = 10  # of the validation split: the same images whatever the seed of a run
 
@@ -65,9 +66,10 @@ class DataSet:
     def epochs_completed(self):
         return self.position // self.num_examples
 
-    @property
+    @cached_property
     def images(self):
-        """(N, 3, 32, 32) float32 minus the mean, made anew at each access (614 MB for 50,000)."""
+        """(N, 3, 32, 32) float32 minus the mean: made at the first access, and kept (614 MB for
+        50,000 examples). `next_batch` and `batches` do without it."""
         return self._as_float(self.pixels)
 
     def next_indices(self, batch_size):
@@ -107,11 +109,17 @@ class DataSet:
 
 
 class Splits(SimpleNamespace):
-    """The DataSets `train`, `validation` (None without one) and `test`, as attributes and as items;
-    and their `name`, "cifar10" or "synthetic"."""
+    """The DataSets `train`, `validation` (None without one) and `test`, as attributes and as items.
+    `name`: "cifar10" or "synthetic"."""
 
     def __getitem__(self, split):
         return vars(self)[split]
+
+    def __contains__(self, split):
+        return split in self.keys()
+
+    def keys(self):
+        return [key for key in vars(self) if key != "name"]
 
 
 def get_cifar10(data_dir=DEFAULT_DIR, one_hot=True, validation_size=0, seed=42):
@@ -121,42 +129,17 @@ def get_cifar10(data_dir=DEFAULT_DIR, one_hot=True, validation_size=0, seed=42):
     (N,) int64. validation_size: training images to set apart for validation, always the same ones.
     seed: of the order of the batches. Raises FileNotFoundError if the data is missing, ValueError
     if it is not CIFAR-10 or validation_size leaves no training image."""
-    folder = find_data(data_dir)
-    with ThreadPoolExecutor(2) as pool:
-        list(pool.map(_verify, [folder / name for name in MD5]))
+    folder = verify(data_dir)
     pixels = np.empty((len(TRAIN_FILES) * IMAGES_PER_FILE, *SHAPE), np.uint8)
     labels = np.empty(len(pixels), np.int64)
     for i, name in enumerate(TRAIN_FILES):
         part = slice(i * IMAGES_PER_FILE, (i + 1) * IMAGES_PER_FILE)
         pixels[part], labels[part] = parse_batch(folder / name)
     test = parse_batch(folder / "test_batch")
-    return _split("cifar10", (pixels, labels), test, one_hot, validation_size, seed)
+    return make_splits("cifar10", (pixels, labels), test, one_hot, validation_size, seed)
 
 
-def get_synthetic(one_hot=True, validation_size=0, seed=42):
-    """A generated stand-in for CIFAR-10: same shapes, same numbers of images.
-
-    Each class is a mixture of six Gaussians in six dimensions. An image is a sum of six patterns,
-    weighted by the coordinates of a point drawn from its class, plus noise. A linear model reaches
-    an accuracy of about 0.25, a network with 100 hidden units more than 0.9."""
-    rng = np.random.default_rng(0)
-    centres = rng.standard_normal((6 * N_CLASSES, 6))
-    patterns = rng.uniform(-30, 30, (6, N_INPUTS)).astype(np.float32)
-
-    def draw(n):
-        cloud = rng.integers(0, len(centres), n)
-        points = (centres[cloud] + 0.3 * rng.standard_normal((n, 6))).astype(np.float32)
-        pixels = np.empty((n, N_INPUTS), np.uint8)
-        for i in range(0, n, 50):  # too few for BLAS to start threads
-            block = points[i : i + 50] @ patterns + 96
-            noise = np.frombuffer(rng.bytes(block.size), np.uint8).reshape(block.shape) >> 2
-            pixels[i : i + 50] = (block + noise).clip(0, 255)
-        return pixels.reshape(-1, *SHAPE), cloud % N_CLASSES
-
-    return _split("synthetic", draw(50_000), draw(10_000), one_hot, validation_size, seed)
-
-
-def _split(name, train, test, one_hot, validation_size, seed):
+def make_splits(name, train, test, one_hot, validation_size, seed):
     pixels, labels = train
     if not 0 <= validation_size < len(pixels):
         raise ValueError(f"validation_size {validation_size} is not from 0 to {len(pixels) - 1}")
@@ -175,32 +158,37 @@ def _split(name, train, test, one_hot, validation_size, seed):
 
 def find_data(data_dir=DEFAULT_DIR):
     """The folder that holds the official files: data_dir or its subfolder cifar-10-batches-py."""
-    folder = _resolve(data_dir)
+    folder = locate(data_dir)
     missing = [name for name in MD5 if not (folder / name).is_file()]
     if missing:
         tried = " or ".join(dict.fromkeys([str(data_dir), str(folder)]))
         some = len(missing) < len(MD5)
         what = f"{folder} lacks {', '.join(missing)}" if some else f"no CIFAR-10 in {tried}"
-        raise FileNotFoundError(f"{what}; to download it: {REMEDY} {shlex.quote(str(data_dir))}")
+        raise FileNotFoundError(f"{what}; {REMEDY} {shlex.quote(str(data_dir))}")
     return folder
 
 
-def download(data_dir=DEFAULT_DIR):
-    """Download the CIFAR-10 files missing from data_dir. Returns their folder. Raises RunError."""
-    from training.download import download  # here: takes 40 ms, and only the first run needs it
-
-    folder = _resolve(data_dir)
-    download(os.environ.get("CIFAR10_URL", URL), folder, MD5, FOLDER)
-    return folder
-
-
-def _resolve(data_dir):
+def locate(data_dir):
     """data_dir if it is named FOLDER or holds one of the official files, else data_dir/FOLDER."""
-    data_dir = Path(data_dir)
-    if data_dir.exists() and not data_dir.is_dir():
-        raise NotADirectoryError(f"{data_dir} is a file, not the folder of CIFAR-10's files")
+    data_dir = Path(os.path.expanduser(data_dir))
     here = data_dir.name == FOLDER or any((data_dir / name).exists() for name in MD5)
     return data_dir if here else data_dir / FOLDER
+
+
+def verify(data_dir):
+    """As find_data. Raises ValueError unless each file has the MD5 of the official one."""
+    folder = find_data(data_dir)
+    with ThreadPoolExecutor(2) as pool:
+        sums = pool.map(md5_of, [folder / name for name in MD5])
+    if wrong := [name for name, found in zip(MD5, sums, strict=True) if found != MD5[name]]:
+        what = f"{folder / wrong[0]}: truncated or altered"
+        raise ValueError(f"{what}; {REMEDY} {shlex.quote(str(folder))}")
+    return folder
+
+
+def md5_of(path):
+    with open(path, "rb") as file:  # in pieces, which takes 60 MB less than the whole at once
+        return file_digest(file, lambda: md5(usedforsecurity=False)).hexdigest()
 
 
 def parse_batch(path):
@@ -221,23 +209,10 @@ class BatchUnpickler(pickle.Unpickler):
         return super().find_class(module.replace(".core.", "._core."), name)
 
 
-def _verify(path):
-    """Raises ValueError unless the file has the MD5 of the official file of that name."""
-    with open(path, "rb") as file:  # in pieces, which takes 60 MB less than the whole at once
-        found = file_digest(file, lambda: md5(usedforsecurity=False)).hexdigest()
-    if found != MD5[path.name]:
-        again = f"to download it again: {REMEDY} {shlex.quote(str(path.parent))}"
-        raise ValueError(f"{path}: truncated or altered; {again}")
-
-
-@command
 def main(argv=None):
-    parser = argparse.ArgumentParser(description="Download CIFAR-10 (170 MB) and verify it.")
-    parser.add_argument("dir", nargs="?", default=DEFAULT_DIR, help=f"default: {DEFAULT_DIR}")
-    try:
-        print(f"CIFAR-10 is in {download(parser.parse_args(argv).dir)}")
-    except OSError as error:
-        raise UsageError(error) from error
+    from training.download import main  # here: nothing else in this file needs training/
+
+    main(argv)
 
 
 if __name__ == "__main__":

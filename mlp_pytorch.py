@@ -8,24 +8,36 @@ from torch import nn
 import mlp_numpy
 
 ACTIVATIONS = {"elu": nn.ELU, "tanh": nn.Tanh, "relu": nn.ReLU, "gelu": nn.GELU}
-NORMALIZATIONS = {"none": None, "batch": nn.BatchNorm1d, "layer": nn.LayerNorm}
+# In a single process nn.SyncBatchNorm is nn.BatchNorm1d.
+NORMALIZATIONS = {"none": None, "batch": nn.SyncBatchNorm, "layer": nn.LayerNorm}
 
 
-class Dropout(nn.Module):
-    """nn.Dropout with 8 random bits a unit, drawn 64 at a time; p is rounded to 1/256. With
-    nn.Dropout, which draws a number a unit, a step of best-cpu.txt takes 1.29 times as long."""
+class InputMap(nn.Module):
+    """A linear map of the inputs x (S, n) that fit learns from training images and nothing changes
+    after. It divides each input by its standard deviation; with a floor above 0 it then whitens
+    them (ZCA), to x (C + floor I)^(-1/2) scaled to a mean variance of 1, where C is their
+    covariance. The floor limits how far the directions of least variance are amplified."""
 
-    def __init__(self, p):
+    def __init__(self, n, floor, dtype):
         super().__init__()
-        self.p = round(256 * p) / 256
+        self.floor = floor
+        self.register_buffer("map", (torch.eye(n) if floor else torch.ones(n)).to(dtype))
+
+    def fit(self, data):
+        """data has second_moments(), as TensorData."""
+        moments = data.second_moments(products=self.floor > 0).cpu()
+        std = (moments.diagonal() if self.floor else moments).sqrt().clamp(min=1)
+        fitted = 1 / std
+        if self.floor:
+            values, vectors = torch.linalg.eigh(moments / torch.outer(std, std))
+            values.clamp_(min=1e-6)  # so that no floor, however low, gives huge factors
+            root = (vectors * (values + self.floor).rsqrt()) @ vectors.T
+            variance = (values / (values + self.floor)).mean()  # of x root, where x is standardised
+            fitted = root / std[:, None] / variance.sqrt()
+        self.map.copy_(fitted)
 
     def forward(self, x):
-        if not self.training or not self.p:
-            return x
-        words = torch.empty(-(-x.numel() // 8), dtype=torch.int64, device=x.device)
-        bits = words.random_(-(2**63), None).view(torch.uint8)[: x.numel()]
-        kept = bits.view_as(x) >= 256 * self.p
-        return x * (kept / (1 - self.p)).to(x.dtype)
+        return x @ self.map if self.floor else x * self.map
 
 
 class MLP(nn.Module):
@@ -38,26 +50,24 @@ class MLP(nn.Module):
         activation: a key of ACTIVATIONS.
         normalization: a key of NORMALIZATIONS; it stands between a linear layer and its activation.
         dropout: probability that a hidden unit is set to zero in a training step.
-        half_resolution: replace each block of 2 x 2 pixels by its mean, so the first layer has
-            n_inputs/4 inputs; x must then be (S, channels, rows, columns).
+        standardize, whiten: begin with an InputMap, whose floor is whiten.
         bfloat16: multiply matrices in bfloat16; parameters and logits stay float32.
     """
 
     def __init__(
         self, n_inputs, n_hidden, n_classes, dtype=torch.float32, seed=42, input_scale=1.0,
-        activation="elu", normalization="none", dropout=0.0, half_resolution=False, bfloat16=False,
+        activation="elu", normalization="none", dropout=0.0, standardize=False, whiten=0.0,
+        bfloat16=False,
     ):  # fmt: skip
         super().__init__()
-        self.bfloat16 = bfloat16
-        self.pool = nn.AvgPool2d(2) if half_resolution else nn.Identity()
-        n_inputs //= 4 if half_resolution else 1
-        layers = []
+        self.n_inputs, self.bfloat16 = n_inputs, bfloat16
+        layers = [InputMap(n_inputs, whiten, dtype)] if standardize or whiten else []
         for fan_in, fan_out in itertools.pairwise([n_inputs, *n_hidden]):
             layers += [nn.Linear(fan_in, fan_out, dtype=dtype), ACTIVATIONS[activation]()]
             if NORMALIZATIONS[normalization]:
                 layers.insert(-1, NORMALIZATIONS[normalization](fan_out, dtype=dtype))
             if dropout:
-                layers.append(Dropout(dropout))
+                layers.append(nn.Dropout(dropout))
         layers.append(nn.Linear([n_inputs, *n_hidden][-1], n_classes, dtype=dtype))
         self.layers = nn.Sequential(*layers)
         twin = mlp_numpy.MLP(n_inputs, n_hidden, n_classes, seed=seed, input_scale=input_scale)
@@ -69,14 +79,17 @@ class MLP(nn.Module):
     def linear_layers(self):
         return [layer for layer in self.layers if isinstance(layer, nn.Linear)]
 
+    def fit_inputs(self, data):
+        """Fits the map of standardize or whiten, if there is one, to training images."""
+        if isinstance(self.layers[0], InputMap):
+            self.layers[0].fit(data)
+
     def forward(self, x):
         """x: (S, n_inputs) float, or (S, ...) with n_inputs values per sample. Returns the logits
         (S, n_classes)."""
-        x = self.pool(x).flatten(start_dim=1)
-        if not self.bfloat16:
-            return self.layers(x)
-        with torch.autocast(x.device.type, torch.bfloat16):
-            return self.layers(x).float()
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.bfloat16):
+            logits = self.layers(x.flatten(start_dim=1))
+        return logits.float() if self.bfloat16 else logits
 
     @property
     def device(self):

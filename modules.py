@@ -16,9 +16,11 @@ import numpy as np
 
 
 class LinearModule:
-    """Y = X W^T + B, where every row of B is the bias b (question 1.1 a).
+    """Y = X W^T + B, where each of the S rows of B is the bias b (question 1.1 a).
 
     dL/dW = (dL/dY)^T X,    dL/db = 1^T dL/dY,    dL/dX = dL/dY W
+
+    1 is the vector of S ones, so 1^T G is the sum of the rows of G.
 
     Args:
         in_features: M, the number of input features of a sample.
@@ -38,7 +40,7 @@ class LinearModule:
     ):
         weight = rng.standard_normal((out_features, in_features)) / np.sqrt(in_features)
         self.params = {
-            "weight": weight.astype(dtype, order="F"),  # saves a tenth of a step: see backward
+            "weight": weight.astype(dtype),
             "bias": np.zeros((1, out_features), dtype),
         }
         self.grads = {name: np.zeros_like(value) for name, value in self.params.items()}
@@ -57,8 +59,7 @@ class LinearModule:
     def backward(self, dout):
         """dout: (S, N) float. Returns dx (S, M), or None in an input layer; sets `grads`."""
         x = _cached(self.x)
-        # (X^T G)^T equals G^T X, G being dout, but has the weight's memory order: a faster update.
-        self.grads["weight"] = (x.T @ dout).T
+        self.grads["weight"] = dout.T @ x
         self.grads["bias"] = dout.sum(axis=0, keepdims=True)
         return None if self.input_layer else dout @ self.params["weight"]
 
@@ -67,9 +68,10 @@ class LinearModule:
 
 
 class ELUModule:
-    """Y = X where X > 0, alpha (exp(X) - 1) elsewhere (question 1.1 b; Clevert et al., 2016).
+    """Y = h(X), with h(x) = x where x > 0, alpha (exp(x) - 1) elsewhere (question 1.1 b; Clevert
+    et al., 2016).
 
-    dL/dX = dL/dY * h'(X), element by element, with h'(X) = 1 where X > 0, Y + alpha elsewhere
+    dL/dX = dL/dY * h'(X), element by element, with h'(x) = 1 where x > 0, alpha exp(x) elsewhere
 
     Args:
         alpha: the output tends to -alpha as x falls; 1 in the assignment.
@@ -87,24 +89,26 @@ class ELUModule:
 
     def forward(self, x):
         """x: float of any shape. Returns the same shape."""
-        # Clipping its input keeps the exponential from overflowing.
-        self.out = np.maximum(x, 0) + self.alpha * np.expm1(np.minimum(x, 0))
-        return self.out
+        self.x = x
+        # Clipping its input keeps the exponential from overflowing; expm1(x) keeps the digits of
+        # exp(x) - 1 near 0.
+        return np.maximum(x, 0) + self.alpha * np.expm1(np.minimum(x, 0))
 
     def backward(self, dout):
         """dout: the shape of x. Returns dx, the same shape."""
-        out = _cached(self.out)
-        # Masks instead of np.where: unpredictable branches cost 4 % of a step.
-        return dout * ((out > 0) + (out <= 0) * (out + self.alpha))
+        x = _cached(self.x)
+        # From x and not from the output: out + alpha loses its digits as out tends to -alpha.
+        return dout * np.where(x > 0, 1, self.alpha * np.exp(np.minimum(x, 0)))
 
     def clear_cache(self):
-        self.out = None
+        self.x = None
 
 
 class SoftMaxModule:
     """Y_ij = exp(X_ij) / sum_k exp(X_ik) (question 1.1 c i).
 
-    dL/dX = Y * (dL/dY - (dL/dY * Y) 1 1^T), where * is element by element
+    dL/dX = Y * (dL/dY - (dL/dY * Y) 1 1^T), where * is element by element and 1 the vector of C
+    ones: G 1 1^T puts the sum of each row of G in every entry of that row.
     """
 
     def __init__(self):
@@ -138,7 +142,7 @@ class CrossEntropyModule:
     dL/dX = -1/S T / X, element by element
 
     x: (S, C) float, probabilities. y: the targets T, (S, C) with rows that sum to 1 (one-hot, say),
-    or (S,) integer class numbers.
+    or (S,) integer class numbers from 0 to C - 1; anything else raises ValueError.
     """
 
     def __init__(self):
@@ -165,8 +169,15 @@ def _floor(x):
 
 
 def _targets(x, y):
-    """The targets y as a matrix (S, C) of the dtype of x."""
-    return np.eye(x.shape[1], dtype=x.dtype)[y] if y.ndim == 1 else y.astype(x.dtype, copy=False)
+    """The targets y as a matrix of the shape (S, C) and the dtype of x."""
+    samples, classes = x.shape
+    if y.shape == (samples,) and np.issubdtype(y.dtype, np.integer):
+        if y.size and not 0 <= y.min() <= y.max() < classes:
+            raise ValueError(f"class numbers must be from 0 to {classes - 1}")
+        return np.eye(classes, dtype=x.dtype)[y]
+    if y.shape != x.shape:
+        raise ValueError(f"targets are {y.dtype} {y.shape}, but must be {x.shape} or int (S,)")
+    return y.astype(x.dtype, copy=False)
 
 
 def _cached(value):

@@ -10,7 +10,7 @@ from mlp_numpy import MLP
 from modules import CrossEntropyModule
 from training import flags
 from training.data import load_data
-from training.errors import command
+from training.errors import exit_with_message
 from training.run import Run
 
 EVAL_BATCH = 250  # examples; their pixels as float32 stay in the processor's cache
@@ -24,16 +24,17 @@ def accuracy(probabilities, targets):
     return np.mean(probabilities.argmax(axis=1) == targets.argmax(axis=1))
 
 
-def evaluate(mlp, data):
-    """The mean loss and the accuracy over all examples of a data set."""
+def evaluate(mlp, batches):
+    """The mean loss and the accuracy over all examples of the batches, pairs of x and y."""
     cross_entropy = CrossEntropyModule()
-    loss = correct = 0.0
-    for x, y in data.batches(EVAL_BATCH):
+    loss = correct = n = 0
+    for x, y in batches:
         probabilities = mlp.forward(x)
         loss += len(x) * float(cross_entropy.forward(probabilities, y))
         correct += len(x) * accuracy(probabilities, y)
+        n += len(x)
     mlp.clear_cache()
-    return loss / data.num_examples, correct / data.num_examples
+    return loss / n, correct / n
 
 
 def train_step(mlp, x, y, learning_rate):
@@ -54,33 +55,37 @@ def train_step(mlp, x, y, learning_rate):
 
 def make_mlp(args):
     """The network of the flags, with its initial weights."""
-    return MLP(cifar10_utils.N_INPUTS, args.dnn_hidden_units, cifar10_utils.N_CLASSES,
-               dtype=np.float32, seed=args.seed, input_scale=cifar10_utils.PIXEL_RMS)  # fmt: skip
+    return MLP(
+        cifar10_utils.N_INPUTS,
+        args.dnn_hidden_units,
+        cifar10_utils.N_CLASSES,
+        dtype=np.float32,
+        seed=args.seed,
+        input_scale=cifar10_utils.PIXEL_RMS,
+    )
 
 
-@command
+@exit_with_message
 def main(argv=None):
     """Trains as the flags say. Returns the history, the columns of metrics.csv as lists."""
-    args = flags.parse(flags.make_parser(__doc__.splitlines()[0]), argv)
-    run = Run(args, "numpy", {"numpy": np.__version__})
+    args = flags.parse(flags.make_parser("numpy"), argv)
+    run = Run(args)
     if run.finished:
         return run.report()
-    data = load_data(args, run.from_first)
+    data = load_data(args, run.on_main_process)
     held_out = data.validation or data.test
     mlp = make_mlp(args)
-    with run.open(data.name, args.max_steps, mlp), np.errstate(over="ignore", invalid="ignore"):
+    with run.training(data, mlp):
         if run.is_new:
-            x, y = data.train.next_batch(args.batch_size)
-            run.tally(*train_step(mlp, x, y, learning_rate=0))  # which changes nothing
-            run.add_row(*evaluate(mlp, held_out))
-        data.train.position = run.step * args.batch_size
-        for _ in run.steps():
-            x, y = data.train.next_batch(args.batch_size)
-            run.tally(*train_step(mlp, x, y, args.learning_rate))
-            if run.is_due():
-                run.add_row(*evaluate(mlp, held_out))
+            first_batch = data.train.next_batch(args.batch_size)
+            run.log(*evaluate(mlp, [first_batch]))
+            run.add_row(held_out=evaluate(mlp, held_out.batches(EVAL_BATCH)))
+        for x, y in run.batches(data.train):
+            run.log(*train_step(mlp, x, y, args.learning_rate))
+            if run.is_due:
+                run.add_row(held_out=evaluate(mlp, held_out.batches(EVAL_BATCH)))
         run.restore_best()
-        return run.finish(*evaluate(mlp, data.test))
+        return run.finish(test=evaluate(mlp, data.test.batches(EVAL_BATCH)))
 
 
 if __name__ == "__main__":

@@ -18,9 +18,9 @@ import cifar10_utils
 import train_mlp_pytorch as trainer
 from mlp_pytorch import ACTIVATIONS, MLP
 from report import records
-from training import data_pytorch, flags
+from training import flags
+from training.data_pytorch import TensorData
 from training.optimization import make_optimizer
-from training.processes import Processes
 
 SEEDS = 42, 1, 2
 DEPTHS = 1, 2, 4, 8  # hidden layers
@@ -57,29 +57,23 @@ def load(seed):
     return cifar10_utils.get_cifar10(one_hot=False, validation_size=VALIDATION, seed=seed)
 
 
-pixel_std = functools.lru_cache(maxsize=1)(data_pytorch.pixel_std)
-
-
 def train(data, activation, depth, standardize, learning_rate, seed):
     """Trains one network. Returns its validation accuracy and the saturation of its layers; if
     its loss is not finite, only the accuracy, which is then None."""
     argv = ["--activation", activation, "--learning_rate", str(learning_rate)]
     argv += ["--dnn_hidden_units", ",".join([str(UNITS)] * depth), "--seed", str(seed)]
     argv += ["--standardize"] if standardize else []
-    args, processes = flags.parse(trainer.make_parser(), argv), Processes()
-    scale = 1 / pixel_std(data.train) if standardize else None
-    training_set, validation = (
-        data_pytorch.TensorData(split, "cpu", processes, args, scale)
-        for split in (data.train, data.validation)
-    )
-    data.train.position = 0
+    args = flags.parse(trainer.make_parser(), argv)
+    training_set, validation = (TensorData(split, "cpu") for split in (data.train, data.validation))
+    training_set.position = 0
     mlp = trainer.make_mlp(args)
-    optimizer = make_optimizer(mlp, args)
+    mlp.fit_inputs(training_set)
+    optimizer = make_optimizer(mlp, args, STEPS)
     for _ in range(STEPS):
         loss, _ = trainer.train_step(mlp, *training_set.next_batch(args.batch_size), optimizer)
         if not math.isfinite(loss):
             return {"val_accuracy": None}
-    _, accuracy = trainer.evaluate(mlp, validation)
+    _, accuracy = trainer.evaluate(mlp, validation.batches(trainer.EVAL_BATCH))
     shares = saturation(mlp, activation, next(validation.batches(PROBE))[0])
     return {"val_accuracy": round(accuracy, 4), "saturated": [float(f"{v:.4g}") for v in shares]}
 

@@ -9,6 +9,7 @@ sections are named, only these are measured again. All take about three minutes.
 """
 
 import argparse
+import copy
 import functools
 import itertools
 import json
@@ -23,17 +24,19 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import nn
 from torch.nn import functional as F
 
 import cifar10_utils
 import train_mlp_numpy
 import train_mlp_pytorch
+from mlp_pytorch import ACTIVATIONS, InputMap
 from report import records
 from training import flags
-from training.data_pytorch import TensorData
-from training.errors import UsageError, command
-from training.optimization import make_optimizer, set_learning_rate
-from training.processes import Processes, has_bfloat16
+from training.data_pytorch import TensorData, load_tensors
+from training.errors import UsageError, exit_with_message
+from training.optimization import make_optimizer
+from training.processes import keep_freed_memory, mean, precision
 
 DATA = records.ROOT / cifar10_utils.DEFAULT_DIR
 N_INPUTS, N_CLASSES = cifar10_utils.N_INPUTS, cifar10_utils.N_CLASSES
@@ -51,9 +54,9 @@ DATA_SIZES = (1000, 2500, 5000, 10_000, 25_000, 50_000)
 # The steps ----------------------------------------------------------------------------------------
 
 
-def trainer_args(hidden):
-    """The flags of both trainers: the defaults, but for the hidden layers."""
-    argv = ["--dnn_hidden_units", flags.flag_text(hidden)]
+def trainer_args(hidden, *others):
+    """The flags of both trainers: the defaults, but for the hidden layers and others."""
+    argv = ["--dnn_hidden_units", flags.flag_text(hidden), *others]
     return flags.parse(train_mlp_pytorch.make_parser(), argv)
 
 
@@ -63,20 +66,47 @@ def numpy_step(data, hidden, batch):
     return lambda: train_mlp_numpy.train_step(mlp, *data.next_batch(batch), RATE)
 
 
-def pytorch_step(data):
-    """The default step of train_mlp_pytorch.py, from the batch to the update."""
-    args, processes = trainer_args([100]), Processes()
-    tensors = TensorData(data, "cpu", processes, args)
+def pytorch_step(args, tensors):
+    """The step of train_mlp_pytorch.py, from the batch to the update, its network and optimizer."""
     mlp = train_mlp_pytorch.make_mlp(args)
-    optimizer = make_optimizer(mlp, args)
+    mlp.fit_inputs(tensors)
+    optimizer = make_optimizer(mlp, args, 10**6)
 
     def step():
-        processes.seed(args.seed, 1)
-        set_learning_rate(optimizer, args, 1, flags.MAX_STEPS)
-        loss, accuracy = train_mlp_pytorch.train_step(mlp, *tensors.next_batch(200), optimizer)
-        float(loss), float(accuracy)  # the trainer reads them too
+        x, y = tensors.next_batch(args.batch_size)
+        scores = train_mlp_pytorch.train_step(mlp, x, y, optimizer, args.label_smoothing)
+        mean(scores)  # as the trainer reads them
 
-    return step
+    return step, mlp, optimizer
+
+
+def alone(mlp, x):
+    """For each kind of layer a function that runs the layers of that kind forward and backward, on
+    the inputs that they get from the batch x."""
+    kinds, given = {}, {}
+    for layer in mlp.layers:
+        layer.register_forward_pre_hook(lambda layer, args: given.update({layer: args[0]}))
+        kinds.setdefault(kind_of(layer), []).append(layer)
+    mlp(x)
+    given = {layer: x.detach().requires_grad_(x.requires_grad) for layer, x in given.items()}
+
+    def run(layers):
+        for layer in layers:
+            with torch.autocast("cpu", torch.bfloat16, enabled=mlp.bfloat16):
+                out = layer(given[layer])
+            wanted = [t for t in (given[layer], *layer.parameters()) if t.requires_grad]
+            if wanted:  # not for the map of the inputs, which is not trained
+                torch.autograd.grad(out, wanted, torch.ones_like(out))
+
+    return {kind: functools.partial(run, layers) for kind, layers in kinds.items()}
+
+
+def kind_of(layer):
+    if isinstance(layer, (nn.Linear, InputMap)):
+        return "products"
+    if isinstance(layer, nn.Dropout):
+        return "dropout"
+    return "activation" if type(layer) in ACTIVATIONS.values() else "normalization"
 
 
 def products(hidden, batch):
@@ -157,7 +187,8 @@ def measure(candidates, seconds, elsewhere=None):
 def serve_pytorch(connection):
     """Does a round of PyTorch's candidates at each request, in a process of its own."""
     data = cifar10_utils.get_cifar10(DATA, one_hot=False).train
-    candidates = {"pytorch bare": bare_step(data), "pytorch": pytorch_step(data)}
+    ours, _, _ = pytorch_step(trainer_args([100]), TensorData(data, "cpu"))
+    candidates = {"pytorch bare": bare_step(data), "pytorch": ours}
     asked = True
     while asked:
         connection.send(one_round(candidates))
@@ -199,6 +230,25 @@ def default_step():
     return comparison(times, [*pairs, ("pytorch", "pytorch bare")])
 
 
+def best_step():
+    """The step of the best network on the CPU, and each of its parts alone; `rest` is what these
+    leave of it."""
+    argv = [f"@{records.EXPERIMENTS}/whitened.txt", "--data_dir", str(DATA)]
+    args = flags.parse(train_mlp_pytorch.make_parser(), argv)
+    keep_freed_memory()
+    tensors = load_tensors(args, torch.device("cpu")).train
+    step, mlp, optimizer = pytorch_step(args, tensors)
+    step()  # its gradients stay, for the optimizer alone
+    x, _ = tensors.next_batch(args.batch_size)
+    parts = {"augmentation": lambda: tensors.next_batch(args.batch_size),
+             "optimizer": optimizer.step, **alone(copy.deepcopy(mlp), x)}  # fmt: skip
+    times = measure({"step": step, **parts}, 60)
+    medians = {name: float(np.median(values)) for name, values in times.items()}
+    medians["rest"] = medians["step"] - sum(medians[part] for part in parts)
+    rounded = {name: round(median, 2) for name, median in medians.items()}
+    return {"precision": precision(args), "milliseconds": rounded}
+
+
 def evaluation_times(data):
     """Evaluating all of data, beside the products of the large layer on as many batches."""
     mlp = train_mlp_numpy.make_mlp(trainer_args([100]))
@@ -210,7 +260,9 @@ def evaluation_times(data):
         for _ in range(data.num_examples // batch):
             x @ weight.T
 
-    return measure({"products": bare, "numpy": lambda: train_mlp_numpy.evaluate(mlp, data)}, 1)
+    return measure(
+        {"products": bare, "numpy": lambda: train_mlp_numpy.evaluate(mlp, data.batches(batch))}, 1
+    )
 
 
 def growth():
@@ -308,18 +360,18 @@ def machine():
     versions = {"python": platform.python_version(), "numpy": np.__version__,
                 "torch": torch.__version__}  # fmt: skip
     return {"cores": os.cpu_count(), "vectors": torch.backends.cpu.get_cpu_capability(),
-            "bfloat16": has_bfloat16(use_gpu=False),
+            "bfloat16": precision(trainer_args([], "--bfloat16")) == "bfloat16",
             "versions": versions,
             "threads": {"numpy": int(threads), "torch": torch.get_num_threads()}}  # fmt: skip
 
 
 SECTIONS = {
     section.__name__: section
-    for section in (machine, default_step, growth, default_run, processes, gpu)
+    for section in (machine, default_step, best_step, growth, default_run, processes, gpu)
 }
 
 
-@command
+@exit_with_message
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("sections", nargs="*", help=f"some of {', '.join(SECTIONS)} (default: all)")

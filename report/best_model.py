@@ -25,14 +25,13 @@ from torch.nn import functional as F
 
 import cifar10_utils
 import train_mlp_pytorch as trainer
+from mlp_pytorch import InputMap
 from report import records
 from training import flags
-from training.augmentation import average_over_views
-from training.data import load_data
-from training.data_pytorch import TensorData, pixel_std
-from training.errors import UsageError, command
+from training.augmentation import PIXEL, TestTimeAugmentation, affine_sample, downsample
+from training.data_pytorch import load_tensors
+from training.errors import UsageError, exit_with_message
 from training.files import load_weights
-from training.processes import Processes
 
 CLASSES = (
     *("airplane", "automobile", "bird", "cat", "deer"),
@@ -54,29 +53,22 @@ def load_run(folder, data_dir):
     synthetic = record["dataset"] == "synthetic"
     vars(args).update(record["flags"], synthetic=synthetic, use_gpu=False, data_dir=data_dir,
                       bfloat16=record.get("precision") == "bfloat16")  # fmt: skip
-    splits = load_data(args, Processes().from_first, one_hot=False)
+    splits = load_tensors(args, torch.device("cpu"))
     mlp = trainer.make_mlp(args)
     try:
         mlp.load_state_dict(load_weights(folder))
     except Exception as error:  # a damaged file can raise almost anything
         raise UsageError(f"no weights in {folder}: {error!r:.200}") from error
-    scale = 1 / pixel_std(splits.train) if args.standardize else None
-    sets = {
-        name: TensorData(splits[name], "cpu", Processes(), args, scale)
-        for name in ("train", "validation", "test")
-        if splits[name]
-    }
-    return SimpleNamespace(folder=folder, record=record, args=args, mlp=mlp, **sets)
+    return SimpleNamespace(folder=folder, record=record, args=args, mlp=mlp, **vars(splits))
 
 
 @torch.inference_mode()
 def predict_all(run, data):
     """The logits (N, C) of all images of a split and their labels (N,), as arrays."""
-    run.mlp.eval()
-    logits = [
-        average_over_views(run.mlp, x) if run.args.test_time_averaging else run.mlp(x)
-        for x, _ in data.batches(trainer.EVAL_BATCH)
-    ]
+    views = run.args.test_time_augmentation
+    predict = (TestTimeAugmentation(run.mlp) if views else run.mlp).eval()
+    batches = data.batches(trainer.EVAL_BATCH, half_resolution=False if views else None)
+    logits = [predict(x) for x, _ in batches]
     return torch.cat(logits).double().numpy(), data.labels.numpy()
 
 
@@ -135,8 +127,12 @@ def calibration(logits, labels, temperature):
 
 
 def first_weights(mlp):
-    """(units, 3, side, side) float32."""
-    weight = mlp.linear_layers()[0].weight.detach().numpy()
+    """(units, 3, side, side) float32: the weights of the first layer, as factors of the pixels."""
+    weight = mlp.linear_layers()[0].weight.detach()
+    if isinstance(mlp.layers[0], InputMap):
+        fitted = mlp.layers[0].map
+        weight = weight @ fitted.T if fitted.ndim == 2 else weight * fitted
+    weight = weight.numpy()
     side = math.isqrt(weight.shape[1] // 3)
     return weight.reshape(len(weight), 3, side, side)
 
@@ -167,12 +163,11 @@ def neighbour_similarity(weights):
 # Augmentation -------------------------------------------------------------------------------------
 
 
-def moved(pixels, fill, right):
-    """pixels (S, 3, 32, 32) moved by `right` pixels, to the left if negative; the new edge gets
-    the colour fill (3, 1, 1)."""
-    out = pixels.roll(right, dims=-1)
-    out[..., slice(right) if right > 0 else slice(out.shape[-1] + right, None)] = fill
-    return out
+def moved(x, right):
+    """Images x (S, 3, 32, 32) moved by `right` pixels, to the left if negative, on 0."""
+    maps = torch.eye(2, 3)
+    maps[0, 2] = -right * PIXEL
+    return affine_sample(x, maps.expand(len(x), 2, 3), x.shape[-1])
 
 
 def compared(run):
@@ -181,8 +176,10 @@ def compared(run):
     data, distances = run.validation, list(range(-MOST_MOVED, MOST_MOVED + 1))
     accuracies = []
     for distance in distances:
-        there = data.first(data.num_examples)
-        there.pixels = moved(data.pixels, data.fill, distance)
+        there = (
+            (downsample(moved(x, distance), data.size), y)
+            for x, y in data.batches(trainer.EVAL_BATCH, half_resolution=False)
+        )
         accuracies.append(round(trainer.evaluate(run.mlp, there)[1], 4))
     return {
         "run": run.record,
@@ -217,7 +214,7 @@ def study(run, validated):
     }  # fmt: skip
 
 
-@command
+@exit_with_message
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     add = parser.add_argument

@@ -7,16 +7,17 @@ from pathlib import Path
 import numpy as np
 
 from training import files
+from training.argument_files import flag_text
 from training.errors import UsageError
-from training.flags import differing, flag_text
-from training.folder import read_run
+from training.folder import read_record
+from training.history import read_history
 
 ROOT = Path(__file__).resolve().parent.parent
 EXPERIMENTS = ROOT / "report" / "experiments"
 RESULTS = ROOT / "report" / "results"
 BUILD = ROOT / "report" / "build"  # generated files that the report includes; not in git
 NUMPY_RUNS = "numpy-none", "numpy-100", "numpy-100-100", "numpy-200-200-200"
-OF_A_RUN = "validation_size", "eval_freq", "clean_images", "test_at_end"
+OF_A_RUN = "validation_size", "eval_freq", "train_eval_size", "clean_images", "test_at_end"
 NO_RECIPE = "seed", "use_gpu", "checkpoint_freq", *OF_A_RUN  # may differ within a recipe
 
 
@@ -54,13 +55,11 @@ def missing_seeds(name):
 
 def read_finished(folder):
     """The finished run in a folder: what run.json holds, with metrics.csv as its `history`."""
-    try:
-        record, history = read_run(folder)
-    except (OSError, KeyError, TypeError, ValueError) as error:
-        raise UsageError(f"{folder} holds no finished run ({error!r:.200})") from error
-    if record["status"] != "completed":
-        raise UsageError(f"{folder} holds no finished run: its status is {record['status']}")
-    return {**record, "history": history}
+    record = read_record(Path(folder))
+    if not record or record["status"] != "completed":
+        status = record and record["status"]
+        raise UsageError(f"{folder} holds no finished run: its status is {status}")
+    return {**record, "history": read_history(Path(folder) / "metrics.csv")}
 
 
 # Runs ---------------------------------------------------------------------------------------------
@@ -79,6 +78,11 @@ def with_seed(runs, seed):
 def validation_accuracy(run):
     """The accuracy at the last step. The best of a run would favour runs with more evaluations."""
     return run["history"]["val_accuracy"][-1]
+
+
+def differing(one, other):
+    """The names of the flags whose values differ. A flag that is missing is off."""
+    return [name for name in one | other if (one.get(name) or None) != (other.get(name) or None)]
 
 
 def differing_recipe(flags, others):

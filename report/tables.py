@@ -8,13 +8,23 @@ Each table is between two comments with its name; the rest of the page stays unc
 import numpy as np
 
 from report import records
-from training.flags import flag_text
+from training.argument_files import flag_text
 
 STEPS = {  # the candidates of the benchmark's default step, and their labels in PERFORMANCE.md
     "numpy": "`train_mlp_numpy.py`",
     "products": "its two large matrix products alone",
     "pytorch": "`train_mlp_pytorch.py`",
     "pytorch bare": "bare PyTorch loop, batches already float32",
+}
+PARTS = {  # of the best network's step, and their labels in PERFORMANCE.md
+    "products": "linear layers and whitening",
+    "augmentation": "drawing and augmenting the batch",
+    "dropout": "dropout",
+    "activation": "activations",
+    "normalization": "normalisation",
+    "optimizer": "optimizer",
+    "rest": "the rest (loss, copies between layers, what runs faster alone)",
+    "step": "the whole step",
 }
 
 
@@ -58,6 +68,19 @@ def step_table():
     return "\n".join(lines)
 
 
+def best_step_table():
+    """Where the step of the best network spends its time."""
+    record = records.read("benchmark")["best_step"]
+    times = record["milliseconds"]
+    lines = [f"| part of a step ({record['precision']}) | ms | share |", "|---|---|---|"]
+    lines += [
+        f"| {label} | {times[name]:.1f} | {times[name] / times['step']:.0%} |"
+        for name, label in PARTS.items()
+        if name in times
+    ]
+    return "\n".join(lines)
+
+
 def job_table():
     """What whole runs take: time, memory, and a second process."""
     record = records.read("benchmark")
@@ -90,8 +113,9 @@ def best_text():
     return (
         f"The best network of the report, with hidden layers of {layers} units, reaches test\n"
         f"accuracies of {accuracies} (two seeds; probabilities averaged over 150 views) after\n"
-        f"{minutes:.0f} minutes of training on two shared cores with instructions for bfloat16:\n\n"
-        f"```\n{record['command']}\n```"
+        f"{minutes:.0f} minutes of training on two shared CPU cores with bfloat16 support. Its\n"
+        f"flags have changed since, so its command is for commit `{record['commit'][:7]}`:\n\n"
+        f"```\ngit checkout {record['commit'][:7]} && {record['command']}\n```"
     )
 
 

@@ -1,5 +1,5 @@
 """Options of the grading part: pytest tests --submission=DIR [--report FILE.json]
-[--gradescope FILE] [--seed N]"""
+[--gradescope FILE] [--weights FILE] [--seed N]"""
 
 import importlib
 import os
@@ -8,10 +8,10 @@ import types
 from pathlib import Path
 
 import pytest
-from grading import runner
+from grading import feedback, runner
 from grading.folder import printable
 
-REPORT = pytest.StashKey[dict]()
+REPORT, WEIGHTS = pytest.StashKey[dict](), pytest.StashKey[dict]()
 FILES = {"--report": runner.save_json, "--gradescope": runner.save_gradescope}
 
 
@@ -25,6 +25,7 @@ def pytest_addoption(parser, pluginmanager):
     )
     group.addoption("--report", metavar="FILE.json", help="write the table of the grading part")
     group.addoption("--gradescope", metavar="FILE", help="write it as Gradescope's results.json")
+    group.addoption("--weights", metavar="FILE", help="points of the rows: a CSV row,points")
     group.addoption("--seed", type=int, help="of the random sizes and numbers")
 
 
@@ -37,7 +38,7 @@ def _block_conftests(pluginmanager):
     """
     params = pluginmanager.get_plugin("pytestconfig").invocation_params
     for option, value in zip(params.args, params.args[1:], strict=False):
-        if str(option) in ("--submission", *FILES):
+        if str(option) in ("--submission", "--weights", *FILES):
             path = (params.dir / str(value)).absolute()
             for folder in {path, *path.parents, *path.glob("test*")} - set(Path(__file__).parents):
                 name = str(folder / "conftest.py")
@@ -60,6 +61,12 @@ def pytest_configure(config):
         path = config.getoption(option)
         if path is not None and not _absolute(config, path).parent.is_dir():
             raise pytest.UsageError(f"{option} {path}: there is no such folder")
+    weights = config.getoption("weights")
+    try:
+        path = weights and _absolute(config, weights)
+        config.stash[WEIGHTS] = feedback.read_weights(path) if path else {}
+    except (OSError, ValueError) as error:
+        raise pytest.UsageError(f"--weights={weights}: {error}") from None
 
 
 def _absolute(config, path):
@@ -86,6 +93,9 @@ def grading_report(request):
     else:
         report = runner.grade(_absolute(config, submission), seed)
         report["submission"] = printable(submission)
+    rows = (i for i in request.session.items if "grading_report" in getattr(i, "fixturenames", ()))
+    report = runner.chosen(report, {item.callspec.params["name"] for item in rows})  # those of -k
+    report = feedback.with_points(report, config.stash[WEIGHTS])
     config.stash[REPORT] = report
     return report
 
@@ -103,6 +113,17 @@ def pytest_terminal_summary(terminalreporter, config):
             terminalreporter.write_line(line)
 
 
+# The rest of the tests ----------------------------------------------------------------------------
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config):
+    """On two cores where pytest-xdist is installed and nothing else is asked for."""
+    alone = hasattr(config, "workerinput") or config.option.usepdb
+    if not alone and config.getoption("numprocesses", 0) is None and not config.option.tx:
+        config.option.numprocesses, config.option.dist = 2, "loadfile"
+
+
 @pytest.fixture
 def data(tmp_path_factory, monkeypatch):
     """A folder with fifty training and ten test images, which is taken for CIFAR-10's."""
@@ -117,11 +138,13 @@ def data(tmp_path_factory, monkeypatch):
 @pytest.fixture
 def no_curves(monkeypatch):
     """Runs draw no curves.png, which takes longer than all the rest of a small run."""
-    monkeypatch.setattr("training.run.draw_curves", lambda *_: None)
+    monkeypatch.setattr("training.folder.draw_curves", lambda *_: None)
 
 
 @pytest.fixture(params=["numpy", "pytorch"])
 def trainer(request, no_curves):
+    if request.param == "pytorch":
+        pytest.importorskip("torch")
     return importlib.import_module(f"train_mlp_{request.param}")
 
 
@@ -130,10 +153,11 @@ def run(trainer, data, tmp_path):
     """A function that trains a small network into the folder `name`, which it returns."""
 
     def run(name, *flags, steps=12):
-        trainer.main(
-            ["--data_dir", data, "--dnn_hidden_units", "8", "--max_steps", str(steps)]
-            + ["--batch_size", "20", "--eval_freq", "5", "--run_dir", str(tmp_path / name), *flags]
-        )
+        argv = ["--data_dir", data, "--dnn_hidden_units", "8", "--max_steps", steps]
+        argv += ["--batch_size", "20", "--eval_freq", "5", "--run_dir", tmp_path / name, *flags]
+        run.history = trainer.main([str(flag) for flag in argv])
         return tmp_path / name
 
+    run.trainer, run.folder = trainer, tmp_path
+    run.framework = trainer.__name__.removeprefix("train_mlp_")
     return run

@@ -1,16 +1,17 @@
-"""Grade a folder of submissions, one line of CSV for each.
+"""Grade what a learning platform delivers, one line of CSV for each submission.
 
 python tests/grade.py SUBMISSIONS grades.csv
 
-Every sub-folder of SUBMISSIONS is a submission; modules.py and mlp_numpy.py may be in it or
-deeper, as archives unpack. The line has the verdict on each row of the table: passed, remark or
-failed. With --reports FOLDER the table of each submission is written there too, as text and JSON.
-Started again, it continues with the submissions that have no line yet.
+SUBMISSIONS is a folder or a zip. Every folder or archive in it is a submission, and so are loose
+files with a common prefix. The line has the points and the verdict on each row of the table. With
+--reports FOLDER the table of each submission is written there too, as text that can be handed back
+and as JSON. Started again, it continues with the submissions that have no line yet.
 
 It runs the code of strangers: read the warning in tests/README.md.
 """
 
 import argparse
+import contextlib
 import csv
 import hashlib
 import json
@@ -23,55 +24,114 @@ import time
 from multiprocessing import connection
 from pathlib import Path
 
-from grading import folder, runner
-from grading.checks import ROWS
-from grading.launch import die_with_parent
+from grading import feedback, folder, runner
+from grading.checks import FAILED, ROWS
+from grading.delivery import Delivery
+from grading.launch import MEMORY, die_with_parent
 from grading.worker import describe
 from tqdm import tqdm
 
-COLUMNS = ["submission", "passed", *(row.name for row in ROWS), "seconds", "failed rows", "folder"]
-PATIENCE = 90.0  # seconds for one submission, whose own limits end it long before
+HEAD, TAIL = ["submission", "passed", "points", "out of"], ["seconds", "seed", "failed rows"]
+COLUMNS = [*HEAD, *(row.name for row in ROWS), *TAIL, "folder"]
+PATIENCE = 660.0  # seconds for one submission, whose own limits end it before
 
 
 def main(argv=None):
     """Returns the exit status: 0 when every submission was graded, whatever the grades; 2 when
-    there are none or a file cannot be used; 130 after Ctrl-C."""
+    there are none or a file cannot be used; 130 after Ctrl-C, 143 after SIGTERM."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
-    parser.add_argument("submissions", help="folder with one sub-folder for each")
+    parser.add_argument("submissions", type=Path, help="folder or zip with all of them")
     parser.add_argument("csv", type=Path, help="file to write, or to continue")
     parser.add_argument("--reports", type=Path, metavar="FOLDER", help="write each table there")
+    parser.add_argument(
+        "--gradescope", type=Path, metavar="FOLDER", help="write a results.json for each there"
+    )
+    parser.add_argument("--weights", metavar="FILE", help="points of the rows: a CSV row,points")
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="how many at a time")
     parser.add_argument("--seed", type=int, help="of the random sizes and numbers")
+    parser.add_argument(
+        "--regrade", action="append", default=[], metavar="NAME", help="grade this one again"
+    )
+    parser.add_argument("--no-sandbox", action="store_true", help="run strangers' code without one")
     args = parser.parse_args(argv)
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="backslashreplace")
-    try:
-        if os.name != "posix":
-            raise OSError("grading needs Linux or macOS")
-        # Links too: they are refused, and the line says so.
-        names = sorted(entry.name for entry in os.scandir(args.submissions) if entry.is_dir())
-        if not names:
-            raise OSError(f"{args.submissions} has no sub-folders")
-        if args.reports:
-            args.reports.mkdir(parents=True, exist_ok=True)
-        lines = read_lines(args.csv)
-        write_lines(args.csv, lines)
-    except (OSError, ValueError) as error:
-        parser.error(folder.printable(str(error)))
-    done = {line[0] for line in lines}
-    todo = [name for name in names if in_cell(folder.printable(name)) not in done]
-    args.seed = secrets.randbelow(1 << 32) if args.seed is None else args.seed
-    runner.sandbox_starts()  # found out once, before there are several processes
-    try:
-        grade_all(args, todo)
-    except KeyboardInterrupt:
-        print("interrupted: run the same command to continue", file=sys.stderr)
-        return 130
-    write_lines(args.csv, sorted(read_lines(args.csv)))
+    with Interrupts() as interrupts:
+        try:
+            todo = prepare(args)
+        except (OSError, ValueError) as error:
+            parser.error(folder.printable(str(error)))
+        try:
+            grade_all(args, todo, interrupts)
+        except OSError as error:
+            print(f"the grades stop here: {folder.printable(str(error))}", file=sys.stderr)
+            return 1
+        if interrupts.number:
+            print("interrupted: run the same command to continue", file=sys.stderr)
+            return 128 + interrupts.number
+        write_lines(args.csv, sorted(read_lines(args.csv)))
     return 0
 
 
-def grade_all(args, names):
+class Interrupts:
+    """Ctrl-C and SIGTERM become a number, and a byte in a pipe for which one can wait.
+
+    An exception would be lost where it is raised in a hook of another library, as at a fork.
+    """
+
+    def __enter__(self):
+        self.number, (self.reader, self.writer) = 0, multiprocessing.Pipe(duplex=False)
+        kinds = [
+            k for k in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(k) != signal.SIG_IGN
+        ]
+        self.before = {kind: signal.signal(kind, self.note) for kind in kinds}
+        return self
+
+    def note(self, number, frame):
+        if not self.number:
+            self.number = number
+            self.writer.send_bytes(b"!")
+
+    def __exit__(self, *_):
+        for kind, before in self.before.items():
+            signal.signal(kind, before)
+
+
+def prepare(args):
+    """Checks all that was asked for, and begins the CSV. Returns the names to be graded, and
+    raises OSError or ValueError with a sentence."""
+    if os.name != "posix":
+        raise OSError("grading needs Linux or macOS")
+    args.sandbox = not args.no_sandbox
+    if args.sandbox and not runner.sandbox_starts():
+        raise OSError(
+            "there is no sandbox, because bubblewrap (bwrap) does not start here, and submissions "
+            "could do whatever you can: install it, or add --no-sandbox"
+        )
+    if args.reports and args.gradescope and args.reports.resolve() == args.gradescope.resolve():
+        raise ValueError("--reports and --gradescope need two folders")
+    args.weights = feedback.read_weights(args.weights) if args.weights else {}
+    args.delivery = Delivery(args.submissions)
+    if args.delivery.strays:
+        names = ", ".join(map(folder.printable, args.delivery.strays))
+        print(f"belongs to no submission: {names}", file=sys.stderr)
+    lines = read_lines(args.csv)
+    done = {line[0]: line for line in lines}
+    again = {in_cell(folder.printable(name)) for name in args.regrade}
+    names = {in_cell(folder.printable(name)): name for name in sorted(args.delivery.entries)}
+    if unknown := again - set(names):
+        raise ValueError(f"--regrade {min(unknown)}: there is no such submission")
+    for path in (args.reports, args.gradescope):
+        if path:
+            path.mkdir(parents=True, exist_ok=True)
+    if args.seed is None:  # that of the lines, so that all are graded with the same numbers
+        seeds = {line[COLUMNS.index("seed")] for line in lines}
+        args.seed = int(min(seeds)) if seeds else secrets.randbelow(1 << 32)
+    write_lines(args.csv, [line for name, line in done.items() if name not in again])
+    return [name for cell, name in names.items() if cell in again or cell not in done]
+
+
+def grade_all(args, names, interrupts):
     """Grades the submissions, several at a time, and adds the line of each to the CSV."""
     names, running = names[::-1], {}
     tqdm.monitor_interval = 0  # no thread, so that processes can be forked
@@ -79,23 +139,27 @@ def grade_all(args, names):
     file = open(args.csv, "a", newline="", encoding="utf-8", buffering=1)  # noqa: SIM115
     with file, tqdm(total=len(names), unit="submission") as bar:
         try:
-            while names or running:
+            while (names or running) and not interrupts.number:
                 while names and len(running) < max(args.jobs, 1):
                     reader, *rest = start(args, names.pop())
                     running[reader] = rest
-                ready = connection.wait(list(running), timeout=1)
+                ready = connection.wait([*running, interrupts.reader], timeout=1)
                 ready += [r for r, (*_, until) in running.items() if time.monotonic() > until]
-                for reader in set(ready):
+                for reader in set(ready) & set(running):
                     name, process, _ = running.pop(reader)
-                    place, report = result(args, name, reader, process)
+                    report = result(args, name, reader, process)
                     write_reports(args, name, report)
-                    csv.writer(file).writerow(line(name, place, report))
+                    csv.writer(file).writerow(line(name, report))
                     bar.update()
                     bar.write(f"{folder.printable(name)}: {runner.summary(report)}")
+                    if report["note"].startswith("taken"):
+                        bar.write(f"    {report['note']}")
         finally:
             for _, process, _ in running.values():
                 process.terminate()
             for _, process, _ in running.values():
+                process.join(10)
+                process.kill()
                 process.join()
 
 
@@ -112,42 +176,40 @@ def start(args, name):
 
 
 def work(args, name, writer):
+    import resource  # here, for only Unix has it
+
     die_with_parent()
+    with contextlib.suppress(ValueError, OSError):  # where the system does not have it
+        resource.setrlimit(resource.RLIMIT_AS, (2 * MEMORY, 2 * MEMORY))  # an archive may be a bomb
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the first process ends this one
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    path = folder.printable(name)
     try:
-        answer = grade_one(args, name)
+        report = runner.grade(path, args.seed, args.sandbox, args.delivery.files(name))
     except KeyboardInterrupt:
-        return  # the first process says so
-    except Exception as error:  # a full disk, too many processes
+        return
+    except OSError as error:
+        sentence = f"it is not read: {error.strerror or error}"
+        report = runner.not_graded(path, sentence, args.seed)
+    except Exception as error:  # too many processes, say
         sentence = f"it could not be graded: the grader {describe(error)}"
-        answer = "", runner.not_graded(name, sentence, args.seed)
-    writer.send_bytes(json.dumps(answer).encode())
-
-
-def grade_one(args, name):
-    """The folder that was taken, relative to the submission's, and the report."""
-    path = os.path.join(args.submissions, name)
-    if os.path.islink(path):
-        return "", runner.not_graded(path, "the folder is a link, which is not followed", args.seed)
-    if not os.access(path, os.R_OK | os.X_OK):
-        return "", runner.not_graded(path, "the folder cannot be read", args.seed)
-    place = next(iter(folder.places(path)), path)
-    return os.path.relpath(place, path), runner.grade(place, args.seed)
+        report = runner.not_graded(path, sentence, args.seed)
+    writer.send_bytes(json.dumps(report).encode())
 
 
 def result(args, name, reader, process):
-    """The answer of `work`, whatever became of it."""
+    """The report that `work` made, whatever became of it, with points and without paths."""
     try:
         if not reader.poll():
             raise EOFError
-        answer = json.loads(reader.recv_bytes())
+        report = json.loads(reader.recv_bytes())
     except (EOFError, OSError):
         sentence = "the submission ended the process that graded it"
-        answer = "", runner.not_graded(name, sentence, args.seed)
+        report = runner.not_graded(folder.printable(name), sentence, args.seed)
     reader.close()
     process.kill()
     process.join()
-    return answer
+    return feedback.with_points(feedback.without_paths(report), args.weights)
 
 
 def write_reports(args, name, report):
@@ -155,17 +217,22 @@ def write_reports(args, name, report):
         path = os.path.join(args.reports, file_name(name))
         Path(f"{path}.txt").write_text("\n".join(runner.table(report)) + "\n", encoding="utf-8")
         runner.save_json(report, f"{path}.json")
+    if args.gradescope:
+        runner.save_gradescope(report, args.gradescope / f"{file_name(name)}.json")
 
 
-def line(name, place, report):
+def line(name, report):
     """The line of the CSV, a list of its cells."""
     cells = [
         folder.printable(name),
         "yes" if report["passed"] else "no",
-        *map(runner.verdict, report["rows"]),
+        f"{report['points']:g}",
+        f"{report['out of']:g}",
+        *(row["cell"] for row in report["rows"]),
         report["seconds"],
-        sum(not row["passed"] for row in report["rows"]),
-        folder.printable(place),
+        report["seed"],
+        sum(row["cell"] == FAILED for row in report["rows"]),
+        folder.printable(report["folder"]),
     ]
     return [in_cell(cell) for cell in cells]
 

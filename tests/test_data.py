@@ -1,6 +1,9 @@
 """Data: batches, splits, the synthetic set, and files that are missing."""
 
 import pickle
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +12,7 @@ from common import REAL, N, needs_real
 
 import cifar10_utils
 from cifar10_utils import DataSet, get_cifar10
+from training.data import get_synthetic
 
 
 def data_set(n, seed=0, one_hot=True):
@@ -37,22 +41,14 @@ def test_a_batch_has_the_shapes_of_the_assignment():
 
 @pytest.mark.parametrize("batch_size", [1, 3, 10, 7])
 def test_every_epoch_visits_every_example_once_in_a_fresh_order(batch_size):
-    data = data_set(10)
-    seen = [n for _ in range(30) for n in numbers(data.next_batch(batch_size)[0])]
+    data, seen = data_set(10), []
+    for _ in range(30):
+        seen += numbers(data.next_batch(batch_size)[0])
+        assert data.epochs_completed == len(seen) // 10
     epochs = [seen[i : i + 10] for i in range(0, len(seen) - 9, 10)]
     assert all(sorted(epoch) == list(range(10)) for epoch in epochs)
     assert len({tuple(epoch) for epoch in epochs}) == len(epochs)
     assert epochs[0] != list(range(10))
-
-
-def test_epochs_are_counted_when_complete():
-    data = data_set(10)
-    counts = []
-    for _ in range(6):
-        data.next_batch(4)
-        counts.append(data.epochs_completed)
-    assert counts == [0, 0, 1, 1, 2, 2]
-    assert data.num_examples == 10
 
 
 def test_the_seed_and_the_position_decide_the_order():
@@ -68,12 +64,12 @@ def test_returned_arrays_are_never_overwritten():
     data = data_set(10)
     x, y = data.next_batch(10)
     before = x.copy(), y.copy()
-    for _ in range(3):
-        data.next_batch(10)[0][:] = 77
-    data.images[:] = 77
+    assert data.images is data.images  # converted once, however often a loop asks for them
+    for images in [data.images, *(data.next_batch(10)[0] for _ in range(3))]:
+        images[:] = 77
     np.testing.assert_array_equal(x, before[0])
     np.testing.assert_array_equal(y, before[1])
-    assert numbers(data.images) == list(range(10))
+    assert sorted(numbers(data.next_batch(10)[0])) == list(range(10))
 
 
 @pytest.mark.parametrize("batch_size", [0, -1, 11])
@@ -95,19 +91,19 @@ def test_batches_for_evaluation_cover_everything_in_order():
 
 
 def test_splits_as_items_and_as_attributes(data):
-    cifar10 = get_cifar10(data)
+    cifar10 = get_cifar10(Path(data).parent)  # the parent will do too
     assert cifar10["train"] is cifar10.train and cifar10["test"] is cifar10.test
     assert cifar10.validation is cifar10["validation"] is None
     assert (cifar10.train.num_examples, cifar10.test.num_examples) == (5 * N, N)
+    assert list(cifar10.keys()) == ["train", "validation", "test"]
+    assert "train" in cifar10 and "name" not in cifar10
 
 
 def test_pixels_and_labels_are_those_of_the_files(data):
     cifar10 = get_cifar10(data, one_hot=False)
-    for i, name in enumerate(["data_batch_1", "data_batch_2"]):
-        batch = pickle.loads((Path(data) / name).read_bytes(), encoding="bytes")
-        part = slice(i * N, (i + 1) * N)
-        np.testing.assert_array_equal(cifar10.train.pixels[part].reshape(N, -1), batch[b"data"])
-        np.testing.assert_array_equal(cifar10.train.labels[part], batch[b"labels"])
+    batch = pickle.loads(Path(data, "data_batch_2").read_bytes(), encoding="bytes")
+    np.testing.assert_array_equal(cifar10.train.pixels[N : 2 * N].reshape(N, -1), batch[b"data"])
+    np.testing.assert_array_equal(cifar10.train.labels[N : 2 * N], batch[b"labels"])
 
 
 def test_the_mean_is_that_of_the_training_split_alone(data):
@@ -141,7 +137,7 @@ def test_a_validation_size_out_of_range_is_refused(data, size):
 
 
 def test_the_synthetic_set_has_the_shape_of_cifar10():
-    data = cifar10_utils.get_synthetic(validation_size=5000)
+    data = get_synthetic(validation_size=5000)
     assert data.name == "synthetic"
     assert [data[s].num_examples for s in ("train", "validation", "test")] == [45000, 5000, 10000]
     assert data.train.pixels.dtype == np.uint8 and data.train.pixels.shape[1:] == (3, 32, 32)
@@ -154,18 +150,25 @@ def test_the_synthetic_set_has_the_shape_of_cifar10():
 # Files that are missing
 
 
-def test_the_folder_or_its_parent_will_do(data):
-    for folder in (data, Path(data), Path(data).parent):
-        assert get_cifar10(folder).train.num_examples == 5 * N
-
-
-def test_missing_data_names_the_paths_and_the_command_and_makes_nothing(tmp_path):
-    target = tmp_path / "typo"
+@pytest.mark.parametrize("lacking", [[], ["data_batch_3", "test_batch"]])
+def test_missing_data_names_the_paths_and_the_command_and_makes_nothing(lacking, data, tmp_path):
+    target = Path(data).parent if lacking else tmp_path / "typo"
+    for name in lacking:
+        Path(data, name).unlink()
     with pytest.raises(FileNotFoundError) as error:
         get_cifar10(target)
-    for part in (str(target), str(target / cifar10_utils.FOLDER), "python cifar10_utils.py"):
-        assert part in str(error.value)
-    assert not target.exists()
+    for part in (target / cifar10_utils.FOLDER, f"python cifar10_utils.py {target}", *lacking):
+        assert str(part) in str(error.value)
+    assert "data_batch_1" not in str(error.value) and not (tmp_path / "typo").exists()
+
+
+def test_the_data_module_is_of_use_alone(tmp_path):
+    """Carried elsewhere, it needs NumPy and nothing else that is installed."""
+    shutil.copy(cifar10_utils.__file__, tmp_path)
+    program = "import sys; sys.modules |= dict.fromkeys(['training', 'torch', 'tqdm']);"
+    program += "import cifar10_utils; cifar10_utils.get_cifar10('x')"
+    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, stderr=subprocess.PIPE)
+    assert b"FileNotFoundError: no CIFAR-10 in x or x" in done.stderr
 
 
 # Real data, where it is
@@ -177,6 +180,8 @@ def test_real_cifar10():
     assert (cifar10.train.num_examples, cifar10.test.num_examples) == (50_000, 10_000)
     np.testing.assert_array_equal(cifar10.train.labels.sum(axis=0), 5000)
     np.testing.assert_array_equal(cifar10.test.labels.sum(axis=0), 1000)
+    names = pickle.loads((REAL / "batches.meta").read_bytes(), encoding="bytes")[b"label_names"]
+    assert tuple(name.decode() for name in names) == cifar10_utils.CLASSES
     x, _ = cifar10.train.next_batch(5000)
     assert np.sqrt((x**2).mean()) == pytest.approx(cifar10_utils.PIXEL_RMS, rel=0.02)
     assert x.mean() == pytest.approx(0, abs=1)

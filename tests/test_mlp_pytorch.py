@@ -7,7 +7,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import mlp_numpy
-from mlp_pytorch import MLP, Dropout
+from mlp_pytorch import MLP
 from modules import ELUModule
 from train_mlp_numpy import train_step
 
@@ -70,34 +70,92 @@ def test_both_networks_draw_the_same_initial_weights(n_hidden):
 
 def test_the_network_has_the_layers_asked_for():
     mlp = MLP(6, [5, 4], 3, activation="gelu", normalization="layer", dropout=0.5)
-    kinds = [nn.Linear, nn.LayerNorm, nn.GELU, Dropout] * 2 + [nn.Linear]
+    kinds = [nn.Linear, nn.LayerNorm, nn.GELU, nn.Dropout] * 2 + [nn.Linear]
     assert [type(layer) for layer in mlp.layers] == kinds
     assert [type(layer) for layer in MLP(6, [], 3, dropout=0.5).layers] == [nn.Linear]
     assert mlp.device == torch.device("cpu")
     assert MLP(6, [], 3)(torch.zeros(7, 3, 2)).shape == (7, 3)
 
 
-def test_dropout_keeps_its_share_of_units_and_their_mean():
-    torch.manual_seed(0)
-    dropout = Dropout(0.25)
-    x = torch.ones(1003, 301, requires_grad=True)
-    out = dropout(x)
-    assert set(out.unique().tolist()) == {0.0, torch.tensor(1 / 0.75).item()}
-    for share in ((out > 0).float().mean(dim=d) for d in (0, 1)):
-        assert abs(share.mean() - 0.75) < 0.005
-        assert share.std() < 0.03
-    out.sum().backward()
-    torch.testing.assert_close(x.grad, out.detach())
-    assert dropout.eval()(x) is x
+@pytest.mark.parametrize("training", [True, False])
+def test_batch_normalization_in_one_process_is_batchnorm1d(training):
+    ours = MLP(6, [5], 3, normalization="batch").train(training).layers[1]
+    theirs = nn.BatchNorm1d(5).train(training)
+    x = torch.randn(20, 5, generator=torch.Generator().manual_seed(0))
+    for _ in range(2):
+        torch.testing.assert_close(ours(x), theirs(x), rtol=0, atol=0)
+    assert ours.state_dict().keys() == theirs.state_dict().keys()
 
 
-def test_half_resolution_is_a_first_layer_with_one_weight_for_each_two_by_two_pixels():
-    half = MLP(3072, [7], 10, half_resolution=True)
-    full = MLP(3072, [7], 10)
-    state = half.state_dict()
-    weight = state["layers.0.weight"].view(7, 3, 16, 16) / 4
-    weight = weight.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3).flatten(start_dim=1)
-    full.load_state_dict(state | {"layers.0.weight": weight, "layers.2.weight": torch.ones(10, 7)})
-    half.load_state_dict(state | {"layers.2.weight": torch.ones(10, 7)})
-    x = torch.from_numpy(np.random.default_rng(0).standard_normal((5, 3, 32, 32), np.float32))
-    torch.testing.assert_close(half(x), full(x))
+# The inputs
+
+
+class Correlated:
+    """Inputs x (N, n) that are correlated and differ in scale, and their statistics."""
+
+    def __init__(self, n=6, samples=4000):
+        rng = np.random.default_rng(0)
+        mixed = rng.standard_normal((samples, n)) @ rng.standard_normal((n, n))
+        self.x = torch.from_numpy(mixed * rng.uniform(20, 90, n))
+
+    def second_moments(self, products):
+        return self.x.T @ self.x / len(self.x) if products else self.x.square().mean(dim=0)
+
+
+def seen_by_the_layers(x, **options):
+    """What the first layer of an MLP of these options gets, after fit_inputs."""
+    mlp, data = MLP(x.shape[1], [], 2, dtype=torch.float64, **options), Correlated()
+    mlp.fit_inputs(data)
+    seen = []
+    mlp.linear_layers()[0].register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    mlp(data.x)
+    return seen[0]
+
+
+def test_standardized_inputs_have_unit_variance():
+    x = Correlated().x
+    seen = seen_by_the_layers(x, standardize=True)
+    torch.testing.assert_close(seen, x / x.square().mean(dim=0).sqrt())
+
+
+def test_whitened_inputs_are_uncorrelated_where_the_floor_is_low():
+    x = Correlated().x
+    seen = seen_by_the_layers(x, whiten=1e-5)
+    torch.testing.assert_close(seen.T @ seen / len(x), torch.eye(6).double(), atol=2e-3, rtol=0)
+
+
+@pytest.mark.parametrize("floor", [0.01, 0.3, 10.0])
+def test_whitening_is_zca_of_the_standardized_inputs_with_a_floor(floor):
+    x = Correlated().x
+    z = x / x.square().mean(dim=0).sqrt()
+    covariance = (z.T @ z / len(z)).numpy()
+    root = np.linalg.inv(square_root(covariance + floor * np.eye(6)))
+    expected = z.numpy() @ root
+    expected /= np.sqrt(np.mean(expected**2))  # unit variance as a whole
+    seen = seen_by_the_layers(x, whiten=floor)
+    np.testing.assert_allclose(seen.numpy(), expected, rtol=1e-6, atol=1e-9)
+
+
+def square_root(matrix):
+    """The square root of a symmetric positive definite matrix, by Newton's iteration."""
+    root, inverse = matrix, np.eye(len(matrix))
+    for _ in range(60):
+        root, inverse = (root + np.linalg.inv(inverse)) / 2, (inverse + np.linalg.inv(root)) / 2
+    return root
+
+
+@pytest.mark.parametrize("options", [{"standardize": True}, {"whiten": 0.3}], ids=str)
+def test_the_map_of_the_inputs_is_stored_with_the_weights_and_not_trained(options):
+    fitted, rebuilt = (MLP(6, [4], 3, dtype=torch.float64, **options) for _ in range(2))
+    fitted.fit_inputs(Correlated())
+    x = Correlated().x[:7]
+    fitted.layers[-1].weight.data.fill_(1.0)
+    rebuilt.load_state_dict(fitted.state_dict())
+    torch.testing.assert_close(rebuilt(x), fitted(x), rtol=0, atol=0)
+    assert len(list(fitted.parameters())) == 4
+
+
+def test_plain_inputs_need_no_statistics():
+    mlp = MLP(6, [4], 3)
+    mlp.fit_inputs(None)
+    assert len(mlp.state_dict()) == 4

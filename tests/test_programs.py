@@ -1,15 +1,14 @@
 """The programs from end to end, each in a process of its own, on generated and on real data."""
 
 import re
-import signal
 import sys
-import time
 
 import numpy as np
 import pytest
-from common import REAL, needs_real, record_of, rows_of, start, train, wait_for
+from common import REAL, needs_real, needs_torch, record_of, train
 
-NUMPY, PYTORCH = SCRIPTS = ["train_mlp_numpy.py", "train_mlp_pytorch.py"]
+NUMPY = "train_mlp_numpy.py"
+SCRIPTS = [NUMPY, pytest.param("train_mlp_pytorch.py", marks=needs_torch)]
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
@@ -23,12 +22,11 @@ def test_synthetic_data_is_learned_and_named_everywhere(script, tmp_path):
 
 
 def test_without_torch_data_and_network_it_falls_back_and_says_so(tmp_path):
+    """After the download was tried, without the waits between its attempts."""
     (tmp_path / "torch.py").write_text("raise ImportError('torch is not here')")
-    (tmp_path / "sitecustomize.py").write_text("import time; time.sleep = id")  # between attempts
-    began = time.monotonic()
+    (tmp_path / "sitecustomize.py").write_text("import time; time.sleep = id")
     nowhere = {"CIFAR10_URL": "http://127.0.0.1:9/x", "PYTHONPATH": str(tmp_path)}
     out, err = train(NUMPY, "--max_steps", 1, cwd=tmp_path, **nowhere)
-    assert time.monotonic() - began < 60
     assert "cannot download CIFAR-10 from http://127.0.0.1:9/x" in "".join(err)
     assert "(synthetic, 1 steps" in out[-1]
     names = {path.name for path in tmp_path.iterdir()} - {"__pycache__"}
@@ -39,20 +37,6 @@ def test_the_data_module_refuses_a_file_for_a_folder(tmp_path):
     (tmp_path / "mine").write_text("my work")
     out, (line,) = train("cifar10_utils.py", tmp_path / "mine", status=2)
     assert out == [] and line.startswith("cifar10_utils.py: error: ") and "is a file" in line
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="Windows sends no SIGINT to one process")
-@pytest.mark.parametrize("script", SCRIPTS)
-def test_ctrl_c(script, tmp_path):
-    flags = ["--synthetic", "--max_steps", 10**6, "--run_dir", tmp_path / "a"]
-    process = start(script, *flags)
-    wait_for(lambda: len(rows_of(tmp_path / "a")) > 1)
-    process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=120)
-    assert process.returncode == 130
-    assert re.search(r"step \d+ of 1000000 is saved", err.splitlines()[-1])
-    assert "Traceback" not in err
-    assert record_of(tmp_path / "a")["status"] == "interrupted"
 
 
 # Real data, where it is
@@ -71,17 +55,11 @@ def test_the_default_run_on_cifar10(script, tmp_path):
 
 @pytest.mark.slow
 @needs_real
-@pytest.mark.parametrize(
-    "units, seeds, least",
-    [
-        ("100", [42, 1, 2, 3, 4], 0.475),
-        ("100,100", [42, 1, 2], 0.48),
-        ("200,200,200", [42, 1, 2], 0.48),
-    ],
-)
-def test_mean_accuracy_over_seeds(units, seeds, least, tmp_path):
+@pytest.mark.parametrize("units, n, least", [("100", 5, 0.475), ("100,100", 3, 0.48),
+                                             ("200,200,200", 3, 0.48)])  # fmt: skip
+def test_mean_accuracy_over_seeds(units, n, least, tmp_path):
     accuracies = []
-    for seed in seeds:
+    for seed in [42, 1, 2, 3, 4][:n]:
         flags = ["--dnn_hidden_units", units, "--seed", seed, "--data_dir", REAL]
         train(NUMPY, *flags, "--run_dir", tmp_path / str(seed))
         accuracies.append(record_of(tmp_path / str(seed))["test_accuracy"])

@@ -3,82 +3,54 @@
 Runs are made in this process, on a data folder of fifty training and ten test images.
 """
 
+import importlib
 import os
 import re
 
 import numpy as np
 import pytest
-import torch
-from common import listing, record_of, rows_of
+from common import at_call, interrupt, listing, record_of, rows_of
 
-import mlp_numpy
-import mlp_pytorch
-import train_mlp_numpy
-import train_mlp_pytorch
 from cifar10_utils import get_cifar10
-from training import flags as every_flag
-from training.curves import draw_curves
-from training.data_pytorch import TensorData
 from training.files import load_weights
-from training.processes import Processes
 
 
-def parsed(*argv):
-    """The flags of both trainers."""
-    return every_flag.parse(train_mlp_pytorch.make_parser(), argv)
-
-
-# Both trainers
-
-
-def test_both_trainers_agree_in_float64_over_fifty_steps(data, monkeypatch, tmp_path, no_curves):
-    """The trainers themselves, with the networks in float64: every loss to 1e-9."""
-    monkeypatch.setattr(
-        train_mlp_numpy, "MLP", lambda *a, dtype, **k: mlp_numpy.MLP(*a, dtype=np.float64, **k)
-    )
-    monkeypatch.setattr(
-        train_mlp_pytorch, "MLP", lambda *a, **k: mlp_pytorch.MLP(*a, dtype=torch.float64, **k)
-    )
-    as_float = TensorData._as_float
-    monkeypatch.setattr(TensorData, "_as_float", lambda *a: as_float(*a).double())
+def test_both_trainers_draw_the_same_curves(data, tmp_path, no_curves):
+    """From the same flags: the same weights, batches and steps, up to the rounding of float32."""
+    pytest.importorskip("torch")
     flags = ["--data_dir", data, "--max_steps", "50", "--batch_size", "20", "--eval_freq", "1"]
-    flags += ["--dnn_hidden_units", "20,15"]
-    one, two = (
-        main([*flags, "--run_dir", str(tmp_path / name)])
-        for name, main in (("numpy", train_mlp_numpy.main), ("pytorch", train_mlp_pytorch.main))
-    )
+    flags += ["--dnn_hidden_units", "20,15", "--validation_size", "10"]
+    mains = [importlib.import_module(f"train_mlp_{name}").main for name in ("numpy", "pytorch")]
+    one, two = (main([*flags, "--run_dir", f"{tmp_path}/{main.__module__}"]) for main in mains)
     assert one["train_loss"][-1] < one["train_loss"][0] - 0.1
     for column in one:
-        np.testing.assert_allclose(one[column], two[column], rtol=1e-9, atol=1e-7)
-    for column in ("train_loss", "test_loss"):
-        np.testing.assert_allclose(one[column], two[column], rtol=1e-9)
+        np.testing.assert_allclose(one[column], two[column], rtol=1e-4, atol=1e-7)
 
 
-# What a run leaves
-
-
-def test_the_files_of_a_run(run, capsys, monkeypatch):
-    monkeypatch.setattr("training.run.draw_curves", draw_curves)
+def test_the_files_of_a_run(run, capsys):
     folder = run("a")
-    assert sorted(p.name for p in folder.iterdir()) == sorted(
-        ["run.json", "metrics.csv", "curves.png", next(folder.glob("checkpoint.*")).name]
-    )
+    names = sorted(path.name for path in folder.iterdir())
+    assert [name.split(".")[0] for name in names] == ["checkpoint", "curves", "metrics", "run"]
     record = record_of(folder)
     assert record["status"] == "completed" and record["dataset"] == "cifar10"
     assert record["seed"] == 42 and record["flags"]["batch_size"] == 20 and record["steps"] == 12
+    assert (record["processes"], record["precision"]) == (1, "float32")
     assert record["versions"]["numpy"] == np.__version__
-    assert 0 < record["train_seconds"] < 5
-    assert 30 < record["peak_rss_mb"] < 5000 if os.name == "posix" else "peak_rss_mb" in record
+    assert record["train_seconds"] > 0
+    assert os.name != "posix" or 30 < record["peak_rss_mb"] < 50_000
     rows = rows_of(folder)
     assert list(rows[0]) == ["step", "train_loss", "train_accuracy", "test_loss", "test_accuracy"]
     assert [int(row["step"]) for row in rows] == [0, 5, 10, 12]
     assert float(rows[-1]["test_accuracy"]) == record["test_accuracy"]
     assert float(rows[-1]["test_loss"]) == record["test_loss"]
     assert float(rows[0]["test_loss"]) == pytest.approx(np.log(10), rel=1e-6)
-    assert (folder / "curves.png").read_bytes().startswith(b"\x89PNG")
-    last = capsys.readouterr().out.splitlines()[-1]
-    pattern = r"test accuracy \d\.\d{4} \(cifar10, 12 steps, \d+\.\d s\)"
-    assert re.fullmatch(pattern, last) and f"{record['test_accuracy']:.4f}" in last
+    lines = capsys.readouterr().out.splitlines()
+    assert str(folder) in lines[-2]
+    pattern = r"test accuracy (\d\.\d{4}) \(cifar10, 12 steps, \d+\.\d s\)"
+    assert re.fullmatch(pattern, lines[-1])[1] == f"{record['test_accuracy']:.4f}"
+    before = listing(folder)
+    run("a", "--resume")  # prints them again, and changes nothing
+    assert capsys.readouterr().out.splitlines() == lines[-2:] and listing(folder) == before
 
 
 def test_train_columns_are_means_since_the_row_before(run):
@@ -88,74 +60,100 @@ def test_train_columns_are_means_since_the_row_before(run):
         values = [float(row[name]) for row in every]
         means = [values[0], np.mean(values[1:6]), np.mean(values[6:11]), np.mean(values[11:13])]
         np.testing.assert_allclose([float(row[name]) for row in some], means)
-    assert every[0]["train_loss"] == every[1]["train_loss"]  # both: first batch, first weights
+    first = [float(row["train_loss"]) for row in every[:2]]  # both: first batch, first weights
+    assert first[0] == pytest.approx(first[1], rel=1e-6)
     assert some[-1]["test_loss"] == every[-1]["test_loss"]  # evaluation does not disturb training
 
 
 def test_the_same_seed_gives_the_same_file_and_another_does_not(run):
-    first, same = run("a", "--seed", "5"), run("b", "--seed", "5")
-    other = run("c", "--seed", "6")
-    assert (first / "metrics.csv").read_bytes() == (same / "metrics.csv").read_bytes()
-    assert (first / "metrics.csv").read_bytes() != (other / "metrics.csv").read_bytes()
+    one, same, other = (
+        (run(name, "--seed", seed) / "metrics.csv").read_bytes()
+        for name, seed in (("a", 5), ("b", 5), ("c", 6))
+    )
+    assert one == same != other
 
 
 def test_the_default_run_folder(trainer, data, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    trainer.main(["--data_dir", data, "--max_steps", "1", "--batch_size", "50"])
-    trainer.main(["--data_dir", data, "--max_steps", "1", "--batch_size", "50"])
-    kind = trainer.__name__.removeprefix("train_mlp_")
+    for _ in range(2):
+        trainer.main(["--data_dir", data, "--max_steps", "1", "--batch_size", "50"])
+    name = trainer.__name__.removeprefix("train_mlp_") + r"-\d{8}-\d{6}-\d{6}"
     names = [path.name for path in (tmp_path / "runs").iterdir()]
-    assert len(names) == 2 and all(
-        re.fullmatch(rf"{kind}-\d{{8}}-\d{{6}}-\d{{6}}", n) for n in names
-    )
+    assert len(names) == 2 and all(re.fullmatch(name, found) for found in names)
 
 
-def test_the_best_weights_on_validation_are_restored(trainer, data, tmp_path, monkeypatch):
+def test_the_best_weights_on_validation_are_restored(run, monkeypatch):
     """The accuracies on validation are dictated: step 2 is best, so its weights must be tested."""
-    seen = []
-    accuracies = iter([0.1, 0.2, 0.9, 0.3, 0.9])
+    seen, accuracies = [], iter([0.5, 0.1, 0.2, 0.9, 0.3, 0.9])  # the first: of the first batch
 
-    def evaluate(network, dataset, *_):
+    def evaluate(network, batches, *_):
         weights = {name: value + 0 for name, value in network.state_dict().items()}
-        seen.append((getattr(dataset, "dataset", dataset).num_examples, weights))
-        return 1.0, next(accuracies, 0.5)
+        if n := sum(len(x) for x, _ in batches):
+            seen.append((n, weights))
+            return 1.0, next(accuracies, 0.5)
 
-    monkeypatch.setattr(trainer, "evaluate", evaluate)
-    history = trainer.main(
-        ["--data_dir", data, "--validation_size", "20", "--max_steps", "4", "--eval_freq", "1"]
-        + ["--batch_size", "10", "--run_dir", str(tmp_path / "a")]
-    )
-    assert [*history] == ["step", "train_loss", "train_accuracy", "val_loss", "val_accuracy"]
-    assert [n for n, _ in seen] == [20] * 5 + [10]  # the test set once, at the end
-    equal = [all((w[k] == seen[-1][1][k]).all() for k in w) for _, w in seen]
+    monkeypatch.setattr(run.trainer, "evaluate", evaluate)
+    run("a", "--validation_size", 20, "--eval_freq", 1, "--batch_size", 10, steps=4)
+    columns = ["step", "train_loss", "train_accuracy", "val_loss", "val_accuracy"]
+    assert list(run.history) == columns
+    assert [n for n, _ in seen] == [10] + [20] * 5 + [10]  # the test set once, at the end
+    equal = [all((w[k] == seen[-1][1][k]).all() for k in w) for _, w in seen[1:]]
     assert equal == [False, False, True, False, False, True]
 
 
-@pytest.mark.parametrize("flags", [[], ["--validation_size", "20", "--eval_freq", "1"]], ids=str)
-def test_the_weights_of_a_finished_run_are_those_it_was_tested_with(flags, run, trainer, data):
-    folder = run("a", "--learning_rate", "0.05", *flags)
-    args = parsed("--dnn_hidden_units", "8")
-    mlp = trainer.make_mlp(args)
+@pytest.mark.parametrize("size", [0, 20])
+def test_the_weights_of_a_finished_run_are_those_it_was_tested_with(size, run, data):
+    folder = run("a", "--learning_rate", 0.01, "--validation_size", size, "--eval_freq", 1)
+    mlp = importlib.import_module(f"mlp_{run.framework}").MLP(3072, [8], 10)
     mlp.load_state_dict(load_weights(folder))
-    test_set = get_cifar10(data, one_hot=trainer is train_mlp_numpy).test
-    if trainer is train_mlp_pytorch:
-        test_set = TensorData(test_set, "cpu", Processes(), args)
-    loss, accuracy = trainer.evaluate(mlp, test_set)
+    test_set = get_cifar10(data, validation_size=size).test
+    x, y = test_set.images, test_set.labels
+    if run.framework == "pytorch":
+        torch = importlib.import_module("torch")
+        x, y = torch.from_numpy(x), torch.from_numpy(y)
+    loss, accuracy = run.trainer.evaluate(mlp, [(x, y)])
     record = record_of(folder)
-    assert (loss, accuracy) == (pytest.approx(record["test_loss"]), record["test_accuracy"])
+    assert loss == pytest.approx(record["test_loss"], rel=1e-5)
+    assert accuracy == record["test_accuracy"]
 
 
-def test_an_argument_file(trainer, data, tmp_path):
-    (tmp_path / "flags.txt").write_text("# a comment\n--max_steps 2  # another\n--batch_size=50\n")
-    run = str(tmp_path / "a")
-    history = trainer.main([f"@{tmp_path}/flags.txt", "--data_dir", data, "--run_dir", run])
-    assert history["step"] == [0, 2]
+def test_evaluation_averages_over_samples_and_keeps_no_caches(run):
+    """Also over batches of unequal sizes."""
+    mlp = run.trainer.MLP(4, [3], 2, seed=1)
+    rng = np.random.default_rng(0)
+    x, y = (
+        rng.standard_normal((7, 4), np.float32),
+        np.eye(2, dtype=np.float32)[[0, 1, 1, 0, 0, 0, 1]],
+    )
+    weights = [value for name, value in mlp.state_dict().items() if "weight" in name]
+    if run.framework == "pytorch":
+        torch = importlib.import_module("torch")
+        x, y = torch.from_numpy(x), torch.from_numpy(y)
+    weights[-1][:] = x[:2, :3]  # the last layer starts at zero
+    whole = run.trainer.evaluate(mlp, [(x, y)])
+    parts = run.trainer.evaluate(mlp, [(x[:1], y[:1]), (x[1:], y[1:])])
+    assert parts == pytest.approx(whole, rel=1e-6)
+    if run.framework == "numpy":
+        with pytest.raises(RuntimeError, match="call forward first"):
+            mlp.backward(y)
 
 
-def test_a_finished_run_prints_its_line_again(run, capsys):
-    folder = run("a")
-    first = capsys.readouterr().out.splitlines()[-1]
-    before = listing(folder)
-    run("a", "--resume")
-    assert capsys.readouterr().out.splitlines() == [first]
-    assert listing(folder) == before
+# Pictures of several runs
+
+
+def test_the_curves_of_several_runs_are_compared(run, monkeypatch):
+    compare = importlib.import_module("plots.compare").main
+    one, other = str(run("a")), str(run("b", "--validation_size", 5, "--learning_rate", 0.01))
+    with monkeypatch.context() as patch, pytest.raises(SystemExit):
+        at_call(run, "train_step", 7, interrupt, patch)
+        run("c")
+    monkeypatch.chdir(run.folder)
+    compare([one, other, str(run.folder / "c")])
+    assert (run.folder / "compare.png").read_bytes().startswith(b"\x89PNG")
+    compare([one, "--out", "x.png"])
+    assert (run.folder / "x.png").exists()
+    for argv in ([], ["nowhere"], [one, str(run.folder)], [one, "--out", "nowhere/x.png"]):
+        before = listing(run.folder)
+        with pytest.raises(SystemExit) as end:
+            compare(argv)
+        assert end.value.code in (1, 2) and listing(run.folder) == before

@@ -1,84 +1,128 @@
-"""Augmented images, and the views of test-time averaging."""
+"""Augmented images, and the views of test-time augmentation."""
 
+import dataclasses
 import itertools
+import math
 
 import torch
+from torch import nn
 from torch.nn import functional as F
 
 import cifar10_utils
 
-
-def flip_and_shift(pixels, fill, flip, shift):
-    """pixels (S, 3, 32, 32) uint8, each mirrored with probability 1/2 if flip, and shifted at
-    random by up to shift pixels; fill (3, 1, 1) is the colour of the new edges."""
-    n, size, device = len(pixels), pixels.shape[-1], pixels.device
-    if flip:
-        mirrored = torch.rand(n, 1, 1, 1, device=device) < 0.5
-        pixels = torch.where(mirrored, pixels.flip(3), pixels)
-    if shift:
-        down, right = torch.randint(0, 2 * shift + 1, (2, n), device=device)
-        padded = fill.expand(n, -1, size + 2 * shift, size + 2 * shift).clone()
-        padded[:, :, shift:-shift, shift:-shift] = pixels
-        windows = padded.unfold(2, size, 1).unfold(3, size, 1)  # (S, 3, down, right, 32, 32)
-        pixels = windows[torch.arange(n, device=device), :, down, right]
-    return pixels
+PIXEL = 2 / cifar10_utils.SHAPE[-1]  # the width of a pixel, where that of an image is 2
+ZOOMS, SHIFTS = (0.85, 1.0, 1.15), (-4, -2, 0, 2, 4)  # of the views; SHIFTS in pixels
 
 
-def distort(x, strength):
-    """x (S, 3, 32, 32), each image transformed by its own random linear map: the identity plus
-    normal noise of standard deviation strength. It rotates, zooms, stretches and shears."""
-    noise = strength * torch.randn(len(x), 2, 2, device=x.device)
-    return _transform(x, torch.eye(2, device=x.device) + noise)
+def centers(size, device):
+    """(size,): the positions of the pixels of an image from -1 to 1, the middle at 0."""
+    return (2 * torch.arange(size, device=device) + 1) / size - 1
 
 
-def _transform(x, maps):
-    """x (S, 3, 32, 32), each pixel read from its position mapped by the linear maps (S, 2, 2)."""
-    grid = F.affine_grid(F.pad(maps, (0, 1)), x.shape, align_corners=False)
-    return F.grid_sample(x, grid, align_corners=False)
+def affine_sample(x, maps, size):
+    """Images (S, C, size, size): each pixel, at position p, is read from x (S, C, H, W) at the
+    position A p + t, where maps (S, 2, 3) holds A and t for every image. Between pixels it is
+    interpolated linearly; outside x it is 0."""
+    columns = centers(size, x.device).expand(size, size)
+    points = torch.stack([columns, columns.T, torch.ones_like(columns)]).flatten(start_dim=1)
+    # One product for all images, where F.affine_grid makes one for each.
+    grid = (maps.flatten(end_dim=1) @ points).view(len(maps), 2, size, size)
+    return F.grid_sample(x, grid.permute(0, 2, 3, 1), align_corners=False)
+
+
+def downsample(x, size):
+    """Images (S, C, size, size): x, or the means of its blocks of 2 x 2 pixels."""
+    return x if x.shape[-1] == size else F.avg_pool2d(x, 2)
+
+
+@dataclasses.dataclass
+class Augmentation:
+    """Random changes to a batch of training images; each field is the flag of that name."""
+
+    flip: bool = False
+    shift: float = 0.0
+    random_affine: float = 0.0
+    color_jitter: float = 0.0
+    cutout: int = 0
+    mixup: float = 0.0
+
+    def __call__(self, x, labels, size):
+        """x (S, 3, 32, 32), pixels minus their mean, and labels (S,). Returns x (S, 3, size, size)
+        and the labels, with mixup as targets (S, 10)."""
+        if self.flip or self.shift or self.random_affine:
+            x = affine_sample(x, self.random_maps(len(x), x.device), size)
+        else:
+            x = downsample(x, size)
+        if self.color_jitter:
+            x = color_jitter(x, self.color_jitter)
+        if self.cutout:
+            x = cutout(x, self.cutout)
+        return mixup(x, labels, self.mixup) if self.mixup else (x, labels)
+
+    def random_maps(self, n, device):
+        """Maps (n, 2, 3) for affine_sample: the identity plus normal noise of standard deviation
+        random_affine (it rotates, zooms, stretches and shears), mirrored with probability 1/2 if
+        flip, and shifted both ways by up to `shift` pixels, uniformly."""
+        noise = torch.randn(n, 2, 2, device=device)
+        linear = torch.eye(2, device=device) + self.random_affine * noise
+        if self.flip:
+            linear[:, :, 0] *= 1 - 2 * torch.randint(2, (n, 1), device=device)
+        offset = self.shift * PIXEL * (2 * torch.rand(n, 2, 1, device=device) - 1)
+        return torch.cat([linear, offset], dim=2)
+
+
+def color_jitter(x, strength):
+    """Random contrast, brightness and colour: x (S, 3, H, W), pixels minus their mean, becomes
+    (1 + a) x + r (b + c), with a and b for each image and c for each of its channels, all normal
+    with standard deviation strength; r is the root mean square of the pixels."""
+    noise = strength * torch.randn(5, len(x), 1, 1, device=x.device)
+    contrast, brightness, colors = noise[0, :, None], noise[1, :, None], noise[2:].transpose(0, 1)
+    return torch.addcmul(cifar10_utils.PIXEL_RMS * (brightness + colors), x, 1 + contrast)
 
 
 def cutout(x, size):
-    """x (S, 3, 32, 32) with a square of size pixels in each image set to zero, which is the mean of
-    the training images. The centre is a random pixel, so part of the square may lie outside."""
-    place = torch.arange(x.shape[-1], device=x.device)
-    first = torch.randint(x.shape[-1], (2, len(x), 1), device=x.device) - size // 2
-    down, right = (place >= first) & (place < first + size)
-    return x.masked_fill((down[:, :, None] & right[:, None, :])[:, None], 0)
+    """x (S, 3, H, W) with a square in each image set to 0, the mean of the training images: `size`
+    pixels wide, of the 32 of a whole image. The centre is uniform, so part may lie outside."""
+    place = centers(x.shape[-1], x.device)
+    centre = 2 * torch.rand(2, len(x), 1, device=x.device) - 1
+    down, right = ((place - centre).abs() < size * PIXEL / 2).float()
+    return x * (1 - down[:, None, :, None] * right[:, None, None, :])
 
 
-def recolour(x, strength, unit):
-    """Random contrast, brightness and colour: x (S, 3, 32, 32) becomes (1 + a) x + unit (b + c),
-    with a and b for each image and c for each of its channels, all normal with standard deviation
-    strength. unit is the standard deviation of the pixels."""
-    noise = strength * torch.randn(5, len(x), 1, 1, device=x.device)
-    contrast, brightness, colours = noise[0, :, None], noise[1, :, None], noise[2:].transpose(0, 1)
-    return x * (1 + contrast) + unit * (brightness + colours)
-
-
-def mixup(x, labels, largest):
-    """x (S, ...) and labels (S,), each image blended with a random one of the batch, whose share is
-    uniform from 0 to largest. Returns the images and their targets (S, 10), blended likewise."""
-    share = largest * torch.rand(len(x), device=x.device)
+def mixup(x, labels, alpha):
+    """Mixup as in Zhang et al. (2018): x (S, ...) and labels (S,), each image blended with a random
+    one of the batch. The shares are s and 1 - s, where s is drawn from Beta(alpha, alpha) once for
+    the batch. Returns the images and their targets (S, 10), blended likewise."""
+    concentration = torch.tensor(alpha, device=x.device)
+    share = torch.distributions.Beta(concentration, concentration).sample()
     other = torch.randperm(len(x), device=x.device)
-    targets = F.one_hot(labels, cifar10_utils.N_CLASSES).float()
-    across = share.view(-1, *[1] * (x.ndim - 1))
-    return torch.lerp(x, x[other], across), torch.lerp(targets, targets[other], share[:, None])
+    targets = F.one_hot(labels, cifar10_utils.N_CLASSES).to(x.dtype)
+    return torch.lerp(x[other], x, share), torch.lerp(targets[other], targets, share)
 
 
-def views(x):
-    """x (S, 3, 32, 32) at three sizes, each shifted by 0, 2 or 4 pixels to either side and up or
-    down, and the mirror images of these 75."""
-    size = x.shape[-1]
-    for zoom in (0.85, 1.0, 1.15):
-        maps = zoom * torch.eye(2, device=x.device)
-        padded = F.pad(_transform(x, maps.expand(len(x), 2, 2)), (4, 4, 4, 4))
-        for down, right in itertools.product((0, 2, 4, 6, 8), repeat=2):
-            view = padded[:, :, down : down + size, right : right + size]
-            yield view
-            yield view.flip(3)
+def tta_views(x, size):
+    """150 views (S, 3, size, size) of x (S, 3, 32, 32): at three zooms, each shifted by 0, 2 or 4
+    pixels to either side and up or down, and the mirror images of these 75."""
+    for zoom, down, right in itertools.product(ZOOMS, SHIFTS, SHIFTS):
+        maps = torch.tensor([[zoom, 0, right * PIXEL], [0, zoom, down * PIXEL]], device=x.device)
+        view = affine_sample(x, maps.expand(len(x), 2, 3), size)
+        yield view
+        yield view.flip(3)
 
 
-def average_over_views(mlp, x):
+def predict_with_tta(mlp, x):
     """Logits (S, C), whose softmax is the mean of mlp's probabilities over the views of x."""
-    logits = torch.stack([mlp(view) for view in views(x)])
+    size = math.isqrt(mlp.n_inputs // x.shape[1])
+    logits = torch.stack([mlp(view) for view in tta_views(x, size)])
     return logits.log_softmax(dim=2).logsumexp(dim=0)
+
+
+class TestTimeAugmentation(nn.Module):
+    """An MLP that predicts with test-time augmentation: its inputs are (S, 3, 32, 32)."""
+
+    def __init__(self, mlp):
+        super().__init__()
+        self.mlp, self.device = mlp, mlp.device
+
+    def forward(self, x):
+        return predict_with_tta(self.mlp, x)

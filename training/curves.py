@@ -1,12 +1,10 @@
 """The picture of a run: curves.png."""
 
 import cifar10_utils
+from training.history import DATASETS, FRAMEWORKS, QUANTITIES
 
-FRAMEWORKS = {"numpy": "NumPy", "pytorch": "PyTorch"}
-QUANTITIES = {"loss": "cross-entropy loss (nats)", "accuracy": "accuracy (fraction)"}
 SPLITS = {"train": "train (mean since the previous point)", "clean": "train, unaugmented images",
           "val": "validation", "test": "test"}  # fmt: skip
-DATASETS = {"cifar10": "CIFAR-10", "synthetic": "synthetic data, NOT CIFAR-10"}
 
 
 def layer_sizes(flags):

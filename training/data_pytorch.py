@@ -1,53 +1,68 @@
 """The data of the PyTorch trainer: uint8 on the device, converted to float32 batch by batch."""
 
 import copy
+import dataclasses
 
 import numpy as np
 import torch
 
 import cifar10_utils
-from training import augmentation
+from training import processes
+from training.augmentation import Augmentation, downsample
+from training.data import load_data
 
 
 class TensorData:
     """A DataSet as tensors on a device.
 
-    next_batch and batches return this process's share of the DataSet's batches. scale: (3, 32, 32)
-    float32, by which the pixels minus their mean are multiplied; None for 1.
+    next_batch and batches return this process's share of the DataSet's batches. augmentation: what
+    next_batch changes at random, an Augmentation, or None. half_resolution: average each block of
+    2 x 2 pixels, so that the side of an image has size = 16 pixels, not 32.
     """
 
-    def __init__(self, dataset, device, processes, args, scale=None):
-        self.dataset, self.processes, self.args = dataset, processes, args
+    def __init__(self, dataset, device, augmentation=None, half_resolution=False):
+        self.dataset, self.augmentation = dataset, augmentation or Augmentation()
+        self.size = cifar10_utils.SHAPE[-1] // (2 if half_resolution else 1)
         self.pixels = torch.from_numpy(dataset.pixels).to(device)
         self.labels = torch.from_numpy(dataset.labels).to(device)
         self.mean = torch.from_numpy(dataset.mean).to(device)
-        self.fill = self.mean.mean(dim=(1, 2), keepdim=True).round().to(torch.uint8)
-        self.scale = None if scale is None else torch.from_numpy(scale).to(device)
         self.num_examples = dataset.num_examples
 
-    def next_batch(self, batch_size):
-        """Returns x (S, 3, 32, 32) float32 and y (S,) int64, with --mixup (S, 10) float32."""
-        indices = self.dataset.next_indices(batch_size)
-        indices = np.array_split(indices, self.processes.size)[self.processes.rank]
-        indices = torch.from_numpy(indices).to(self.pixels.device)
-        pixels, y = self.pixels.index_select(0, indices), self.labels[indices]
-        pixels = augmentation.flip_and_shift(pixels, self.fill, self.args.flip, self.args.shift)
-        x = self._as_float(pixels)
-        if self.args.distortion:
-            x = augmentation.distort(x, self.args.distortion)
-        if self.args.recolour:
-            unit = cifar10_utils.PIXEL_RMS if self.scale is None else 1
-            x = augmentation.recolour(x, self.args.recolour, unit)
-        if self.args.cutout:
-            x = augmentation.cutout(x, self.args.cutout)
-        return augmentation.mixup(x, y, self.args.mixup) if self.args.mixup else (x, y)
+    @property
+    def position(self):
+        """The number of examples drawn so far, by all processes together."""
+        return self.dataset.position
 
-    def batches(self, batch_size):
-        """This process's share of all examples."""
-        stride = self.processes.size * batch_size
-        for i in range(self.processes.rank * batch_size, len(self.labels), stride):
-            part = slice(i, i + batch_size)
-            yield self._as_float(self.pixels[part]), self.labels[part]
+    @position.setter
+    def position(self, position):
+        self.dataset.position = position
+
+    def next_batch(self, batch_size):
+        """Returns x (S, 3, size, size) float32 and y (S,) int64, with mixup (S, 10) float32. First
+        it seeds PyTorch's generators with the position, so that a resumed run repeats the step."""
+        processes.seed_step(self.dataset.seed, self.position)
+        shares = np.array_split(self.dataset.next_indices(batch_size), processes.size())
+        indices = torch.from_numpy(shares[processes.rank()]).to(self.pixels.device)
+        x = self._as_float(self.pixels.index_select(0, indices))
+        return self.augmentation(x, self.labels[indices], self.size)
+
+    def batches(self, batch_size, half_resolution=None):
+        """This process's share of all examples, not augmented. half_resolution=False: whole images,
+        whatever the data set's are, for test-time augmentation."""
+        size = self.pixels.shape[-1] if half_resolution is False else self.size
+        for x, y in self._stored(batch_size):
+            yield downsample(x, size), y
+
+    def second_moments(self, products):
+        """The mean square (n,) of each of the network's n inputs over the training images,
+        augmented; or with products=True the mean product (n, n) of each two; float64."""
+        n = self.pixels.shape[1] * self.size**2
+        sums = torch.zeros((n, n) if products else n, dtype=torch.float64).to(self.mean.device)
+        for i, (x, y) in enumerate(self._stored(500)):
+            processes.seed_step(self.dataset.seed, i)
+            x = self.augmentation(x, y, self.size)[0].flatten(start_dim=1)
+            sums += x.T @ x if products else x.square().sum(dim=0)
+        return processes.all_reduce_sum(sums) / self.num_examples
 
     def first(self, n):
         """The first n examples, for evaluation alone."""
@@ -56,12 +71,23 @@ class TensorData:
         part.num_examples = len(part.pixels)
         return part
 
+    def _stored(self, batch_size):
+        stride = processes.size() * batch_size
+        for i in range(processes.rank() * batch_size, self.num_examples, stride):
+            part = slice(i, i + batch_size)
+            yield self._as_float(self.pixels[part]), self.labels[part]
+
     def _as_float(self, pixels):
-        x = pixels.float().sub_(self.mean)
-        return x if self.scale is None else x.mul_(self.scale)
+        return pixels.float().sub_(self.mean)
 
 
-def pixel_std(dataset):
-    """(3, 32, 32) float32: the standard deviation of every pixel, at least 1."""
-    squares = sum((x.astype(np.float64) ** 2).sum(axis=0) for x, _ in dataset.batches(500))
-    return np.maximum(np.sqrt(squares / dataset.num_examples), 1).astype(np.float32)
+def load_tensors(args, device):
+    """The splits that the flags ask for, as TensorData."""
+    splits = load_data(args, processes.on_main_process, one_hot=False)
+    fields = [field.name for field in dataclasses.fields(Augmentation)]
+    augmentation = Augmentation(**{name: getattr(args, name) for name in fields})
+    for name in ("train", "validation", "test"):
+        if splits[name]:
+            tensors = TensorData(splits[name], device, augmentation, args.half_resolution)
+            setattr(splits, name, tensors)
+    return splits

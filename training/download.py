@@ -1,134 +1,184 @@
-"""Download an archive over an unreliable network, from a server that is not trusted."""
+"""Fetch CIFAR-10's archive over a network that may fail, and unpack it."""
 
-import hashlib
+import argparse
+import os
+import re
+import shutil
+import signal
 import sys
 import tarfile
 import time
 import urllib.request
-from contextlib import suppress
-from http.client import HTTPException
+from base64 import b64encode
+from contextlib import contextmanager, suppress
+from http.client import HTTPException, InvalidURL
+from urllib.parse import unquote
 
 from tqdm import tqdm
 
+import cifar10_utils
 from training import files
-from training.errors import RunError, Stopped, one_line
+from training.errors import RunError, Stopped, UsageError, exit_with_message, one_line
 
-MAX_ARCHIVE, MAX_MEMBER = 2**29, 2**26  # bytes; CIFAR-10's has 170 MB, its largest file 31 MB
+PACKED, UNPACKED = 170_498_071, 186_300_000  # bytes of the archive, and of the files in it
 TIME_OUT = 12  # seconds of silence, after which a connection counts as dead
-ATTEMPTS, PROGRESS = 4, 2**20  # gives up after 4 failures; one after 1 MiB more counts as the first
+ATTEMPTS = 4  # without a byte more than before
 BACKOFF_SECONDS = 0.2  # doubled after each failure
 
 
-def download(url, folder, md5, inside):
-    """Download the archive at url and write the files in md5 (a dict of MD5 by name) into folder.
-    In the archive they are in the folder `inside`.
+@exit_with_message
+def main(argv=None):
+    """The program `python cifar10_utils.py [DIR]`."""
+    parser = argparse.ArgumentParser(description="Fetch CIFAR-10 (170 MB) and verify it.")
+    default = cifar10_utils.DEFAULT_DIR
+    parser.add_argument("dir", nargs="?", default=default, help=f"(default: {default})")
+    print(f"CIFAR-10 is in {download(parser.parse_args(argv).dir)}")
 
-    The download is kept in `<folder>.tar.part`, so the next call continues an interrupted one. The
-    MD5 is that of each file, not of the archive, which a mirror may have repacked. A file is
-    written only if its MD5 is right. Raises RunError if the download fails or a file is wrong.
+
+def download(data_dir):
+    """Put the files of CIFAR-10 into data_dir unless they are there. Returns their folder.
+
+    They come from an archive that the user put there or beside it, or else from the network; the
+    next call continues an interrupted download. Raises RunError if that fails, UsageError if
+    data_dir is no folder or the user's archive is not CIFAR-10's.
     """
+    folder = cifar10_utils.locate(data_dir)
+    for path in (folder, folder.parent):
+        if path.is_file():
+            raise UsageError(f"{path} is a file, not the folder of CIFAR-10's files")
     made = not folder.parent.exists()
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with files.locked(folder.parent, wait=True):  # another process may be fetching it
-            if not _complete(folder, md5):
-                _fetch_and_unpack(url, folder, md5, inside)
+        with _using(folder):
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            with files.locked(folder.parent, wait=True):  # another process may be fetching it
+                if not _is_complete(folder):
+                    _fetch_and_unpack(folder)
     except KeyboardInterrupt as stop:
-        raise Stopped("run the same command again to continue") from stop
-    except OSError as error:
-        raise RunError(f"cannot write {error.filename or folder}: {error.strerror}") from error
+        number = getattr(stop, "number", signal.SIGINT)
+        raise Stopped(number, "run the same command again to continue") from stop
     finally:
         if made:
             with suppress(OSError):  # not empty: then it stays
                 folder.parent.rmdir()
+    return folder
 
 
-def _fetch_and_unpack(url, folder, md5, inside):
-    if not url.startswith(("https://", "http://")):
-        raise RunError(f"the address {url!r} does not start with https:// or http://")
-    part = folder.parent / f"{folder.name}.tar.part"
-    continued = part.exists()
-    if part.is_symlink():  # never write into a file elsewhere
-        part.unlink()
-    _fetch(url, part)
+@contextmanager
+def _using(path):
+    """Turns an OSError about path, or about the file that it names, into a RunError."""
     try:
-        contents = _unpack(part, inside, md5)
-    except Exception as error:  # a damaged archive can raise almost anything
-        part.unlink()
-        if continued:  # the archive may have changed since the earlier call
-            return _fetch_and_unpack(url, folder, md5, inside)
-        raise RunError(f"what {url} sent is not CIFAR-10's archive: {error}") from error
+        yield
+    except OSError as error:
+        raise RunError(f"cannot use {error.filename or path}: {error.strerror}") from error
+
+
+def _is_complete(folder):
+    with suppress(OSError, ValueError):
+        return cifar10_utils.verify(folder) == folder
+
+
+def _fetch_and_unpack(folder):
+    part = folder.parent / f"{cifar10_utils.ARCHIVE}.part"
+    by_hand = [place / cifar10_utils.ARCHIVE for place in (folder, *folder.parents[:2])]
+    archive = next((path for path in by_hand if path.is_file()), part)
+    needed = UNPACKED + (max(0, PACKED - _size(part)) if archive == part else 0)
+    disk = shutil.disk_usage(folder.parent)
+    if disk.free < needed and disk.total:  # some file systems know neither
+        free = f"{disk.free / 1e6:.0f} MB are free"
+        raise RunError(f"CIFAR-10 needs {needed / 1e6:.0f} MB in {folder.parent}, where {free}")
+    if archive == part:
+        _fetch(part)
+    elif fault := _fault(archive):
+        raise UsageError(f"{archive} is {fault}: fetch it again, or delete it to download it")
     folder.mkdir(exist_ok=True)
-    for name, content in contents.items():
-        with files.replacing(folder / name) as file:
-            file.write(content)
-    part.unlink()
-
-
-def _complete(folder, md5):
-    paths = [folder / name for name in md5]
-    return all(path.is_file() and md5_of(path.read_bytes()) == md5[path.name] for path in paths)
-
-
-def md5_of(raw):
-    return hashlib.md5(raw, usedforsecurity=False).hexdigest()
-
-
-def _unpack(archive, inside, md5):
-    """The contents of the files that md5 names, by name."""
-    contents, wanted = {}, {f"{inside}/{name}": name for name in md5}
+    wanted = {f"{cifar10_utils.FOLDER}/{name}": folder / name for name in cifar10_utils.MD5}
     with tarfile.open(archive) as tar:
         for member in tar:
-            if not 0 <= member.size <= MAX_MEMBER or tar.offset > MAX_ARCHIVE:
-                raise ValueError(f"its member {member.name} has {member.size} bytes")
-            if (name := wanted.get(member.name.removeprefix("./"))) and member.isreg():
-                contents[name] = tar.extractfile(member).read()
-                if md5_of(contents[name]) != md5[name]:
-                    raise ValueError(f"its {name} has the wrong MD5")
-    if missing := [name for name in md5 if name not in contents]:
-        raise ValueError(f"it lacks {', '.join(missing)}")
-    return contents
+            if member.isreg() and (path := wanted.get(member.name)):
+                with files.replacing(path) as file:
+                    shutil.copyfileobj(tar.extractfile(member), file)
+    part.unlink(missing_ok=True)
 
 
-def _fetch(url, part):
-    """Download url to the file part, over as many connections as it takes."""
-    print(f"downloading CIFAR-10 (170 MB) from {one_line(url)}", file=sys.stderr)
+def _fault(archive):
+    """What the file is if it is not the official archive; else None."""
+    if cifar10_utils.md5_of(archive) != cifar10_utils.ARCHIVE_MD5:
+        with open(archive, "rb") as file:
+            what = "a web page" if _is_page(file.read(100)) else "truncated or altered"
+        return f"{what}, not CIFAR-10's archive"
+
+
+def _is_page(start):
+    return start.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<")
+
+
+def _fetch(part):
+    """Download the archive to the file part, over as many connections as it takes."""
+    kept = part.exists()
+    if kept and not _fault(part):
+        return
+    url, login = _split_off_password(os.environ.get("CIFAR10_URL") or cifar10_utils.URL)
+    print(one_line(f"downloading CIFAR-10 (170 MB) from {_shown(url)}"), file=sys.stderr)
     longest = failures = 0
     while True:
         try:
-            return _fetch_rest(url, part)
-        except (OSError, HTTPException, ValueError) as error:  # ValueError: an invalid address
-            status = getattr(error, "code", None)
+            _fetch_rest(url, login, part)
+            break
+        except (OSError, HTTPException, ValueError) as error:
+            status = getattr(error, "code", 500)
             if status == 416:  # nothing beyond what is already here
-                return
-            size = _size(part)
-            failures = 1 if size >= longest + PROGRESS else failures + 1
-            longest = max(longest, size)
-            refused = isinstance(error, ValueError) or (status and status < 500)
-            if refused or failures == ATTEMPTS:
-                reason = str(error if status else getattr(error, "reason", error)) or repr(error)
-                raise RunError(f"cannot download CIFAR-10 from {url}: {reason}") from error
+                break
+            failures = 1 if _size(part) > longest else failures + 1
+            longest = max(longest, _size(part))
+            no_address = isinstance(error, ValueError | InvalidURL)  # which may quote a password
+            if no_address or status < 500 or failures == ATTEMPTS:
+                reason = error if hasattr(error, "code") else getattr(error, "reason", error)
+                reason = "not an address" if no_address else str(reason) or repr(reason)
+                raise RunError(f"cannot download CIFAR-10 from {_shown(url)}: {reason}") from error
         time.sleep(BACKOFF_SECONDS * 2**failures)
+    if fault := _fault(part):
+        part.unlink()
+        if kept:  # what was kept of an earlier download may be at fault
+            return _fetch(part)
+        raise RunError(f"what {_shown(url)} sent is {fault}")
 
 
-def _fetch_rest(url, part):
+def _split_off_password(address):
+    """The address without its user and password, and the headers that hold these."""
+    scheme, user, rest = re.fullmatch("(https?://)?(?:([^/]*)@)?(.*)", address, re.S).groups()
+    if not scheme:
+        raise RunError("CIFAR10_URL does not start with https:// or http://")
+    login = {"Authorization": f"Basic {b64encode(unquote(user).encode()).decode()}"} if user else {}
+    return scheme + rest, login
+
+
+def _shown(url):
+    return re.sub("//.*@", "//", url, flags=re.S)  # a password may hold a / or an @, unescaped
+
+
+def _fetch_rest(url, login, part):
     """One connection: append to the file part what it lacks."""
     start = _size(part)
-    headers = {"Range": f"bytes={start}-"} if start else {}
+    request = urllib.request.Request(url, headers={"Range": f"bytes={start}-"} if start else {})
+    for header in login.items():
+        request.add_unredirected_header(*header)
     opener = urllib.request.build_opener(_NoWeakerRedirect)
-    with opener.open(urllib.request.Request(url, headers=headers), timeout=TIME_OUT) as response:
+    with opener.open(request, timeout=TIME_OUT) as response:
+        chunk = response.read1(2**16)
         if response.status != 206:  # a server that does not know Range starts from the beginning
+            if _is_page(chunk):
+                raise RunError(f"what {_shown(url)} sent is a web page, not CIFAR-10's archive")
+            part.write_bytes(b"")
             start = 0
         length = response.headers.get("Content-Length", "")
         total = start + int(length) if length.isdecimal() else None
-        bar = tqdm(desc="CIFAR-10", total=total, initial=start, unit="B", unit_scale=True,
-                   disable=None)  # fmt: skip
-        with bar, open(part, "ab" if start else "wb", 0) as file:
-            while chunk := response.read1(2**16):
-                file.write(chunk)
+        with tqdm(desc="CIFAR-10", total=total, initial=start, unit="B", unit_scale=True,
+                  disable=None) as bar:  # fmt: skip
+            while chunk:
+                with _using(part), open(part, "ab") as file:
+                    file.write(chunk)
                 bar.update(len(chunk))
-                if file.tell() > MAX_ARCHIVE:
-                    raise RunError(f"{url} sends far more than CIFAR-10's archive")
+                chunk = response.read1(2**16)
     if _size(part) < (total or 0):
         raise ConnectionError(f"the connection broke off at {_size(part)} of {total} bytes")
 
@@ -138,7 +188,8 @@ class _NoWeakerRedirect(urllib.request.HTTPRedirectHandler):
         if newurl.startswith(("https://", f"{req.type}://")):
             return super().redirect_request(req, fp, code, msg, headers, newurl)
         fp.close()
-        raise RunError(f"{req.full_url} redirects to {newurl}: refused, not https")
+        before, after = _shown(req.full_url), _shown(newurl)
+        raise RunError(f"{before} redirects to {after}: refused, not https")
 
 
 def _size(path):

@@ -1,11 +1,20 @@
-"""Messages and exit statuses: an error is one line on stderr."""
+"""How a program ends: messages, exit statuses, signals, and standard streams that fail."""
 
 import functools
 import os
+import re
+import signal
 import sys
+import threading
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
+
+SIGNALS = [
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
+]
+OUT_OF_MEMORY = re.compile("out of memory|DefaultCPUAllocator")  # in a RuntimeError of PyTorch
+UNDER_TORCHRUN = "TORCHELASTIC_RUN_ID"  # torchrun sets it; RANK may be left over from elsewhere
 
 
 class UsageError(Exception):
@@ -16,43 +25,111 @@ class RunError(Exception):
     """The run itself failed: exit status 1."""
 
 
-class Stopped(Exception):
-    """Ctrl-C ended the run, and the message says what is saved: exit status 130."""
+class Stopped(KeyboardInterrupt):
+    """A signal ended the run: exit status 128 plus its number. The message says what is saved."""
+
+    def __init__(self, number=signal.SIGINT, message="nothing to save yet"):
+        super().__init__(message)
+        self.number = number
 
 
-def command(main):
-    """Decorates main(argv=None) of a script: an error becomes one line and an exit status."""
+def exit_with_message(main):
+    """Decorates main(argv=None) of a program: an error or a signal becomes one line on stderr and
+    an exit status; what cannot be written to a standard stream is lost, and nothing else."""
 
     @functools.wraps(main)
     def guarded(argv=None):
-        try:
-            return main(argv)
-        except UsageError as error:
-            status, message = 2, f"error: {error}"
-        except RunError as error:
-            status, message = 1, f"error: {error}"
-        except MemoryError:
-            status, message = 1, "error: out of memory: use fewer hidden units or smaller batches"
-        except (Stopped, KeyboardInterrupt) as stop:
-            status, message = 130, f"stopped: {str(stop) or 'nothing to save yet'}"
-        if os.environ.get("RANK", "0") != "0":
-            # If the first process fails too, torchrun ends this one before it repeats the message.
+        out, err = Output(sys.stdout), Output(sys.stderr)
+        with redirect_stdout(out), redirect_stderr(err), on_signals(_stop):
+            try:
+                return main(argv)
+            except UsageError as error:
+                status, message = 2, f"error: {error}"
+            except RunError as error:
+                status, message = 1, f"error: {error}"
+            except (MemoryError, RuntimeError) as error:
+                if not (isinstance(error, MemoryError) or OUT_OF_MEMORY.search(str(error))):
+                    raise
+                status, message = 1, "error: out of memory: use fewer hidden units, smaller batches"
+            except KeyboardInterrupt as stop:
+                status = 128 + getattr(stop, "number", signal.SIGINT)
+                message = f"stopped: {stop}"
+            finally:
+                out.flush()
+        if UNDER_TORCHRUN in os.environ and os.environ["RANK"] != "0" and status < 128:
+            # If the first process fails too, torchrun ends this one before it repeats that.
             time.sleep(5)
-        print(f"{Path(sys.argv[0]).name}: {one_line(message)}", file=sys.stderr)
+        print(f"{Path(sys.argv[0]).name}: {one_line(message)}", file=err)
         raise SystemExit(status)
 
     return guarded
 
 
+class Output:
+    """A standard stream that may be None, closed, full or a broken pipe."""
+
+    def __init__(self, stream):
+        self._stream = stream
+
+    def write(self, text):
+        try:
+            self._stream.write(text)
+        except UnicodeEncodeError as error:
+            self._stream.write(text.encode(error.encoding, "backslashreplace").decode("latin-1"))
+        except (AttributeError, OSError, ValueError):
+            self._let_go()
+        return len(text)
+
+    def flush(self):
+        try:
+            self._stream.flush()
+        except (AttributeError, OSError, ValueError):
+            self._let_go()
+
+    def _let_go(self):
+        """Sends what is still in the buffer nowhere: Python writes it out as it exits."""
+        with suppress(AttributeError, OSError, ValueError), open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), self._stream.fileno())
+
+    def isatty(self):
+        return not (self._stream is None or self._stream.closed) and self._stream.isatty()
+
+    def __getattr__(self, name):
+        return getattr(self._stream, name)
+
+
 @contextmanager
-def explaining_damage(what):
-    """Turns the exception that a damaged file raises in the block, of any type, into UsageError."""
+def on_signals(handler):
+    """Calls handler(number, frame) on Ctrl-C, SIGTERM and SIGHUP, but for those that are ignored.
+    Only the main thread of a program receives signals: in another this does nothing."""
+    before = {}
+    if threading.current_thread() is threading.main_thread():
+        before = {number: signal.getsignal(number) for number in SIGNALS}
+    caught = [number for number, old in before.items() if old not in (signal.SIG_IGN, None)]
+    try:
+        for number in caught:
+            signal.signal(number, handler)
+        yield
+    finally:
+        for number in caught:
+            signal.signal(number, before[number])
+
+
+def _stop(number, _frame):
+    if UNDER_TORCHRUN in os.environ:  # it sends the signal again while this one is handled
+        for other in SIGNALS:
+            signal.signal(other, signal.SIG_IGN)
+    raise Stopped(number)
+
+
+@contextmanager
+def writing(path):
+    """Turns an OSError in the block into a RunError that names the file and the system's reason."""
     try:
         yield
-    except (UsageError, RunError, MemoryError):
-        raise
-    except Exception as error:
-        raise UsageError(f"{what} is damaged ({error!r:.200}): begin a new run") from error
+    except OSError as error:
+        where = error.filename or path
+        raise RunError(f"cannot write {where}: {error.strerror or error}") from error
 
 
 def one_line(message):

@@ -1,17 +1,39 @@
-"""Atomic replacement of files, locks on folders, and checkpoints."""
+"""A file is there whole or not at all; locks on folders; checkpoints."""
 
+import errno
 import io
 import os
+import pickle
+import sys
 import zipfile
+import zlib
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
 
+from training.errors import UsageError
+
 try:
     import fcntl
 except ImportError:  # on Windows nothing stops two runs from sharing a folder
     fcntl = None
+
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # from a file system that has none
+DAMAGE = (ValueError, KeyError, EOFError, RuntimeError,
+          zipfile.BadZipFile, zlib.error, pickle.UnpicklingError)  # fmt: skip
+
+
+@contextmanager
+def reading(path):
+    """Turns into a UsageError what a damaged file raises in the block, and an OSError."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or error
+        raise UsageError(f"cannot read {error.filename or path}: {reason}") from error
+    except DAMAGE as error:
+        raise UsageError(f"{path} is damaged ({error!r:.200}): begin a new run") from error
 
 
 @contextmanager
@@ -30,14 +52,20 @@ def replacing(path):
 
 @contextmanager
 def locked(folder, wait=False):
-    """Locks folder, except on Windows. If another process holds the lock, waits for it or raises
-    BlockingIOError."""
+    """Locks folder where the system and the file system can. If another process holds the lock,
+    waits for it or raises BlockingIOError."""
     if fcntl is None:
         yield
         return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except OSError as error:
+            if error.errno not in NO_LOCKS:
+                raise
+            print(f"{folder} is on a file system without locks: start one run there at a time",
+                  file=sys.stderr)  # fmt: skip
         yield
     finally:
         os.close(descriptor)
@@ -57,7 +85,7 @@ def write_checkpoint(path, state):
 
 
 def read_checkpoint(path):
-    """What write_checkpoint wrote. Raises an exception for anything else; runs no code from it."""
+    """What write_checkpoint wrote. Raises one of DAMAGE for anything else; runs no code from it."""
     raw = io.BytesIO(path.read_bytes())
     with zipfile.ZipFile(raw) as archive:
         if damaged := archive.testzip():

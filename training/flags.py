@@ -2,10 +2,16 @@
 
 import argparse
 import math
+import os
+import sys
 from contextlib import suppress
+from pathlib import Path
 
 import cifar10_utils
+from training.argument_files import as_words, flag_text, with_files
 from training.errors import UsageError
+from training.folder import NOT_RECORDED, read_record
+from training.history import FRAMEWORKS
 
 MAX_STEPS = 1400  # unless --max_steps or --epochs says otherwise
 
@@ -32,7 +38,7 @@ def number(kind, low, high):
 def folder(text):
     if not text or "\0" in text:
         raise argparse.ArgumentTypeError(f"{text!r} is not the name of a folder")
-    return text
+    return os.path.expanduser(text)
 
 
 def hidden_units(text):
@@ -45,21 +51,22 @@ def hidden_units(text):
 
 
 COUNT = {"type": number(int, 1, 10**9), "metavar": "N"}
-SIZE = {"type": number(int, 0, 10**9), "metavar": "N"}
+NON_NEGATIVE = {"type": number(int, 0, 10**9), "metavar": "N"}
 RATE = {"type": number(float, 1e-38, 1e38), "metavar": "X"}  # what float32 can hold
-SHARE = {"type": number(float, 0, 0.99), "metavar": "X", "default": 0.0}
+PROBABILITY = {"type": number(float, 0, 0.99), "metavar": "X", "default": 0.0}
 FACTOR = {"type": number(float, 0, 1000), "metavar": "X", "default": 0.0}
-PART = {"type": number(float, 0, 1), "metavar": "X", "default": 0.0}
+FRACTION = {"type": number(float, 0, 1), "metavar": "X", "default": 0.0}
 FOLDER = {"type": folder, "metavar": "DIR"}
 ON = {"action": "store_true"}
 
 
 # fmt: off
-def make_parser(description):
-    """The flags that both trainers have."""
-    parser = Parser(description=description, allow_abbrev=False, fromfile_prefix_chars="@",
+def make_parser(framework):
+    """The flags that both trainers have. framework: a key of FRAMEWORKS."""
+    parser = Parser(description=f"Train the {FRAMEWORKS[framework]} MLP on CIFAR-10.",
+                    allow_abbrev=False,
                     epilog="@FILE reads further flags from a file, with comments after #.")
-    parser.convert_arg_line_to_args = lambda line: line.partition("#")[0].split()
+    parser.set_defaults(framework=framework)
     add = parser.add_argument_group("network and training").add_argument
     add("--dnn_hidden_units", type=hidden_units, default=(100,), metavar="N,N",
         help='units of each hidden layer, "" for none (default: 100)')
@@ -71,14 +78,16 @@ def make_parser(description):
     add("--seed", type=number(int, 0, 2**32 - 1), default=42, metavar="N",
         help="of the initial weights and the order of the examples (default: 42)")
     add = parser.add_argument_group("data and results").add_argument
-    add("--validation_size", **SIZE, default=0, help="training images held out for validation; the "
-        "test set is then used once, with the weights of best validation accuracy (default: 0)")
+    add("--validation_size", **NON_NEGATIVE, default=0,
+        help="training images held out for validation; the test set is then used once, with the "
+        "weights of best validation accuracy (default: 0)")
     add("--data_dir", **FOLDER, help="folder of CIFAR-10's files, or its parent "
         f"(default: {cifar10_utils.DEFAULT_DIR}, downloaded if missing)")
     add("--synthetic", **ON, help="train on generated data")
     add("--run_dir", **FOLDER,
         help="new or empty folder for the results (default: runs/<trainer>-<time>)")
-    add("--resume", **ON, help="continue the run in --run_dir")
+    add("--resume", **ON,
+        help="continue the run in --run_dir, with its flags; begin it if there is none")
     return parser
 
 
@@ -90,36 +99,41 @@ def add_experiment_flags(parser, activations, normalizations):
     add("--normalization", choices=normalizations, default="none",
         help="before each activation (default: none)")
     add("--standardize", **ON,
-        help="divide each pixel by its standard deviation over the training images")
+        help="divide each input by its standard deviation over the training images")
+    add("--whiten", **FACTOR, help="make the inputs uncorrelated (ZCA), adding X to the variances, "
+        "which are 1 on average; needs --half_resolution")
     add("--half_resolution", **ON,
         help="average each 2 x 2 pixels first, which leaves a quarter of the inputs")
     add = parser.add_argument_group("optimization").add_argument
-    add("--optimizer", choices=("sgd", "adam", "adamw"), default="sgd", help="(default: sgd)")
-    add("--momentum", type=number(float, 0, 0.9999), default=0.0, metavar="X", help="of SGD")
+    add("--optimizer", choices=("sgd", "momentum", "adam", "adamw"), default="sgd",
+        help="momentum: SGD with momentum 0.9 (default: sgd)")
     add("--schedule", choices=("constant", "cosine"), default="constant",
         help="cosine: half a cosine from the learning rate to 0 (default: constant)")
-    add("--warmup_steps", **SIZE, default=0,
+    add("--warmup_steps", **NON_NEGATIVE, default=0,
         help="first steps, in which the learning rate rises linearly")
     add("--epochs", **COUNT, help="passes over the training images, in place of --max_steps")
     add = parser.add_argument_group("regularization").add_argument
     add("--weight_decay", **FACTOR,
         help="of the weights of linear layers, not of biases; decoupled in AdamW")
     add("--l1", **FACTOR, help="factor of the sum of the weights' absolute values in the loss")
-    add("--dropout", **SHARE, help="probability that a hidden unit is set to zero in a step")
-    add("--label_smoothing", **SHARE, help="share of the target that is spread over all classes")
+    add("--dropout", **PROBABILITY, help="probability that a hidden unit is set to zero in a step")
+    add("--label_smoothing", **PROBABILITY,
+        help="share of the target that is spread over all classes")
     add("--flip", **ON, help="mirror training images at random")
-    add("--shift", type=number(int, 0, 31), default=0, metavar="N",
-        help="shift training images at random by up to N pixels")
-    add("--distortion", **PART, help="strength of random rotations, zooms and shears of the images")
+    add("--shift", type=number(float, 0, 31), default=0.0, metavar="X",
+        help="shift training images at random by up to X pixels")
+    add("--random_affine", **FRACTION,
+        help="strength of random rotations, zooms and shears of the images")
+    add("--color_jitter", **FRACTION,
+        help="strength of random changes of contrast, brightness and colour")
     add("--cutout", type=number(int, 0, 31), default=0, metavar="N",
         help="cover a square of N x N pixels, at a random place, with the mean image")
-    add("--recolour", **PART, help="strength of random changes of contrast, brightness and colour")
-    add("--mixup", **PART,
-        help="largest share of another image blended into a training image, and of its label")
+    add("--mixup", **FRACTION, help="blend training images, and their labels, in pairs; their "
+        "shares are drawn from Beta(X, X)")
     add = parser.add_argument_group("evaluation").add_argument
-    add("--test_time_averaging", **ON,
-        help="evaluate on the mean over 150 shifted, zoomed and mirrored views of an image")
-    add("--clean_images", **SIZE, default=0,
+    add("--test_time_augmentation", **ON,
+        help="average over 150 shifted, zoomed and mirrored views of an image in the final test")
+    add("--train_eval_size", **NON_NEGATIVE, default=0,
         help="unaugmented training images to evaluate on as well (default: 0)")
     add("--test_at_end", **ON, help="read the test set once, after the last step")
     add = parser.add_argument_group("devices").add_argument
@@ -130,41 +144,77 @@ def add_experiment_flags(parser, activations, normalizations):
 
 
 def parse(parser, argv=None):
-    """The flags in argv. Raises UsageError where they are wrong."""
+    """The flags in argv; with --resume those of the run in --run_dir. Raises UsageError where they
+    are wrong."""
+    defaults = vars(parser.parse_args([]))
     try:
-        args = parser.parse_args(argv)
-    except (ValueError, RecursionError) as error:
-        raise UsageError(f"unreadable argument file: {error}") from error
-    for name, value in vars(args).items():
-        if value == []:  # so Python 3.11 takes --flag=--
-            raise UsageError(f"argument --{name}: '--' is no value")
+        given = _given(parser, defaults, [*with_files(sys.argv[1:] if argv is None else argv)])
+    except UsageError as error:
+        if argv is None and Path(sys.argv[0]).stem.endswith("kernel_launcher"):
+            hint = 'in a notebook, write flags as a list: main(["--max_steps", "100"])'
+            raise UsageError(f"{error}; {hint}") from error
+        raise
+    earlier = _earlier(parser, defaults, given) if given.get("resume") else {}
+    args = argparse.Namespace(**{**defaults, **earlier, **given})
     args.dnn_hidden_units = list(args.dnn_hidden_units)
+    if args.framework == "pytorch":
+        _check_experiment(args)
     if not getattr(args, "epochs", None):
         args.max_steps = args.max_steps or MAX_STEPS
-    if args.resume and not args.run_dir:
-        raise UsageError("--resume needs --run_dir, the folder of the run to continue")
     if args.synthetic and args.data_dir:
         raise UsageError("--synthetic and --data_dir contradict each other: drop one")
     return args
 
 
-def check_experiment(args, processes, n_gpus):
-    """Raises UsageError where flags contradict each other or the machine."""
-    batch_norm = args.normalization == "batch"
+def _given(parser, defaults, words):
+    """The flags among words, without the defaults."""
+    flags = vars(parser.parse_args(words, argparse.Namespace(**dict.fromkeys(defaults))))
+    for name, value in flags.items():
+        if value == []:  # so Python 3.11 takes --flag=--
+            raise UsageError(f"argument --{name}: '--' is no value")
+    return {name: value for name, value in flags.items() if value is not None}
+
+
+def _earlier(parser, defaults, given):
+    """The flags of the run to be resumed, if there is one. Those given must not contradict them."""
+    if "run_dir" not in given:
+        raise UsageError("--resume needs --run_dir, the folder of the run to continue")
+    folder, framework = given["run_dir"], defaults["framework"]
+    record = read_record(Path(folder))
+    if not record:
+        return {}
+    if record.get("framework") != framework:
+        raise UsageError(f"the run in {folder} was made by train_mlp_{record.get('framework')}.py")
+    if unknown := record["flags"].keys() - defaults.keys():
+        raise UsageError(
+            f"the run in {folder} is of an earlier version, which had --{min(unknown)}: "
+            "continue it with that version"
+        )
+    try:
+        flags = _given(parser, defaults, as_words(record["flags"]))
+    except UsageError as error:
+        raise UsageError(f"run.json in {folder} is damaged: {error}") from error
+    for name in given.keys() - {*NOT_RECORDED}:
+        if given[name] != (value := flags.get(name, defaults[name])):
+            raise UsageError(
+                f"--{name} is {flag_text(given[name])} now, but the run in {folder} began with "
+                f"{flag_text(value):.200}: leave it out"
+            )
+    data_dir = record.get("data_dir")
+    if not flags.get("synthetic") and isinstance(data_dir, str) and os.path.isdir(data_dir):
+        flags["data_dir"] = data_dir
+    return flags
+
+
+def _check_experiment(args):
+    """Raises UsageError where flags of the experiments contradict each other."""
     for_hidden = args.dropout or args.normalization != "none" or args.activation != "elu"
     for wrong, message in (
-        (args.momentum and args.optimizer != "sgd", "--momentum goes with --optimizer sgd only"),
         (args.epochs and args.max_steps, "--epochs and --max_steps: give one of them"),
+        (args.whiten and not args.half_resolution, "--whiten needs --half_resolution: at full "
+         "resolution its map has 9.4 million entries"),
         (for_hidden and not args.dnn_hidden_units,
          "--activation, --dropout and --normalization need a hidden layer"),
-        (args.use_gpu and n_gpus < processes.local_size, f"--use_gpu needs {processes.local_size} "
-         f"CUDA device(s), but there are {n_gpus}: leave it out to train on the CPU"),
-        (batch_norm and processes.size > 1 and not args.use_gpu,
-         "--normalization batch needs --use_gpu with several processes: use layer"),
-        (batch_norm and args.batch_size == processes.size,
-         "--normalization batch needs more than one example in a batch"),
-        (args.batch_size % processes.size,
-         f"--batch_size {args.batch_size} does not divide into {processes.size} equal shares"),
     ):  # fmt: skip
         if wrong:
             raise UsageError(message)
@@ -173,16 +223,6 @@ def check_experiment(args, processes, n_gpus):
 def total_steps(args, n_examples):
     """--max_steps, or the number of steps that --epochs takes with n_examples."""
     steps = args.max_steps or math.ceil(args.epochs * n_examples / args.batch_size)
-    if args.warmup_steps >= steps:
+    if getattr(args, "warmup_steps", 0) >= steps:
         raise UsageError(f"--warmup_steps {args.warmup_steps} must be below the {steps} steps")
     return steps
-
-
-def differing(one, other):
-    """The names of the flags whose values differ. A flag that is missing is off."""
-    return [name for name in one | other if (one.get(name) or None) != (other.get(name) or None)]
-
-
-def flag_text(value):
-    """The value of a flag as one would type it."""
-    return ",".join(map(str, value)) if isinstance(value, list) else str(value)

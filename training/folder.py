@@ -1,133 +1,179 @@
-"""The folder of a run: run.json says what the run is and how it ended, metrics.csv has its curves.
+"""The folder of a run: run.json says what the run is and how it ended; metrics.csv, a checkpoint
+and curves.png lie beside it."""
 
-Files are replaced atomically: written under a temporary name, then renamed.
-"""
-
-import csv
-import io
 import json
-import math
 import os
-import shutil
-import time
+import platform
+import re
+import sys
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
 
 from training import files
-from training.curves import DATASETS, FRAMEWORKS, QUANTITIES
-from training.errors import UsageError, explaining_damage
-from training.flags import differing, flag_text
+from training.curves import draw_curves
+from training.errors import UsageError, one_line, writing
+from training.history import as_csv, read_history
+
+RECORD, METRICS, CURVES = "run.json", "metrics.csv", "curves.png"
+CHECKPOINTS = {"numpy": "checkpoint.npz", "pytorch": "checkpoint.pt"}
+NOT_RECORDED = ("framework", "run_dir", "resume", "data_dir")  # what may differ as a run resumes
+RESULTS = ("dataset", "steps", "train_seconds", "test_accuracy", "test_loss")
+
+
+def read_record(path):
+    """run.json of the run in the folder path; None where the folder is absent or empty. Raises
+    UsageError where the folder holds something else."""
+    with usable(path):
+        # A run that is killed while it writes its first record leaves only this file.
+        names = {*os.listdir(path)} - {f".{RECORD}.tmp"} if path.exists() else {}
+    if not names:
+        return None
+    if RECORD not in names:
+        raise UsageError(f"{path} is not empty, and holds no run: give another folder")
+    with files.reading(path / RECORD):
+        record = json.loads((path / RECORD).read_bytes())
+        if not isinstance(record, dict) or not isinstance(record.get("flags"), dict):
+            raise ValueError("it is not the record of a run")
+        if record.get("status") == "completed" and not {*RESULTS} <= record.keys():
+            raise ValueError("it lacks results")
+        return record
+
+
+def new_record(args, processes=None):
+    """What run.json holds at the start. processes: the module training.processes, for PyTorch."""
+    versions = {"python": platform.python_version(), "numpy": np.__version__}
+    return {
+        "status": "running",
+        "framework": args.framework,
+        "dataset": None,
+        "seed": args.seed,
+        "flags": {k: v for k, v in vars(args).items() if k not in NOT_RECORDED},
+        "versions": versions | ({"torch": processes.TORCH} if processes else {}),
+        "precision": processes.precision(args) if processes else "float32",
+        "processes": processes.size() if processes else 1,
+        "data_dir": args.data_dir and os.path.abspath(args.data_dir),
+    }
 
 
 class Folder:
     """The folder at path, of the run that record describes."""
 
     def __init__(self, path, record):
-        self.path, self.record = Path(os.path.realpath(path)), record
+        self.path, self.record = path, record
+        self.checkpoint = path / CHECKPOINTS[record["framework"]]
 
-    def require_empty(self):
-        """Raises UsageError unless the path is free for a new run: absent or an empty folder."""
-        with self._usable():
-            # A run that is killed while it writes its first record leaves only this file.
-            if self.path.exists() and {*os.listdir(self.path)} - {".run.json.tmp"}:
+    def look(self, resume):
+        """The record of the run to be resumed, None if there is none. Writes nothing. Raises
+        UsageError where the folder is not free for a new run, or the old one cannot go on here."""
+        earlier = read_record(self.path)
+        if earlier and not resume:
+            raise UsageError(
+                f"--run_dir {self.path} is not empty: give another, or --resume to continue its run"
+            )
+        for name in ("processes", "precision") if earlier else ():
+            if (before := earlier.get(name)) != self.record[name]:
                 raise UsageError(
-                    f"--run_dir {self.path} is not empty: give another, or --resume to continue it"
+                    f"the run in {self.path} has {name}: {before}, and now it would be "
+                    f"{self.record[name]}, which changes its numbers"
                 )
+        return earlier
 
-    def read_earlier(self):
-        """Reads run.json of the run to resume, whose flags must equal the current ones. Returns
-        its record and history if it is finished, else None."""
-        now = self.record["flags"]
-        with explaining_damage(f"run.json or metrics.csv in {self.path}"), self._usable():
-            if not (self.path / "run.json").exists():
-                raise UsageError(f"nothing to resume: there is no {self.path / 'run.json'}")
-            record = json.loads((self.path / "run.json").read_bytes())
-            flags, framework, dataset = record["flags"], record["framework"], record["dataset"]
-            if framework not in FRAMEWORKS or dataset not in (None, *DATASETS):
-                raise ValueError("an unknown framework or dataset")
-            if framework != self.record["framework"]:
-                raise UsageError(f"the run in {self.path} was made by train_mlp_{framework}.py")
-            for name in differing(now, flags):
-                raise UsageError(
-                    f"--{name} is {flag_text(now.get(name))} now, but the run in "
-                    f"{self.path} began with {flag_text(flags.get(name)):.200}: use the same flags"
-                )
-            self.record["dataset"] = dataset
-            return read_run(self.path) if record["status"] == "completed" else None
+    def read_history(self):
+        with files.reading(self.path / METRICS):
+            return read_history(self.path / METRICS)
 
-    def claim(self, stack, dataset, resume):
-        """Locks the folder until the ExitStack closes. A new folder appears already locked and with
-        run.json in it. Raises UsageError if the run to resume used other data."""
-        if (earlier := self.record["dataset"]) not in (None, dataset):
-            raise UsageError(f"{self.path} holds a run on {earlier}, not {dataset}")
-        self.record["dataset"] = dataset
-        with self._usable():
-            if self.path.exists():
-                stack.enter_context(files.locked(self.path))
-                if not resume:
-                    self.require_empty()
-                self.write_record()
-            else:
-                self._make(stack)
-
-    def _make(self, stack):
-        """Makes the folder under another name, locks it, writes run.json and renames it."""
-        temporary = self.path.with_name(f".{os.getpid()}-{time.time_ns()}.tmp")
+    def open(self, stack, resume):
+        """Makes the folder unless it is there, and locks it until the ExitStack closes. Returns
+        what its checkpoint holds, None without one."""
         made = [parent for parent in self.path.parents if not parent.exists()]
-        try:
-            temporary.mkdir(parents=True)
-            stack.enter_context(files.locked(temporary))
-            Folder(temporary, self.record).write_record()
-            os.replace(temporary, self.path)
-        except OSError:
-            shutil.rmtree(temporary, ignore_errors=True)
-            for parent in made:
-                with suppress(OSError):
-                    parent.rmdir()
-            self.require_empty()  # says so if another run has just made it
-            raise
+        with usable(self.path):
+            try:
+                self.path.mkdir(parents=True, exist_ok=True)
+            except OSError:
+                for parent in made:
+                    with suppress(OSError):
+                        parent.rmdir()
+                raise
+            stack.enter_context(files.locked(self.path))
+        # Looks again: another process may have been here since.
+        if earlier := self.look(resume):
+            if earlier["status"] == "completed":
+                raise UsageError(f"another process has just completed the run in {self.path}")
+            if earlier["dataset"] not in (None, self.record["dataset"]):
+                before, now = earlier["dataset"], self.record["dataset"]
+                raise UsageError(f"the run in {self.path} is on {before}, not {now}")
+        with files.reading(self.checkpoint):
+            if self.checkpoint.exists():
+                return files.read_checkpoint(self.checkpoint)
 
-    @contextmanager
-    def _usable(self):
-        try:
-            yield
-        except OSError as error:
-            busy = isinstance(error, BlockingIOError)
-            reason = "another run is under way there" if busy else error.strerror
-            raise UsageError(f"cannot use --run_dir {self.path}: {reason}") from error
+    def begin(self, resume):
+        """Writes the first record, or that the run goes on."""
+        if resume and not (self.path / RECORD).exists():
+            print(f"there was no run in {self.path}: it begins", file=sys.stderr)
+        with usable(self.path):
+            self.write_record(status="running")
 
     def write_record(self, **changes):
-        self.record.update(changes)
-        with files.replacing(self.path / "run.json") as file:
+        self.record |= changes
+        with files.replacing(self.path / RECORD) as file:
             file.write((json.dumps(self.record, indent=1) + "\n").encode())
 
-    def write_metrics(self, history):
-        table = io.StringIO()
-        rows = zip(*history.values(), strict=True)
-        csv.writer(table, lineterminator="\n").writerows([history, *rows])
-        with files.replacing(self.path / "metrics.csv") as file:
-            file.write(table.getvalue().encode())
+    def complete(self):
+        with writing(self.path):
+            self.write_record(status="completed", peak_rss_mb=peak_rss_mb())
+
+    def write_end(self, **changes):
+        """Records how a run ended that did not complete, if that can still be written."""
+        if self.record["status"] == "running":
+            with suppress(OSError):
+                self.write_record(**changes)
+
+    def write_history(self, columns):
+        with writing(self.path / METRICS), files.replacing(self.path / METRICS) as file:
+            file.write(as_csv(columns))
+
+    def write_checkpoint(self, state):
+        with writing(self.checkpoint):
+            files.write_checkpoint(self.checkpoint, state)
+
+    def draw(self, columns):
+        """Draws curves.png unless it is there."""
+        path = self.path / CURVES
+        if path.exists():
+            return
+        try:
+            with files.replacing(path) as file:
+                draw_curves(self.record, columns, file)
+        except Exception as error:  # whatever is wrong with matplotlib, the run is complete
+            print(one_line(f"warning: {path} is not drawn: {error!r}"), file=sys.stderr)
 
 
-def read_run(folder):
-    """The record and the history of the finished run in folder. Raises an exception where
-    run.json or metrics.csv is damaged."""
-    record = json.loads((folder / "run.json").read_bytes())
-    for name in ("train_seconds", "test_accuracy", "test_loss"):
-        if not math.isfinite(record[name]):
-            raise ValueError(f"{name} is not a finite number")
-    names, *rows = csv.reader((folder / "metrics.csv").read_text("utf-8").splitlines())
-    at_end, table = record["flags"].get("test_at_end"), []
-    for row in rows:
-        table.append([int(row[0]), *(None if at_end and not v else float(v) for v in row[1:])])
-    history = dict(zip(names, map(list, zip(*table, strict=True)), strict=True))
-    if [*history] != columns_of(record["flags"]) or history["step"][-1] != record["steps"]:
-        raise ValueError("metrics.csv is not that of this run")
-    return record, history
+def load_flags(folder):
+    """The flags of the run in folder, for make_mlp()."""
+    if not (record := read_record(Path(folder))):
+        raise UsageError(f"{folder} holds no run")
+    return SimpleNamespace(**record["flags"])
 
 
-def columns_of(flags):
-    """The columns of metrics.csv."""
-    clean = ["clean"] if flags.get("clean_images") else []
-    splits = ["train", *clean, "val" if flags["validation_size"] else "test"]
-    return ["step", *(f"{split}_{quantity}" for split in splits for quantity in QUANTITIES)]
+@contextmanager
+def usable(path):
+    """Turns an OSError in the block into a UsageError about --run_dir."""
+    try:
+        yield
+    except OSError as error:
+        busy = isinstance(error, BlockingIOError)
+        reason = "another run is under way there" if busy else error.strerror
+        raise UsageError(f"cannot use --run_dir {path}: {reason}") from error
+
+
+def peak_rss_mb():
+    """The most memory that this process has held so far, in MB (10^6 bytes); None on Windows."""
+    with suppress(OSError, TypeError), open("/proc/self/status") as file:
+        return round(int(re.search(r"VmHWM:\s+(\d+) kB", file.read())[1]) * 1024 / 1e6, 1)
+    with suppress(ImportError):
+        import resource  # for macOS, in bytes; on Linux it also counts what the parent held
+
+        return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6, 1)

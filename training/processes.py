@@ -1,97 +1,147 @@
-"""The processes of `torchrun ... train_mlp_pytorch.py`, and features of their processors."""
+"""The processes of `torchrun ... train_mlp_pytorch.py`, their devices, and what these can do."""
 
 import ctypes
 import os
-import signal
 import sys
 from contextlib import contextmanager, suppress
 
 import torch
-from torch import distributed, nn
-from torch.nn.parallel import DistributedDataParallel
+from torch import distributed
 
-from training.errors import RunError, Stopped, UsageError
+from training.errors import UNDER_TORCHRUN, RunError, UsageError
+
+TORCH = torch.__version__
 
 
-class Processes:
-    """The processes that torchrun started, or this one alone."""
+def _of_torchrun(name, alone):
+    return int(os.environ.get(name, alone)) if UNDER_TORCHRUN in os.environ else alone
 
-    def __init__(self):
-        names = {"RANK": 0, "LOCAL_RANK": 0, "LOCAL_WORLD_SIZE": 1, "WORLD_SIZE": 1}
-        self.rank, self.local_rank, self.local_size, self.size = (
-            int(os.environ.get(name, alone)) for name, alone in names.items()
-        )
 
-    @contextmanager
-    def start(self, use_gpu):
-        """Joins the process group, leaves it after the block, and explains failures."""
-        keep_freed_memory()
-        if use_gpu:
-            os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
-            torch.use_deterministic_algorithms(True)  # same seed, same curves
-            try:
-                torch.cuda.set_device(self.local_rank)
-            except RuntimeError as error:
-                reason = str(error).splitlines()[0]
-                raise UsageError(f"--use_gpu: CUDA does not start ({reason})") from error
-        if self.size > 1:
-            # Ctrl-C would stop the processes at different steps: torchrun ends them instead.
-            signal.signal(signal.SIGINT, signal.SIG_IGN)
-            distributed.init_process_group("nccl" if use_gpu else "gloo")
+def rank():
+    """The number of this process, from 0."""
+    return _of_torchrun("RANK", 0)
+
+
+def size():
+    """The number of processes that share the work."""
+    return _of_torchrun("WORLD_SIZE", 1)
+
+
+def is_main_process():
+    return rank() == 0
+
+
+def join(args):
+    """Prepares the device of the flags, and joins the other processes if torchrun started several.
+    Returns the device. Raises UsageError where the flags do not suit the machine."""
+    _check(args)
+    keep_freed_memory()
+    if args.use_gpu:
+        os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
+        torch.use_deterministic_algorithms(True)  # same seed, same curves
         try:
-            yield
-        except (UsageError, RunError, Stopped):
-            raise
+            torch.cuda.set_device(_of_torchrun("LOCAL_RANK", 0))
+        except RuntimeError as error:
+            reason = str(error).splitlines()[0]
+            raise UsageError(f"--use_gpu: CUDA does not start ({reason})") from error
+    if size() > 1 and not distributed.is_initialized():
+        distributed.init_process_group("nccl" if args.use_gpu else "gloo")
+    if args.bfloat16 and precision(args) != "bfloat16" and is_main_process():
+        print("no bfloat16 instructions here: matrices are multiplied in float32", file=sys.stderr)
+    return torch.device("cuda" if args.use_gpu else "cpu")
+
+
+def _check(args):
+    batch_norm, here = args.normalization == "batch", _of_torchrun("LOCAL_WORLD_SIZE", 1)
+    n_gpus = torch.cuda.device_count()
+    for wrong, message in (
+        (args.use_gpu and n_gpus < here, f"--use_gpu needs {here} CUDA device(s), but there are "
+         f"{n_gpus}: leave it out to train on the CPU"),
+        (batch_norm and size() > 1 and not args.use_gpu,
+         "--normalization batch needs --use_gpu with several processes: use layer"),
+        (batch_norm and args.batch_size == size(),
+         "--normalization batch needs more than one example in a batch"),
+        (args.batch_size % size(),
+         f"--batch_size {args.batch_size} does not divide into {size()} equal shares"),
+    ):  # fmt: skip
+        if wrong:
+            raise UsageError(message)
+
+
+def precision(args):
+    """The precision of the matrix products: "bfloat16" if the flags ask for it and the device has
+    instructions for it, else "float32". A CPU without them takes many times as long."""
+    if not args.bfloat16:
+        return "float32"
+    if args.use_gpu:
+        found = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        has = torch.cpu.get_capabilities()
+        found = any(has[name] is True for name in has if name.endswith("bf16"))
+    return "bfloat16" if found else "float32"
+
+
+@contextmanager
+def _together():
+    """Explains why work in common failed."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise RunError(
+            f"process {rank()} of {size()} stopped because another process ended "
+            f"({str(error).splitlines()[0]}); --resume goes on from the last checkpoint"
+        ) from error
+
+
+def on_main_process(action):
+    """Calls action() in the main process. Returns its result, or raises its error, in all."""
+    outcome = [None, None]
+    if is_main_process():
+        try:
+            outcome[0] = action()
         except Exception as error:
-            if isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error):
-                raise MemoryError from error
-            if self.size == 1 or not ("gloo" in str(error) or "NCCL" in str(error)):
-                raise
-            raise RunError(
-                f"process {self.rank} of {self.size} stopped because another process ended "
-                f"({str(error).splitlines()[0]}); --resume goes on from the last checkpoint"
-            ) from error
-        if self.size > 1:  # not after an error, when the others may have ended
-            distributed.destroy_process_group()
-
-    def from_first(self, action):
-        """Calls action() in the first process. Returns its result, or raises its error, in all."""
-        outcome = [None, None]
-        if self.rank == 0:
-            try:
-                outcome[0] = action()
-            except Exception as error:
-                outcome[1] = error
-        if self.size > 1:
+            outcome[1] = error
+    if size() > 1:
+        with _together():
             distributed.broadcast_object_list(outcome)
-        if outcome[1]:
-            raise outcome[1]
-        return outcome[0]
+    if outcome[1]:
+        raise outcome[1]
+    return outcome[0]
 
-    def parallel(self, mlp):
-        """mlp, with its gradients averaged over the processes in backward."""
-        if self.size == 1:
-            return mlp
-        return DistributedDataParallel(nn.SyncBatchNorm.convert_sync_batchnorm(mlp))
 
-    def total(self, tensor):
-        """The sum of tensor over the processes."""
-        if self.size > 1:
+def all_reduce_sum(tensor):
+    """The sum of tensor over the processes, in place."""
+    if size() > 1:
+        with _together():
             distributed.all_reduce(tensor)
-        return tensor
+    return tensor
 
-    def means(self, numbers):
-        """The mean of each one-element tensor over the processes, as numbers: waits for a GPU."""
-        return (self.total(torch.stack(numbers)) / self.size).tolist()
 
-    def seed(self, seed, step):
-        """Seeds the random numbers of a step with its number, so a resumed run needs no generator
-        state."""
-        number = ((seed * 10**9 + step) * self.size + self.rank) % 2**63
-        # Not torch.manual_seed, which prepares every kind of device: 73 microseconds, not 1.
-        torch.default_generator.manual_seed(number)
-        if torch.cuda.is_initialized():
-            torch.cuda.manual_seed(number)
+def mean(numbers):
+    """The mean of each number or one-element tensor over the processes: waits for a GPU once."""
+    device = "cuda" if torch.cuda.is_initialized() else "cpu"
+    numbers = [torch.as_tensor(n, dtype=torch.float64, device=device) for n in numbers]
+    return (all_reduce_sum(torch.stack(numbers)) / size()).tolist()
+
+
+def average_gradients(optimizer, *_):
+    """A step_pre_hook: gives the optimizer's parameters the mean of all processes' gradients."""
+    if size() > 1:
+        gradients = [p.grad for group in optimizer.param_groups for p in group["params"]]
+        flat = all_reduce_sum(torch.cat([gradient.flatten() for gradient in gradients])) / size()
+        parts = flat.split([gradient.numel() for gradient in gradients])
+        for gradient, part in zip(gradients, parts, strict=True):
+            gradient.copy_(part.view_as(gradient))
+
+
+def seed_step(seed, position):
+    """Seeds PyTorch's generators for a step that begins at this position in the data, so that a
+    resumed run needs no generator state."""
+    number = ((seed * 10**9 + position) * size() + rank()) % 2**63
+    # Not torch.manual_seed, which prepares every kind of device: 73 microseconds, not 1.
+    torch.default_generator.manual_seed(number)
+    if torch.cuda.is_initialized():
+        torch.cuda.manual_seed(number)
 
 
 def run_and_leave(main):
@@ -102,20 +152,14 @@ def run_and_leave(main):
         main()
     except SystemExit as end:
         status = end.code
-    if distributed.is_torchelastic_launched():
-        sys.stdout.flush()
-        sys.stderr.flush()
+    if UNDER_TORCHRUN in os.environ:
+        if status == 0 and distributed.is_initialized():  # else the others may have ended
+            distributed.destroy_process_group()
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(AttributeError, OSError, ValueError):
+                stream.flush()
         os._exit(status)
     sys.exit(status)
-
-
-def has_bfloat16(use_gpu):
-    """Whether the processor has instructions for bfloat16. A CPU without them is many times
-    slower in bfloat16 than in float32."""
-    if use_gpu:
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    found = torch.cpu.get_capabilities()
-    return any(found[name] is True for name in found if name.endswith("bf16"))
 
 
 def keep_freed_memory():

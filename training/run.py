@@ -1,158 +1,177 @@
-"""A run: its record, best weights, checkpoint and progress; how it stops and resumes."""
+"""A run: its loop with signals and progress, its best weights, how it stops and resumes."""
 
 import copy
 import json
 import math
-import platform
-import re
+import os
+import shlex
 import signal
 import sys
 import time
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from datetime import datetime
 from pathlib import Path
 
+import numpy as np
 from tqdm import tqdm
 
 from training import files
-from training.curves import draw_curves
-from training.errors import RunError, Stopped, explaining_damage
-from training.flags import differing
-from training.folder import Folder, columns_of
+from training.errors import UNDER_TORCHRUN, RunError, Stopped, on_signals
+from training.flags import total_steps
+from training.folder import Folder, new_record
+from training.history import History
 
-CHECKPOINTS = {"numpy": "checkpoint.npz", "pytorch": "checkpoint.pt"}
-NOT_IN_RECORD = ("run_dir", "resume", "data_dir")  # flags that may differ when a run is resumed
+ON_DISK = "everything up to the last checkpoint is saved"
 SYNTHETIC_WARNING = "*** SYNTHETIC DATA, not CIFAR-10: its accuracy says nothing about CIFAR-10 ***"
 
 
 class Run:
     """One training run. Both trainers make these calls, in this order:
 
-        run = Run(args, "numpy", versions)          # looks at the folder, writes nothing
+        run = Run(args)                             # looks at the folder, writes nothing
         if run.finished:
             return run.report()
-        with run.open(data.name, steps, mlp):       # makes the folder or reads the checkpoint
+        with run.training(data, mlp):               # makes the folder or reads the checkpoint
             if run.is_new:
-                run.tally(loss, accuracy)           # of the first batch, before any step
-                run.add_row(loss, accuracy)         # on the validation or test set
-            data.train.position = run.step * args.batch_size
-            for step in run.steps():
-                run.tally(loss, accuracy)           # of the batch that the step learned from
-                if run.is_due():
-                    run.add_row(loss, accuracy)
+                run.log(loss, accuracy)             # of the first batch, before any step
+                run.add_row(held_out=(loss, accuracy))
+            for x, y in run.batches(data.train):
+                run.log(loss, accuracy)             # of the batch, before its step
+                if run.is_due:
+                    run.add_row(held_out=(loss, accuracy))
             run.restore_best()
-            return run.finish(loss, accuracy)       # on the test set
+            return run.finish(test=(loss, accuracy))
 
-    `record` is what run.json holds, `history` the columns of metrics.csv as lists, `step` the
-    number of the current step. `train_seconds` sums the time from the start of each step to its
-    tally. If several processes share the work, only the first one writes.
+    `record` is what run.json holds, `step` the number of the current step. processes: the module
+    training.processes if torchrun may have started several: only the main process writes.
     """
 
-    def __init__(self, args, framework, versions, processes=None):
-        self.args = args
-        # Calls a function in the first process only, and returns its result in all.
-        self.from_first = processes.from_first if processes else lambda action: action()
-        self.writes = processes is None or processes.rank == 0
-        flags = {k: v for k, v in vars(args).items() if k not in NOT_IN_RECORD}
-        versions = {"python": platform.python_version(), **versions}
-        self.record = {"status": "running", "framework": framework, "dataset": None,
-                       "seed": args.seed, "flags": flags, "versions": versions}  # fmt: skip
-        self.history = {name: [] for name in columns_of(flags)}
+    def __init__(self, args, processes=None):
+        self.args, self._processes = args, processes
+        self.on_main_process = processes.on_main_process if processes else lambda action: action()
+        self._is_main = processes is None or processes.is_main_process()
+        self.record = new_record(args, processes)
+        default = Path("runs", f"{args.framework}-{datetime.now():%Y%m%d-%H%M%S-%f}")
+        self.folder = Folder(Path(args.run_dir or default), self.record)
+        self.history = History(self.record["flags"])
         self.step, self.train_seconds, self._best = 0, 0.0, {}
-        self._sums = [0.0, 0.0, 0]  # of loss, accuracy and batches since the last row
-        default = Path("runs", f"{framework}-{datetime.now():%Y%m%d-%H%M%S-%f}")
-        self.folder = Folder(args.run_dir or default, self.record)
-        self._checkpoint = self.folder.path / CHECKPOINTS[framework]
-        look = self.folder.read_earlier if args.resume else self.folder.require_empty
-        earlier = self.from_first(look)
-        self.finished = earlier is not None
+        self._in_loop, self._signal, self._stopping = False, None, False
+        earlier = self.on_main_process(lambda: self.folder.look(args.resume))
+        self.finished = earlier is not None and earlier["status"] == "completed"
         if self.finished:
-            self.record, self.history = earlier
+            self.record |= earlier
+            self.history.columns = self.folder.read_history()
 
     @property
     def is_new(self):
-        """Whether nothing is recorded yet."""
-        return not self.history["step"]
+        """True before the first row."""
+        return not self.history.columns["step"]
+
+    @property
+    def is_due(self):
+        """True where a row and a checkpoint follow this step."""
+        return self.step % self.args.eval_freq == 0 or self.step == self.total_steps
 
     @contextmanager
-    def open(self, dataset, steps, network, **parts):
-        """Wraps the training, `steps` steps long, and records in run.json how it ended.
+    def training(self, data, network, **parts):
+        """A context manager for the training loop; run.json records how it ends.
+
         A checkpoint holds network, whose best weights are kept, and parts: each has state_dict()
-        and load_state_dict()."""
-        self.total, self._parts = steps, {"network": network, **parts}
-        self._restore()
-        path, resume = self.folder.path, self.args.resume
+        and load_state_dict().
+        """
+        self.total_steps = total_steps(self.args, data.train.num_examples)
+        self.record["dataset"] = data.name
+        self._parts = {"network": network, **parts}
         with ExitStack() as stack:
-            self.from_first(lambda: self.folder.claim(stack, dataset, resume))
+            self._restore(self.on_main_process(lambda: self.folder.open(stack, self.args.resume)))
             self._warn_if_synthetic()
+            hidden = None if self._is_main else True  # None: where there is no terminal
+            self._bar = stack.enter_context(
+                tqdm(total=self.total_steps, initial=self.step, unit="step", disable=hidden)
+            )
+            stack.enter_context(on_signals(self._on_signal))
+            stack.enter_context(np.errstate(over="ignore", invalid="ignore"))  # seen in the loss
             try:
+                self.on_main_process(lambda: self.folder.begin(self.args.resume))
                 yield
-            except OSError as error:
-                raise RunError(f"cannot continue in {path}: {error.strerror or error}") from error
-            except (Stopped, KeyboardInterrupt) as stop:
-                self._write_end(status="interrupted", steps=self.step)
-                saved = str(stop) or "everything up to the last checkpoint is saved"
-                how = f"the same flags with --resume --run_dir {path}"
-                raise Stopped(f"{saved}; to continue: {how}") from stop
+            except KeyboardInterrupt as stop:
+                if self._is_main:
+                    self.folder.write_end(status="interrupted", steps=self.step)
+                number = getattr(stop, "number", signal.SIGINT)
+                how = f"--resume --run_dir {shlex.quote(str(self.folder.path))}"
+                raise Stopped(
+                    number, f"{str(stop) or ON_DISK}; to continue, give only {how}"
+                ) from stop
             except Exception:
-                self._write_end(status="failed")
+                if self._is_main:
+                    self.folder.write_end(status="failed")
                 raise
 
-    def steps(self):
-        """Yields the numbers of the remaining steps, under a progress bar. After Ctrl-C the current
-        step is finished and saved; a second Ctrl-C ends the run at once."""
-        stopping = []
+    def _restore(self, state):
+        if state is None:
+            return
+        with files.reading(self.folder.checkpoint):
+            progress = json.loads(str(state["run"]["progress"]))
+            if progress["flags"] != self.record["flags"]:
+                raise ValueError("it belongs to a run with other flags")
+            self._best = state.get("best", {})
+            if self._best:  # raises an exception unless they fit
+                self._parts["network"].load_state_dict(self._best)
+            for name, part in self._parts.items():
+                part.load_state_dict(state[name])
+            self.step, self.history.columns = progress["step"], progress["history"]
+            self.train_seconds, self.history.sums = progress["train_seconds"], progress["sums"]
 
-        def on_interrupt(*_):
-            stopping.append(True)
-            signal.signal(signal.SIGINT, signal.default_int_handler)
+    def _on_signal(self, number, _frame):
+        """Lets the loop finish its step; a second signal, or one outside the loop, ends at once."""
+        first, self._signal = self._signal is None, number
+        again = not first and UNDER_TORCHRUN in os.environ  # torchrun repeats it
+        if not (first and self._in_loop or again):
+            raise Stopped(number, ON_DISK)
 
-        before = signal.getsignal(signal.SIGINT)
-        if before is not signal.SIG_IGN:
-            signal.signal(signal.SIGINT, on_interrupt)
-        hidden = None if self.writes else True  # None: where there is no terminal
-        try:
-            with tqdm(total=self.total, initial=self.step, unit="step", disable=hidden) as bar:
-                while self.step < self.total:
-                    self.step += 1
-                    self._began = time.perf_counter()
-                    yield self.step
-                    bar.update()
-                    if stopping:
-                        self._save()
-                        raise Stopped(f"step {self.step} of {self.total} is saved")
-        finally:
-            signal.signal(signal.SIGINT, before)
+    def batches(self, train):
+        """Yields the remaining batches of the training set, x and y, one for each step."""
+        train.position = self.step * self.args.batch_size
+        self._in_loop = True
+        while self.step < self.total_steps:
+            self.step += 1
+            self._began = time.perf_counter()
+            yield train.next_batch(self.args.batch_size)
+            self._bar.update()
+            if self._stopping or (self._signal and self.record["processes"] == 1):
+                self._save()
+                number = self._signal or signal.SIGTERM  # another process received it
+                raise Stopped(number, f"step {self.step} of {self.total_steps} is saved")
+        self._in_loop = False
+        self._bar.close()
 
-    def tally(self, loss, accuracy):
-        """Adds the mean loss and accuracy of a batch to the next row of metrics.csv. Raises
-        RunError unless the loss is finite."""
+    def log(self, loss, accuracy):
+        """Adds the loss and the accuracy of a batch to the next row, and the time since the batch
+        was drawn to `train_seconds`. Raises RunError unless the loss is finite."""
+        numbers = loss, accuracy, self._signal is not None
+        if self._processes:  # which must agree on the step after which they stop
+            numbers = self._processes.mean(numbers)
+        loss, accuracy, self._stopping = map(float, numbers)
         if self.step:
             self.train_seconds += time.perf_counter() - self._began
         self._require_finite(loss)
-        sums = self._sums
-        self._sums = [sums[0] + float(loss), sums[1] + float(accuracy), sums[2] + 1]
+        self.history.log(loss, accuracy)
 
-    def is_due(self):
-        """Whether a row and a checkpoint are due after this step."""
-        return self.step % self.args.eval_freq == 0 or self.step == self.total
-
-    def add_row(self, *scores):
-        """Adds a row to metrics.csv: the means over the batches since the previous row, and the
-        scores, a loss and an accuracy for each evaluated set (not the test set if --test_at_end).
-        Keeps the weights if their validation accuracy is the best so far."""
-        for loss in scores[::2]:
+    def add_row(self, held_out=None, clean=None):
+        """Adds a row to metrics.csv, with the (loss, accuracy) on the validation or test set and on
+        the unaugmented training images. Keeps the weights with the best validation accuracy."""
+        history = self.history
+        scores = {history.held_out: held_out, "clean": clean}
+        scores = {split: values for split, values in scores.items() if values is not None}
+        for loss, _ in scores.values():
             self._require_finite(loss)
-        if self.args.validation_size and scores[-1] > max(self.history["val_accuracy"], default=-1):
+        best = max(history.columns.get("val_accuracy", []), default=-1)
+        if "val" in scores and held_out[1] > best:
             self._best = copy.deepcopy(self._parts["network"].state_dict())
-        (loss, accuracy, batches), self._sums = self._sums, [0.0, 0.0, 0]
-        values = self.step, loss / batches, accuracy / batches, *scores
-        row = dict(zip(self.history, values, strict=False))
-        for name, column in self.history.items():
-            column.append(row.get(name))
-        if self.writes:
-            self.folder.write_metrics(self.history)
-            shown = (f"{name} {row[name]:.4f}" for name in [*row][1:])
+        row = history.add_row(self.step, **scores)
+        if self._is_main:
+            self.folder.write_history(history.columns)
+            shown = (f"{name} {value:.4f}" for name, value in row.items() if name != "step")
             tqdm.write(f"step {self.step:>5}  {'  '.join(shown)}")
         self._save()
 
@@ -161,81 +180,49 @@ class Run:
         if self._best:
             self._parts["network"].load_state_dict(self._best)
 
-    def finish(self, loss, accuracy):
-        """Completes the record with the test set's loss and accuracy. Returns the history."""
-        self._require_finite(loss)
-        for name, value in (("test_loss", loss), ("test_accuracy", accuracy)):
-            if self.history.get(name, [0])[-1] is None:  # --test_at_end
-                self.history[name][-1] = value
-        self.record.update(steps=self.step, train_seconds=round(self.train_seconds, 3),
-                           test_accuracy=float(accuracy), test_loss=float(loss))  # fmt: skip
-        if self.writes:
-            self.folder.write_metrics(self.history)
-            with files.replacing(self.folder.path / "curves.png") as file:
-                draw_curves(self.record, self.history, file)
-            self.folder.write_record(status="completed", peak_rss_mb=peak_rss_mb())
+    def finish(self, test, **others):
+        """Completes the record with the (loss, accuracy) on the test set, and others by name.
+        Returns the history, the columns of metrics.csv as lists."""
+        for name, (loss, accuracy) in {"test": test, **others}.items():
+            self._require_finite(loss)
+            self.record |= {f"{name}_loss": float(loss), f"{name}_accuracy": float(accuracy)}
+        self.record |= {"steps": self.step, "train_seconds": round(self.train_seconds, 3)}
+        for name, column in self.history.columns.items():
+            if column[-1] is None:  # --test_at_end
+                one_view = name.replace("test", "test_single_view")
+                column[-1] = self.record.get(one_view, self.record[name])
+        if self._is_main:
+            self.folder.write_history(self.history.columns)
+            self.folder.complete()
         return self.report()
 
     def report(self):
-        """Prints the last line of a finished run. Returns its history."""
-        if self.writes:
+        """Draws the curves of a finished run, if they are missing, and prints where the results are
+        and the test accuracy. Returns the history."""
+        if self._is_main:
+            self.folder.draw(self.history.columns)
             self._warn_if_synthetic()
-            print(
-                f"test accuracy {self.record['test_accuracy']:.4f} ({self.record['dataset']}, "
-                f"{self.record['steps']} steps, {self.record['train_seconds']:.1f} s)"
-            )
-        return self.history
+            print(f"the results are in {self.folder.path}")
+            accuracy, seconds = self.record["test_accuracy"], self.record["train_seconds"]
+            what = f"{self.record['dataset']}, {self.record['steps']} steps, {seconds:.1f} s"
+            print(f"test accuracy {accuracy:.4f} ({what})")
+        return self.history.columns
 
     def _require_finite(self, loss):
         if not math.isfinite(loss):
-            rate = self.args.learning_rate
-            raise RunError(
-                f"the loss is {loss} at step {self.step} with --learning_rate {rate}: "
-                "try a smaller one"
-            )
+            where = f"step {self.step} with --learning_rate {self.args.learning_rate}"
+            raise RunError(f"the loss is {loss} at {where}: try a smaller one")
 
     def _save(self):
         """Writes the checkpoint: the parts, the best weights and the progress."""
-        if self.writes:
+        if self._is_main:
             state = {name: part.state_dict() for name, part in self._parts.items()}
-            progress = {"flags": self.record["flags"], "step": self.step, "sums": self._sums,
-                        "train_seconds": self.train_seconds, "history": self.history}  # fmt: skip
+            progress = {name: getattr(self, name) for name in ("step", "train_seconds")}
+            progress |= {"sums": self.history.sums, "history": self.history.columns}
+            progress["flags"] = self.record["flags"]
             state |= {"best": self._best, "run": {"progress": json.dumps(progress)}}
-            files.write_checkpoint(self._checkpoint, state)
-
-    def _restore(self):
-        """Restores what _save wrote, if there is a checkpoint."""
-        path = self._checkpoint
-        with explaining_damage(path):
-            state = self.from_first(lambda: files.read_checkpoint(path) if path.exists() else None)
-            if state is None:
-                return
-            progress = json.loads(str(state["run"]["progress"]))
-            if names := differing(progress["flags"], self.record["flags"]):
-                raise ValueError(f"it belongs to a run with other flags: {', '.join(names)}")
-            self._best = state.get("best", {})
-            if self._best:  # raises an exception unless they fit
-                self._parts["network"].load_state_dict(self._best)
-            for name, part in self._parts.items():
-                part.load_state_dict(state[name])
-            self.step, self.history = progress["step"], progress["history"]
-            self.train_seconds, self._sums = progress["train_seconds"], progress["sums"]
-
-    def _write_end(self, **changes):
-        with suppress(OSError):
-            if self.writes:
-                self.folder.write_record(**changes)
+            self.folder.write_checkpoint(state)
 
     def _warn_if_synthetic(self):
-        if self.writes and self.record["dataset"] == "synthetic":
+        if self._is_main and self.record["dataset"] == "synthetic":
             print(SYNTHETIC_WARNING, file=sys.stderr)
-
-
-def peak_rss_mb():
-    """The most memory that this process has held so far, in MB (10^6 bytes); None on Windows."""
-    with suppress(OSError, TypeError), open("/proc/self/status") as file:
-        return round(int(re.search(r"VmHWM:\s+(\d+) kB", file.read())[1]) * 1024 / 1e6, 1)
-    with suppress(ImportError):
-        import resource  # for macOS, in bytes; on Linux it also counts what the parent held
-
-        return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6, 1)

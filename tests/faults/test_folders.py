@@ -1,106 +1,73 @@
-"""A run's folder in trouble: in use, deleted under the run, on a full disk."""
+"""A run's folder in trouble: in use, deleted under the run, on a full disk; only a damaged file is
+called damaged."""
 
-import errno
-import io
 import os
+import re
 import shutil
 import signal
 
 import pytest
-from common import failed, interrupted, listing, outcome, record_of, refused, rows_of
+from common import at_call, ended, failed, interrupt, listing, refused, results
 
-from training import files
-from training.run import Run
-
-resource = pytest.importorskip("resource", reason="limits of file size are those of Unix")
+posix = pytest.mark.skipif(os.name != "posix", reason="as it is on Unix")
 
 
-def test_a_run_folder_in_use_is_refused_and_left_alone(trainer, data, tmp_path):
+def test_a_folder_that_cannot_be_used_is_refused_and_left_alone(run, tmp_path):
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.txt").write_text("my work")
     (tmp_path / "file").write_text("my work")
     before = listing(tmp_path)
-    for name, complaint in (("full", "is not empty"), ("file", "Not a directory")):
-        argv = ["--data_dir", data, "--run_dir", str(tmp_path / name)]
-        assert complaint in refused(trainer.main, argv)
-    argv = ["--data_dir", data, "--batch_size", "5", "--run_dir", str(tmp_path / "file" / "deeper")]
-    assert "/file/deeper: Not a directory" in refused(trainer.main, argv)
-    argv[-1] = "/proc/nowhere"
-    assert "cannot use --run_dir /proc/nowhere" in refused(trainer.main, argv)
+    nowhere = "/proc/nowhere" if os.name == "posix" else "full"
+    for name in ("full", "file", "file/deeper", "new/" + 300 * "a", nowhere):
+        for flags in ([], ["--resume"]):
+            assert str(tmp_path / name) in refused(run, name, *flags)
     assert listing(tmp_path) == before
 
 
-def test_a_run_folder_that_holds_no_run_is_taken_and_stays_the_same_folder(run, tmp_path):
-    """Also one whose first run was killed while it wrote run.json."""
+def test_an_empty_folder_is_taken_and_a_run_is_not_run_over(run, tmp_path):
     (tmp_path / "a").mkdir()
-    (tmp_path / "a" / ".run.json.tmp").touch()
-    before = (tmp_path / "a").stat().st_ino
-    assert run("a").stat().st_ino == before
-    assert (tmp_path / "a" / "run.json").exists()
+    (tmp_path / "a" / ".run.json.tmp").touch()  # what a kill leaves that came first of all
+    before = listing(run("a"))
+    assert "is not empty" in refused(run, "a")
+    assert listing(tmp_path / "a") == before
     run(250 * "b")
 
 
-def test_two_runs_cannot_share_a_folder(run, tmp_path, monkeypatch):
-    add_row = Run.add_row
+def test_two_runs_cannot_share_a_folder(run, monkeypatch):
+    def second():
+        for flags in ([], ["--resume"]):
+            assert re.search("not empty|under way", refused(run, "a", *flags))
 
-    def second(self, *args):
-        monkeypatch.setattr(Run, "add_row", add_row)
-        assert "another run is under way" in refused(run, "a", "--resume")
-        return add_row(self, *args)
-
-    monkeypatch.setattr(Run, "add_row", second)
-    run("a")
+    whole = results(run("whole"))
+    at_call(run, "train_step", 3, second, monkeypatch)
+    assert results(run("a")) == whole
 
 
-@pytest.mark.parametrize("first", [True, False])
-def test_two_runs_that_start_at_once_in_a_new_folder(run, first, tmp_path, monkeypatch):
-    """The first to rename its folder has it at once, the second leaves nothing."""
-    replace = os.replace
-
-    def meeting(source, target):
-        if target == tmp_path / "a":
-            monkeypatch.setattr(os, "replace", replace)
-            if first:
-                replace(source, target)
-                assert "another run is under way" in refused(run, "a", "--resume")
-                return
-            assert outcome(run, "a")[0] == 0
-        replace(source, target)
-
-    monkeypatch.setattr(os, "replace", meeting)
-    if first:
-        run("a")
-    else:
-        assert "is not empty" in refused(run, "a")
-    assert record_of(tmp_path / "a")["status"] == "completed"
-    assert [path.name for path in tmp_path.iterdir()] == ["a"]
-
-
+@posix
 @pytest.mark.parametrize("file", [False, True])
-@pytest.mark.parametrize("step", [0, 5, 12])
-def test_a_folder_deleted_under_the_run(run, step, file, tmp_path, monkeypatch):
-    """Or moved away, and a file put in its place."""
-    add_row = Run.add_row
+@pytest.mark.parametrize("call", [("evaluate", 2), ("train_step", 5), ("evaluate", 6)], ids=str)
+def test_a_folder_moved_away_under_the_run(run, call, file, tmp_path, monkeypatch):
+    """Or with a file in its place: that is said, and what was there is as good as ever."""
 
-    def delete(self, *args):
-        if self.step == step:
-            os.rename(self.folder.path, tmp_path / "elsewhere")
-            if file:
-                self.folder.path.write_text("my work")
-        return add_row(self, *args)
+    def move():
+        os.rename(tmp_path / "a", tmp_path / "b")
+        if file:
+            (tmp_path / "a").write_text("my work")
 
-    monkeypatch.setattr(Run, "add_row", delete)
-    line = failed(run, "a")
-    assert "cannot continue in" in line and ("Not a directory" if file else "No such file") in line
+    with monkeypatch.context() as patch:
+        at_call(run, *call, move, patch)
+        line = failed(run, "a")
+    assert str(tmp_path / "a") in line
+    assert ("Not a directory" if file else "No such file") in line
     assert (tmp_path / "a").exists() == file
     assert not file or (tmp_path / "a").read_text() == "my work"
-    os.rename(tmp_path / "elsewhere", tmp_path / "b")  # and what was there is as good as ever
-    monkeypatch.setattr(Run, "add_row", add_row)
-    assert rows_of(run("b", "--resume")) == rows_of(run("whole"))
+    assert results(run("b", "--resume")) == results(run("whole"))
 
 
+@posix
 def test_a_limit_on_the_size_of_files(run, tmp_path):
     """The operating system's own refusal, in the middle of writing a checkpoint."""
+    resource = pytest.importorskip("resource")
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, before[1]))
@@ -109,56 +76,86 @@ def test_a_limit_on_the_size_of_files(run, tmp_path):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
         signal.signal(signal.SIGXFSZ, handler)
-    assert "cannot continue in" in line and "File too large" in line
+    assert "checkpoint" in line and "File too large" in line
     assert sorted(p.name for p in (tmp_path / "a").iterdir()) == ["metrics.csv", "run.json"]
+    assert results(run("a", "--resume")) == results(run("whole"))
 
 
-class Full(io.BytesIO):
-    """A file on a full disk: what is in its buffer is refused when it is closed."""
-
-    def __exit__(self, *_):
-        raise OSError(errno.ENOSPC, "No space left on device")
+# What is said of a file ---------------------------------------------------------------------------
 
 
-def full_disk(room):
-    """open() on a disk that has room for so many more files."""
-    left = iter(range(room))
+@pytest.fixture
+def unfinished(run, monkeypatch):
+    """The path of the checkpoint of a run that was interrupted after step 7."""
 
-    def opened(path, mode="r"):
-        if "x" not in mode or next(left, None) is not None:
-            return open(path, mode)
-        path.touch()
-        return Full()
-
-    return opened
+    with monkeypatch.context() as patch:
+        at_call(run, "train_step", 7, interrupt, patch)
+        ended(130, run, "a")
+    return next((run.folder / "a").glob("checkpoint.*"))
 
 
-@pytest.mark.parametrize("flags", [[], ["--validation_size", "15"]], ids=str)
-def test_a_disk_that_is_full_at_any_write(run, flags, tmp_path, monkeypatch):
-    whole = rows_of(run("whole", *flags))
-    folder = tmp_path / "a"
-    for room in range(11):  # such a run writes twelve files
-        with monkeypatch.context() as patch:
-            patch.setattr(files, "open", full_disk(room), raising=False)
-            status, line = outcome(run, "a", *flags)
-        assert "No space left on device" in line
-        if room == 0:
-            assert status == 2 and not folder.exists()
-            continue
-        assert status == 1 and "cannot continue in" in line
-        assert not [path for path in folder.iterdir() if path.suffix == ".tmp"]
-        assert room == 1 or rows_of(folder) == whole[: room // 2][: len(whole)]
-        with monkeypatch.context() as patch:
-            patch.setattr(files, "open", full_disk(0), raising=False)
-            assert "cannot use --run_dir" in refused(run, "a", *flags, "--resume")
-        assert rows_of(run("a", *flags, "--resume")) == whole
-        shutil.rmtree(folder)
+def test_a_damaged_checkpoint_is_refused(run, unfinished):
+    whole = unfinished.read_bytes()
+    half = len(whole) // 2  # in the middle of the weights
+    flipped = whole[:half] + bytes([whole[half] ^ 1]) + whole[half + 1 :]
+    for damaged in (b"", b"my work", whole[:100], whole[:-30], whole[:half], flipped):
+        unfinished.write_bytes(damaged)
+        line = refused(run, "a", "--resume")
+        assert f"{unfinished} is damaged" in line
+        assert unfinished.read_bytes() == damaged
+    unfinished.write_bytes(whole)
+    assert results(run("a", "--resume")) == results(run("b"))
 
 
-def test_ctrl_c_on_a_full_disk(run, tmp_path, monkeypatch):
-    def interrupt(self, *_):
-        monkeypatch.setattr(files, "open", full_disk(0), raising=False)
-        raise KeyboardInterrupt
+@pytest.mark.parametrize("flags", [["--seed", "1"], ["--dnn_hidden_units", "9"]], ids=str)
+def test_the_checkpoint_of_another_run_is_refused(run, unfinished, flags):
+    """Of the same shape, so that nothing else could tell, and of another one."""
+    other = run("b", *flags)
+    shutil.copy(other / unfinished.name, unfinished)
+    before = listing(unfinished.parent)
+    assert "other flags" in refused(run, "a", "--resume")
+    assert listing(unfinished.parent) == before
 
-    monkeypatch.setattr(Run, "finish", interrupt)
-    assert "the last checkpoint is saved" in interrupted(run, "a")
+
+RECORDS = [
+    *(b"", b"{", b"[]", b'{"status": "completed"}', b"\xff\xfe", b'{"flags": 1}'),
+    lambda raw: raw[:-100],
+    lambda raw: raw.replace(b'"seed": 42', b'"seed": "x\\n"'),
+    lambda raw: raw.replace(b'"batch_size": 20', b'"batch_size": {}'),
+    lambda raw: raw.replace(b'"test_accuracy"', b'"tset_accuracy"'),
+]
+
+
+@pytest.mark.parametrize("change", RECORDS, ids=range(len(RECORDS)))
+def test_a_damaged_record_is_refused(run, change):
+    folder = run("a")
+    raw = (folder / "run.json").read_bytes()
+    (folder / "run.json").write_bytes(change(raw) if callable(change) else change)
+    assert (folder / "run.json").read_bytes() != raw
+    before = listing(folder)
+    line = refused(run.trainer.main, ["--resume", "--run_dir", str(folder)])
+    assert re.search(r"run\.json|was made by", line) and len(line) < 1000
+    assert listing(folder) == before
+
+
+@posix
+@pytest.mark.parametrize("name", ["checkpoint.*", "run.json"])
+def test_a_file_that_cannot_be_read_is_not_called_damaged(run, unfinished, name):
+    (path,) = unfinished.parent.glob(name)
+    path.unlink()
+    path.mkdir()
+    line = refused(run, "a", "--resume")
+    assert str(path) in line and "Is a directory" in line and "damaged" not in line
+
+
+@pytest.mark.parametrize("error", [TypeError, AttributeError, ZeroDivisionError, MemoryError])
+def test_an_error_of_the_program_is_not_called_damage(run, unfinished, error, monkeypatch):
+    def wrong(*_):
+        raise error("a mistake in the program")
+
+    monkeypatch.setattr(run.trainer.MLP, "load_state_dict", wrong)
+    if error is MemoryError:
+        assert "out of memory" in failed(run, "a", "--resume")
+    else:
+        with pytest.raises(error):
+            run("a", "--resume")

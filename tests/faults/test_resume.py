@@ -1,82 +1,151 @@
-"""Runs that are killed, stopped or failed, and continue with --resume, where they can."""
+"""Runs that die, fail or find no room for a file, at any moment, and go on with --resume."""
 
+import errno
+import functools
 import importlib
+import itertools
+import json
 import os
 import re
 import signal
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
-from common import ROOT, TRAINERS, Killed, failed, interrupted, listing, record_of, refused, results
+from common import (
+    Fork,
+    Killed,
+    ended,
+    failed,
+    listing,
+    outcome,
+    record_of,
+    refused,
+    results,
+    rows_of,
+)
 
-from training.run import Run
+FULL = functools.partial(OSError, errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-def stop(*_):
-    raise Killed
-
-
+@pytest.mark.parametrize("error", [Killed, FULL], ids=["killed", "disk full"])
 @pytest.mark.parametrize("flags", [[], ["--validation_size", "15", "--learning_rate", "0.05"]])
-def test_a_run_killed_at_any_write_ends_the_same(run, flags, tmp_path, monkeypatch):
-    """Dies before the 1st, 2nd, 3rd ... file takes its place, and so after the one before has."""
-    whole, replace, left = run("whole", *flags), os.replace, [0]
+def test_stopped_at_any_file_a_run_ends_the_same(run, flags, error, monkeypatch):
+    """Before the first, second, ... file takes its place, and so after the one before has."""
+    whole, replace = results(run("whole", *flags)), os.replace
 
-    def dying(source, target):
-        left[0] -= 1
-        if left[0] < 0:
-            raise Killed
+    def stopping(source, target):
+        if next(moments, None) is None:
+            stopped.append(target.name)
+            raise error()
         replace(source, target)
 
-    for moment in range(13):  # the folder and twelve files take their place, or more
-        left[0], name = moment, str(moment)
-        with monkeypatch.context() as patch, pytest.raises(Killed):
-            patch.setattr(os, "replace", dying)
-            run(name, *flags)
-        there = (tmp_path / name / "run.json").exists()
-        assert there == (tmp_path / name).exists() == (moment > 1)
-        run(name, *flags, *["--resume"] * there)
-        assert results(tmp_path / name) == results(whole)
+    for moment in itertools.count():
+        moments, stopped, folder = iter(range(moment)), [], run.folder / str(moment)
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "replace", stopping)
+            try:
+                status, line = outcome(run, folder.name, *flags)
+            except Killed:
+                status = None
+        if not stopped:
+            break
+        if error is FULL:
+            assert "No space left on device" in line
+            names = {path.name for path in folder.iterdir()}
+            assert not [name for name in names if name.endswith(".tmp")]
+            assert (status == 2) == (names == set())  # refused before anything is written
+            if status != 2:
+                drawn = stopped == ["curves.png"]  # by then the record is complete
+                assert (status == 0) == (record_of(folder)["status"] == "completed") == drawn
+        assert results(run(folder.name, *flags, "--resume")) == whole
+    assert moment > 8
 
 
-@pytest.mark.parametrize("step", [29, pytest.param(1, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("framework", TRAINERS)
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs the processes of Unix")
-def test_killed_at_any_moment_a_run_ends_the_same(framework, step, tmp_path):
-    """Also where three runs want the same folder at once: one has it, the others say so."""
-    done = subprocess.run(
-        [sys.executable, Path(__file__).with_name("killing.py"), framework, tmp_path, str(step)],
-        env={**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    assert int(done.stdout.split()[1]) > 5  # kills
+KILL = """
+import os, signal
+replace, moments = os.replace, iter(range({}))
+def dying(source, target):
+    if next(moments, None) is None:
+        os.truncate(source, os.path.getsize(source) // 2)
+        os.kill(os.getpid(), signal.SIGKILL)
+    replace(source, target)
+os.replace = dying
+"""
 
 
-def test_ctrl_c_saves_everything_and_resume_goes_on(run, tmp_path, monkeypatch):
-    whole, tally, steps = run("whole"), Run.tally, []
+@pytest.mark.skipif(os.name != "posix", reason="forks are Unix's")
+def test_killed_again_and_again_while_it_writes_a_run_ends_the_same(run, data):
+    """By SIGKILL, with half of the file written; and three at once complete it: one has it, and
+    the others say so, or come when it is finished."""
+    whole, folder = run("whole"), run.folder / "a"
+    flags = ["--data_dir", data, "--dnn_hidden_units", "8", "--max_steps", "12"]
+    flags += ["--batch_size", "20", "--eval_freq", "5", "--resume"]
+    for moment in (0, 2, 3, 2, 3):
+        status, said = Fork(run.framework, folder, *flags, prepare=KILL.format(moment)).end()
+        assert status == -signal.SIGKILL, said
+    assert len(rows_of(folder)) > 1
+    ends = [fork.end() for fork in [Fork(run.framework, folder, *flags) for _ in range(3)]]
+    assert 0 in [status for status, _ in ends], ends
+    for status, said in ends:
+        assert status == 0 or status == 2 and "another run is under way" in said, said
+    assert results(folder) == results(whole)
 
-    def interrupt(self, *args):
-        tally(self, *args)
-        if self.step == 7:
-            signal.raise_signal(signal.SIGINT)
 
-    with monkeypatch.context() as patch:
-        patch.setattr(Run, "tally", interrupt)
-        assert "step 7 of 12 is saved" in interrupted(run, "a")
-    record = record_of(tmp_path / "a")
-    assert (record["status"], record["steps"]) == ("interrupted", 7)
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+def test_resume_takes_the_flags_from_the_run_and_begins_where_there_is_none(run, tmp_path):
+    """One command serves a job that is started again and again; the flags need not be repeated."""
+    said = ended(0, run, "a", "--resume")  # nothing is there
+    assert str(tmp_path / "a") in said
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / ".run.json.tmp").touch()  # what a kill leaves that came first of all
+    run("b", "--resume")
+    assert results(tmp_path / "a") == results(tmp_path / "b") == results(run("c"))
+    before, history = listing(tmp_path / "a"), run.history
+    assert run.trainer.main(["--resume", "--run_dir", str(tmp_path / "a")]) == history
+    assert listing(tmp_path / "a") == before
 
-    def counted(self, *args):
-        steps.append(self.step)
-        tally(self, *args)
 
-    monkeypatch.setattr(Run, "tally", counted)
-    assert results(run("a", "--resume")) == results(whole)
-    assert steps == [8, 9, 10, 11, 12]
+def test_resume_refuses_what_it_cannot_continue(run, data, tmp_path):
+    folder = run("a", "--learning_rate", "0.01")
+    (tmp_path / "file").write_text("my work")
+    before = listing(tmp_path)
+    for flags, complaint in (
+        (["--max_steps", "20"], "--max_steps is 20 .* 12"),
+        (["--seed", "1"], "--seed is 1 .* 42"),
+        (["--seed", "42", "--learning_rate", "0.1"], "--learning_rate is 0.1 .* 0.01"),
+        (["--learning_rate", "1e-3"], "--learning_rate is 0.001 .* 0.01"),  # the default, but given
+        (["--dnn_hidden_units", "8,8"], "--dnn_hidden_units is 8,8 .* 8"),
+        (["--dnn_hidden_units", ""], "--dnn_hidden_units is .* 8"),
+        (["--synthetic"], "--synthetic"),
+        (["--run_dir", data], "holds no run"),
+        (["--run_dir", str(tmp_path / "file")], "Not a directory"),
+    ):
+        argv = ["--resume", "--run_dir", str(folder), *flags]
+        assert re.search(complaint, refused(run.trainer.main, argv)), flags
+    other = {"numpy": "pytorch", "pytorch": "numpy"}[run.framework]
+    pytest.importorskip("torch")
+    main = importlib.import_module(f"train_mlp_{other}").main
+    line = refused(main, ["--resume", "--run_dir", str(folder)])
+    assert f"train_mlp_{run.framework}.py" in line
+    assert listing(tmp_path) == before
+
+
+@pytest.mark.parametrize("change", [{"processes": 2}, {"precision": "bfloat16"}], ids=str)
+def test_what_changes_the_numbers_must_be_the_same(run, change):
+    if run.framework == "numpy":
+        pytest.skip("the NumPy trainer has one process and one precision")
+    folder = run("a")
+    record = record_of(folder) | change | {"status": "interrupted"}
+    (folder / "run.json").write_text(json.dumps(record))
+    assert next(iter(change)).removesuffix("es") in refused(run, "a", "--resume")
+    assert record_of(folder) == record
+
+
+def test_a_folder_of_an_earlier_version_is_called_that(run):
+    folder = run("a")
+    record = record_of(folder) | {"status": "interrupted"}
+    record["flags"]["recolour"] = 0.1
+    (folder / "run.json").write_text(json.dumps(record))
+    line = refused(run, "a", "--resume")
+    assert "recolour" in line and "damaged" not in line and "version" in line
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(run, tmp_path):
@@ -84,67 +153,4 @@ def test_a_loss_that_is_not_finite_stops_the_run(run, tmp_path):
     sentence = r"the loss is (nan|inf) at step [2-4] with --learning_rate 1e\+38: try a smaller"
     assert re.search(sentence, line)
     assert record_of(tmp_path / "a")["status"] == "failed"
-    assert (tmp_path / "a" / "metrics.csv").exists()
-
-
-def test_resume_refuses_what_it_cannot_continue(run, data, tmp_path, trainer):
-    folder = str(run("a", steps=10))
-    base = ["--data_dir", data, "--dnn_hidden_units", "8", "--batch_size", "20", "--eval_freq", "5"]
-    before = listing(tmp_path)
-    for flags, complaint in (
-        ([str(tmp_path / "none")], r"no .*none[\\/]run.json"),
-        ([data], "no .*run.json"),
-        ([folder, "--max_steps", "20"], "--max_steps is 20 now, but .* began with 10"),
-        ([folder, "--max_steps", "10", "--seed", "1"], "--seed is 1 now, but .* with 42"),
-        ([folder, "--max_steps", "10", "--dnn_hidden_units", "8,8"],
-         "--dnn_hidden_units is 8,8 now, but .* with 8:"),
-    ):  # fmt: skip
-        line = refused(trainer.main, [*base, "--resume", "--run_dir", *flags])
-        assert re.search(complaint, line)
-    assert listing(tmp_path) == before
-
-
-def test_a_run_of_the_other_trainer_is_refused(run, trainer, data):
-    names = {"train_mlp_numpy": "train_mlp_pytorch", "train_mlp_pytorch": "train_mlp_numpy"}
-    other = importlib.import_module(names[trainer.__name__])
-    line = refused(other.main, ["--data_dir", data, "--resume", "--run_dir", str(run("a"))])
-    assert f"was made by {trainer.__name__}.py" in line
-
-
-# The checkpoint of a run that is not finished
-
-
-@pytest.fixture
-def unfinished(run, tmp_path, monkeypatch):
-    """A function that makes a run which has its last checkpoint, but not its end, and returns the
-    path of the checkpoint."""
-
-    def unfinished(name, *flags):
-        with monkeypatch.context() as patch, pytest.raises(Killed):
-            patch.setattr(Run, "finish", stop)
-            run(name, *flags)
-        (checkpoint,) = (tmp_path / name).glob("checkpoint.*")
-        return checkpoint
-
-    return unfinished
-
-
-def test_a_damaged_checkpoint_is_refused(run, unfinished):
-    checkpoint = unfinished("a")
-    whole = checkpoint.read_bytes()
-    half = len(whole) // 2  # in the middle of the weights
-    flipped = whole[:half] + bytes([whole[half] ^ 1]) + whole[half + 1 :]
-    for damaged in (b"", whole[:100], whole[:-30], whole[:half] + b"y" * 500, flipped):
-        checkpoint.write_bytes(damaged)
-        assert "is damaged" in refused(run, "a", "--resume")
-    checkpoint.write_bytes(whole)
-    assert results(run("a", "--resume")) == results(run("b"))
-
-
-def test_a_checkpoint_of_a_run_with_other_flags_is_refused(run, unfinished):
-    """Their networks are of one shape, so that nothing else could tell."""
-    checkpoint, other = unfinished("a"), unfinished("b", "--seed", "1")
-    checkpoint.write_bytes(other.read_bytes())
-    before = listing(checkpoint.parent)
-    assert re.search("is damaged .* run with other .*seed", refused(run, "a", "--resume"))
-    assert listing(checkpoint.parent) == before
+    assert rows_of(tmp_path / "a")

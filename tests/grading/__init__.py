@@ -18,10 +18,13 @@ The submission, in a process of its own:
 
 Around them:
 
+    delivery.py    the submissions in what a learning platform delivers
     folder.py      finds and reads the files of a submission
+    notebook.py    takes the two modules out of a notebook
+    feedback.py    points, where to look, and no paths
     runner.py      grades one submission, and writes the report as a table or as JSON
 
-`../grade.py` grades a folder of submissions.
+`../grade.py` grades a folder or a zip of submissions.
 
 None of it imports this package's own modules.py: the expected values are independent of it.
 """

@@ -4,22 +4,31 @@ Where it can be, a submission is compared with itself here, and not with the for
 should fail one row, and not all of them.
 """
 
+import functools
 from collections import Counter
 
 import numpy as np
 
 from . import reference
-from .diagnosis import Failure, close, expect, largest_difference
-from .network import draw_layers, draw_network
+from .diagnosis import Failure, case, close, expect, largest_difference
+from .network import MODULE_ROWS, draw_layers
 from .values import draw, draw_logits, draw_probabilities, draw_sizes, probe
+
+# The rows about the values of a module: what is wrong there may be why it fails here.
+ROWS = {
+    "LinearModule": MODULE_ROWS[:4],
+    "ELUModule": MODULE_ROWS[4:6],
+    "SoftMaxModule": MODULE_ROWS[6:],
+    "CrossEntropyModule": ["cross-entropy value", "cross-entropy gradient"],
+    "MLP": ["network output", "network gradient"],
+}
 
 
 def _kinds(submission, rng):
-    """Every kind of module that runs at all, and a remark about those that do not.
+    """Every kind of module that runs at all, and why the others do not, by name.
 
-    By name: a function that makes one, always with the same parameters, and one that draws the
-    arguments of forward and of backward for a number of samples. A module that does not run fails
-    in rows of its own, and must not hide here what the others do.
+    A kind is a function that makes one, always with the same parameters, and one that draws the
+    arguments of forward and of backward for a number of samples.
     """
     m, n, classes, *sizes = draw_sizes(rng, 3) + draw_sizes(rng, 4)
     weight, bias = draw(rng, n, m), draw(rng, n)
@@ -49,10 +58,26 @@ def _kinds(submission, rng):
             _run(make(), *draw_arguments(5))
         except Failure as failure:
             failures[name] = failure
-    if len(failures) == len(kinds):
-        raise failures["LinearModule"]
-    working = {name: kind for name, kind in kinds.items() if name not in failures}
-    return working, [f"not checked for {', '.join(failures)}: see above"] if failures else []
+    return {name: kind for name, kind in kinds.items() if name not in failures}, failures
+
+
+def every_module(check):
+    """Makes a check of those modules that run into a row.
+
+    A module that does not run fails in rows of its own, and must not hide here what the others do;
+    nor must one that is not done yet, for which the row is not either.
+    """
+
+    @functools.wraps(check)
+    def row(submission, rng):
+        kinds, failures = _kinds(submission, rng)
+        remarks = (kinds and check(submission, rng, kinds)) or []
+        not_done = [failure for failure in failures.values() if failure.cell != Failure.cell]
+        if not_done or not kinds:
+            raise (not_done or list(failures.values()))[0]
+        return remarks + ([f"not checked for {', '.join(failures)}: see above"] * bool(failures))
+
+    return row
 
 
 def _run(module, forward_args, backward_args, **how):
@@ -85,35 +110,40 @@ def _same(got, expected, sentence):
             raise Failure(sentence.format(name), *largest_difference(got[name], value))
 
 
-def stale_caches(submission, rng):
+@every_module
+def stale_caches(submission, rng, kinds):
     """Nothing of an earlier step, or of another instance, in a result."""
-    kinds, remarks = _kinds(submission, rng)
-    lacking = []
     for name, (make, arguments) in kinds.items():
         samples, fewer = sorted(draw_sizes(rng, 2), reverse=True)
         last = arguments(samples)
-        earlier = [arguments(samples) for _ in range(rng.integers(1, 4))]
         expected = _run(make(), *last)
-        for evaluated in ([], [arguments(fewer)]):  # perhaps another batch before the last step
-            used = make()
-            for step in earlier:
-                _run(used, *step)
-            for forward_args, _ in evaluated:
-                _forward(used, forward_args)
+        # Steps of this size of batch, perhaps another batch before the last step, or steps of it.
+        for size, evaluated in ((samples, 0), (samples, fewer), (fewer, 0)):
+            used, parameters = make(), make().params()
+            for _ in range(rng.integers(1, 4)):
+                earlier = arguments(size)
+                _run(used, *earlier)
+            if evaluated:
+                _forward(used, arguments(evaluated)[0])
+            if parameters:
+                used.set(parameters)  # an update inside backward has a row of its own
             sentence = f"{name}: in a second step, the {{}} still depends on the first"
-            _same(_run(used, *last), expected, sentence)
+            with case(f" in a step of {samples} samples after one of {evaluated or size}"):
+                _same(_run(used, *last), expected, sentence)
         if name == "LinearModule":
-            weight, bias = used.params()[0]
+            weight, bias = parameters[0]
+            used.set(parameters)
             submission.linear(-weight, -bias)
             sentence = f"{name}: a second one changes the {{}} of the first: shared parameters?"
             _same(_run(used, *last), expected, sentence)
-        _check_two_in_use(name, make, earlier[0], last)
+        _check_two_in_use(name, make, earlier, last)
         if used.clears_cache:
+            if parameters:
+                used.set(parameters)
             used.clear_cache()
-            _same(_run(used, *last), expected, f"{name}: the {{}} is wrong after clear_cache()")
-        else:
-            lacking.append(name)
-    return remarks + ([f"no clear_cache: {', '.join(lacking)}"] if lacking else [])
+            with case(" after clear_cache()"):
+                _same(_run(used, *last), expected, f"{name}: the {{}} is wrong")
+    return []
 
 
 def _check_two_in_use(name, make, first, last):
@@ -130,29 +160,29 @@ def _check_two_in_use(name, make, first, last):
     _same(_grads(one), kept, sentence)
 
 
-def shapes(submission, rng):
-    """Shapes of all results, at the edges too, and independence of the memory order."""
-    kinds, remarks = _kinds(submission, rng)
-    samples, *sizes = draw_sizes(rng, 5)
-    features = sizes[0]
+@every_module
+def shapes(submission, rng, kinds):
+    """Keys and shapes of the gradients, and independence of the memory order.
+
+    The rows about values compare the shapes of all results.
+    """
+    samples, m, n = draw_sizes(rng, 3)
+    remarks = []
     if "LinearModule" in kinds:
-        remarks += _linear_shapes(submission, rng, samples, *sizes[:2])
-    for name in ("ELUModule", "SoftMaxModule"):
-        edges = ((samples, features), (1, features), (samples, 1), (samples, samples))
-        for shape in edges if name in kinds else ():
-            module, what = kinds[name][0](), f"{name} on {shape}"
-            _expect_shape(f"{what}: the output", module.forward(draw(rng, *shape)), shape)
-            _expect_shape(f"{what}: the gradient", module.backward(np.ones(shape)), shape)
-    for count in (samples, 1) if "CrossEntropyModule" in kinds else ():
-        module, (x, y) = submission.cross_entropy(), draw_probabilities(rng, count, features)
-        loss = module.forward(x, y)
-        if loss.size != 1:
-            raise Failure(f"the loss of {count} sample(s) has the shape {loss.shape}: not a number")
-        _expect_shape("the gradient of the loss", module.backward(x, y), x.shape)
-    if "MLP" in kinds:
-        mlp, x, dout, _ = draw_network(submission, rng, sizes, samples=1)
-        _expect_shape("MLP with 1 sample: the output", mlp.forward(x), dout.shape)
-        mlp.backward(dout)
+        layer = submission.linear(draw(rng, n, m), draw(rng, n))
+        layer.forward(draw(rng, samples, m))
+        layer.backward(draw(rng, samples, n))
+        remarks = sorted(layer.remarks)
+        for name in ("weight", "bias"):
+            grad, param = layer.stored("grads", name).shape, layer.stored("params", name).shape
+            if grad != param and not (name in layer.scalars and np.prod(grad) == np.prod(param)):
+                sentence = f"grads['{name}'] has the shape {grad}, and params['{name}'] {param}"
+                if grad != param[1:]:  # with which params -= rate * grads still works
+                    sentence += ": a gradient has the shape of its parameter"
+                    raise Failure(sentence, follows=[f"{name} gradient"])
+                remarks.append(sentence)
+        if layer.faults:
+            raise Failure("; ".join(sorted(layer.faults)))
     for name, (make, arguments) in kinds.items():
         args = arguments(samples)
         sentence = f"{name}: the {{}} is wrong for arrays that are not contiguous in memory"
@@ -160,51 +190,22 @@ def shapes(submission, rng):
     return remarks
 
 
-def _linear_shapes(submission, rng, samples, m, n):
-    layer = submission.linear(draw(rng, n, m), draw(rng, n))
-    layer.forward(draw(rng, samples, m))
-    layer.backward(draw(rng, samples, n))
-    for name in ("weight", "bias"):
-        grad, param = layer.stored("grads", name), layer.stored("params", name)
-        if grad.shape != param.shape and not (name in layer.scalars and grad.size == param.size):
-            raise Failure(
-                f"grads['{name}'] has the shape {grad.shape}, and params['{name}'] {param.shape}: "
-                "a gradient has the shape of its parameter"
-            )
-    if layer.faults:
-        raise Failure("; ".join(sorted(layer.faults)))
-    remarks = sorted(layer.remarks)
-    for s, fan_in, fan_out in ((1, m, n), (samples, m, 1), (samples, 1, n), (1, 1, 1)):
-        layer = submission.linear(draw(rng, fan_out, fan_in), draw(rng, fan_out))
-        what = f"LinearModule({fan_in}, {fan_out}) with {s} sample(s): the"
-        _expect_shape(f"{what} output", layer.forward(draw(rng, s, fan_in)), (s, fan_out))
-        dx = layer.backward(draw(rng, s, fan_out))
-        if dx is not None:
-            _expect_shape(f"{what} input gradient", dx, (s, fan_in))
-        _expect_shape(f"{what} weight gradient", layer.grad("weight"), (fan_out, fan_in))
-        _expect_shape(f"{what} bias gradient", layer.grad("bias"), (fan_out,))
-    return remarks
-
-
-def _expect_shape(what, got, shape):
-    if got.shape != shape:
-        raise Failure(f"{what} has the shape {got.shape}, and should have {shape}")
-    if not np.all(np.isfinite(got)):
-        raise Failure(f"{what} is not finite")
-
-
-def numerically_stable(submission, rng):
+@every_module
+def numerically_stable(submission, rng, kinds):
     """Finite values and gradients at +-1000."""
-    kinds, remarks = _kinds(submission, rng)
+    remarks = []
     if "SoftMaxModule" in kinds:
-        _stable_softmax(submission, rng)
+        with case(follows=ROWS["SoftMaxModule"]):
+            _stable_softmax(submission, rng)
     if "ELUModule" in kinds:
-        remarks += _stable_elu(submission)
+        with case(follows=ROWS["ELUModule"]):
+            remarks += _stable_elu(submission)
     if "CrossEntropyModule" in kinds:
         loss = submission.cross_entropy()
         x, y = probe(1e-30)
-        _expect_finite("the loss at a probability of 1e-30", loss.forward(x, y), x)
-        _expect_finite("its gradient", loss.backward(x, y), x)
+        with case(follows=ROWS["CrossEntropyModule"]):
+            _expect_finite("the loss at a probability of 1e-30", loss.forward(x, y), x)
+            _expect_finite("its gradient", loss.backward(x, y), x)
         if "SoftMaxModule" in kinds:
             remarks += _floor(submission)
     if "MLP" in kinds:
@@ -225,7 +226,9 @@ EXTREME_LOGITS = np.array(
 
 def _stable_softmax(submission, rng):
     module, x = submission.softmax(), EXTREME_LOGITS
-    _expect_finite("the softmax", module.forward(x), x, SUBTRACT)
+    # A row by itself has the maximum of the batch.
+    alone = np.all(np.isfinite([module.forward(row) for row in x[:, None]]))
+    _expect_finite("the softmax", module.forward(x), x, OF_EACH_ROW if alone else SUBTRACT)
     dx = module.backward(draw(rng, *x.shape))
     _expect_finite("the gradient of the softmax", dx, x, SUBTRACT)
     x = draw_logits(rng, *draw_sizes(rng, 2))
@@ -236,6 +239,7 @@ def _stable_softmax(submission, rng):
 
 
 SUBTRACT = "subtract the maximum of each row before the exp?"
+OF_EACH_ROW = "is the maximum that is subtracted that of each row, and not of the batch?"
 
 
 def _stable_elu(submission):
@@ -306,32 +310,35 @@ def _expect_finite(what, got, x, reason="a division by 0?"):
         )
 
 
-def inputs_left_alone(submission, rng):
-    """Neither arguments nor parameters are written to."""
-    kinds, remarks = _kinds(submission, rng)
+@every_module
+def inputs_left_alone(submission, rng, kinds):
+    """Neither arguments nor parameters nor earlier results are written to."""
     for name, (make, arguments) in kinds.items():
-        module, (forward_args, backward_args) = make(), arguments(int(rng.integers(30, 60)))
-        if name == "CrossEntropyModule":
-            # A probability of 0 too, which a submission may wish to replace.
-            x, y = forward_args  # and those of backward
-            x[0, np.flatnonzero(y[0] == 0)[0]] = 0.0
-            x[0] /= x[0].sum()
+        module, samples = make(), int(rng.integers(30, 60))
+        if module.changes_list:
+            raise Failure("MLP changes the list n_hidden, which belongs to its caller")
         parameters = sum(module.params(), ())
-        for method, args in (("forward", forward_args), ("backward", backward_args)):
-            getattr(module, method)(*args)
-            names = ("x" if method == "forward" or len(args) == 2 else "dout", "y")
-            for i in module.written:
-                raise Failure(
-                    f"{name}.{method} writes into {names[i]}, which belongs to its caller"
-                )
+        for _ in range(2):
+            forward_args, backward_args = arguments(samples)
+            if name == "CrossEntropyModule":
+                # A probability of 0 too, which a submission may wish to replace.
+                x, y = forward_args  # and those of backward
+                x[0, np.flatnonzero(y[0] == 0)[0]] = 0.0
+                x[0] /= x[0].sum()
+            for method, args in (("forward", forward_args), ("backward", backward_args)):
+                getattr(module, method)(*args)
+                for what in module.changed():
+                    raise Failure(
+                        f"{name}.{method} writes into {what}, which belongs to its caller"
+                    )
         if not all(map(np.array_equal, parameters, sum(module.params(), ()))):
-            raise Failure(f"{name}: forward or backward changes the parameters")
-    return remarks
+            sentence = f"{name}: forward or backward changes the parameters"
+            raise Failure(f"{sentence}: the update is the trainer's part")
 
 
-def float64_kept(submission, rng):
+@every_module
+def float64_kept(submission, rng, kinds):
     """No result is rounded to float32, openly or on the way."""
-    kinds, remarks = _kinds(submission, rng)
     samples, *sizes = draw_sizes(rng, 5)
     for name, (make, arguments) in kinds.items():
         if name in ("LinearModule", "MLP"):
@@ -345,12 +352,12 @@ def float64_kept(submission, rng):
         for part, value in _run(make(), *arguments(samples)).items():
             if value.dtype.kind != "f" or value.dtype.itemsize < 8:
                 raise Failure(f"{name}: the {part} is {value.dtype} for float64 inputs")
-        if make().differences(*arguments(samples)):
+        if _differences(name, make, arguments):
             continue  # that costs digits, and fails the row 'NumPy only'
         # A loss is a single number, which may change by chance: the majority of five decides.
         batches = 5 if name == "CrossEntropyModule" else 1
-        _check_precision(name, make, [arguments(samples) for _ in range(batches)])
-    return remarks
+        with case(follows=ROWS[name]):
+            _check_precision(name, make, [arguments(samples) for _ in range(batches)])
 
 
 def _check_precision(name, make, batches):
@@ -380,6 +387,8 @@ def _check_precision(name, make, batches):
         for batch in batches:
             plain, near, far = (run(which, by, *batch) for by in (0, 1e-11, 0.01))
             for part, value in plain.items():
+                if not value.shape == near[part].shape == far[part].shape:
+                    raise Failure(f"{name}: the {part} changes its shape with the values")
                 depends = np.abs(value - far[part]) > 1e-6  # more than rounding
                 lost[part] += np.count_nonzero(depends & (value == near[part]))
                 total[part] += np.count_nonzero(depends)
@@ -391,11 +400,20 @@ def _check_precision(name, make, batches):
                 )
 
 
-def numpy_only(submission, rng):
+def _differences(name, make, arguments):
+    """The function of which backward takes a derivative by differences, or None.
+
+    Enough samples that two arrays are not alike by chance; of probabilities, which are close
+    together, so few that single numbers are not.
+    """
+    return make().differences(*arguments(4 if name == "CrossEntropyModule" else 20))
+
+
+@every_module
+def numpy_only(submission, rng, kinds):
     """No other package computes, and no derivative is a difference of function values."""
-    kinds, remarks = _kinds(submission, rng)
     for name, (make, arguments) in kinds.items():
-        function = make().differences(*arguments(3))
+        function = _differences(name, make, arguments)
         if function:
             raise Failure(
                 f"{name}.backward calls {function} at inputs slightly different from forward's: "
@@ -405,41 +423,30 @@ def numpy_only(submission, rng):
     if facts["called"]:
         raise Failure(f"calls {', '.join(facts['called'])}: only NumPy may compute")
     if facts["imported"]:
-        remarks.append(f"imports {', '.join(facts['imported'])}, and does not use it")
-    return remarks
+        return [f"imports {', '.join(facts['imported'])}, and does not use it"]
 
 
-def no_loops(submission, rng):
+@every_module
+def no_loops(submission, rng, kinds):
     """Only remarks: instructions must not grow with the number of samples or features."""
-    kinds, remarks = _kinds(submission, rng)
     loops = []
     for name, (make, arguments) in kinds.items():
         if name == "MLP" and loops:
             continue  # it would repeat what its modules do
-        loops += _growing(name, "samples", (make, arguments(4)), (make, arguments(64)))
-        if name == "LinearModule":
-            loops += _growing(
-                name, "features", *(_wide_linear(submission, rng, n) for n in (4, 64))
-            )
-    return remarks + ([f"loops in Python over {'; '.join(loops)}"] if loops else [])
+        loops += _growing(name, make, arguments(4), arguments(64))
+    return [f"loops in Python over {'; '.join(loops)}"] if loops else []
 
 
-def _wide_linear(submission, rng, n):
-    weight, bias = draw(rng, n + 1, n), draw(rng, n + 1)
-    arguments = (draw(rng, 5, n),), (draw(rng, 5, n + 1),)
-    return lambda: submission.linear(weight, bias), arguments
-
-
-def _growing(name, what, small, large):
-    """The methods that execute more Python instructions for larger arguments."""
+def _growing(name, make, *sizes):
+    """The methods that execute more Python instructions for more samples."""
     counts = []
-    for make, (forward_args, backward_args) in (small, large):
+    for forward_args, backward_args in sizes:
         module = make()
         forward = module.counted("forward", *forward_args)
         counts.append((forward, module.counted("backward", *backward_args)))
-    # At least two instructions for each of the 60 more samples or features.
+    # At least two instructions for each of the 60 more samples.
     return [
-        f"{what} in {name}.{method}"
+        f"samples in {name}.{method}"
         for method, few, many in zip(("forward", "backward"), *counts, strict=True)
         if many - few > 2 * 60
     ]

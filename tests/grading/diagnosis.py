@@ -13,20 +13,46 @@ TOLERANCE = 1e-6
 
 
 class Failure(Exception):
-    """A check that failed: what is probably wrong, and the two numbers that differ most, if any."""
+    """A check that failed: what is probably wrong, and the two numbers that differ most, if any.
 
-    def __init__(self, sentence, got=None, expected=None, index=None):
+    follows: the rows that would explain it, should they fail too.
+    """
+
+    cell = "failed"
+
+    def __init__(self, sentence, got=None, expected=None, index=None, follows=()):
         super().__init__(sentence)
         self.sentence, self.got, self.expected, self.index = sentence, got, expected, index
+        self.follows = list(follows)
+
+
+class NotDone(Failure):
+    """A part of the assignment that is still to be written."""
+
+    cell = "not done yet"
+
+
+class NotGraded(Failure):
+    """The grader could not do its work: this says nothing about the submission."""
+
+    cell = "not graded"
+
+
+def as_failure(sentence):
+    """A Failure with the sentence that the submission's process gives."""
+    kind = NotDone if "raised NotImplementedError" in sentence else Failure
+    return kind(sentence)
 
 
 @contextlib.contextmanager
-def case(phrase):
-    """Adds to a failure in the block the case in which it occurred, as ' of a square layer'."""
+def case(phrase="", follows=()):
+    """Adds to a failure in the block its case, as ' of a square layer', and rows to follow."""
     try:
         yield
     except Failure as failure:
-        raise Failure(f"{failure.sentence},{phrase}" if phrase else failure.sentence) from None
+        failure.sentence += f",{phrase}" if phrase else ""
+        failure.follows += follows
+        raise
 
 
 def close(got, expected, tolerance=TOLERANCE):
@@ -40,20 +66,21 @@ def close(got, expected, tolerance=TOLERANCE):
 def expect(what, got, expected, hypotheses=(), factors=(), tolerance=TOLERANCE):
     """Raises a Failure with a diagnosis where `got` is not `expected`.
 
-    hypotheses: pairs (values, sentence): what a certain mistake would have given.
+    hypotheses: tuples (values, sentence, rows ...): what a certain mistake would have given, and
+    the rows that it then follows from.
     factors: pairs (factor, sentence): what it means if all is a constant multiple.
     """
-    if not close(got, expected, tolerance):
-        sentence = explain(what, got, expected, hypotheses, factors)
-        raise Failure(sentence, *largest_difference(got, expected))
-
-
-def explain(what, got, expected, hypotheses=(), factors=()):
-    """One sentence on the most probable mistake."""
-    got, expected = np.asarray(got), np.asarray(expected)
-    for values, sentence in hypotheses:
+    if close(got, expected, tolerance):
+        return
+    numbers = largest_difference(got, expected)
+    for values, sentence, *follows in hypotheses:
         if close(got, np.asarray(values)):
-            return f"{what}: {sentence}"
+            raise Failure(f"{what}: {sentence}", *numbers, follows)
+    raise Failure(explain(what, np.asarray(got), np.asarray(expected), factors), *numbers)
+
+
+def explain(what, got, expected, factors=()):
+    """One sentence on numbers that no hypothesis gives."""
     if close(got, expected.T):
         return f"{what} is transposed"
     if got.shape != expected.shape:
@@ -64,12 +91,20 @@ def explain(what, got, expected, hypotheses=(), factors=()):
         return f"{what} is zero everywhere: not computed, or not assigned?"
     ratio = np.sum(got * expected) / np.sum(expected * expected)
     if close(got, ratio * expected):
-        minus = (-1, "has the wrong sign: a minus is missing or too many")
-        for factor, sentence in (*factors, minus):
-            if np.isclose(ratio, factor, rtol=TOLERANCE):
-                return f"{what} {sentence}"
-        return f"{what} is {ratio:.6g} times the right one: a missing or an extra factor?"
+        for factor, sentence in (*factors, (2, "is twice the right one"), (1, "")):
+            if np.isclose(abs(ratio), abs(factor), rtol=TOLERANCE):
+                wrong = "has the wrong sign: a minus is missing or too many"
+                sentences = filter(None, [sentence, wrong if ratio < 0 else ""])
+                return f"{what} {' and '.join(sentences)}"
+        return f"{what} is {ratio:.6g} times the right one"
     return what + " " + _where_wrong(got, expected)
+
+
+def multiple(got, expected, base, sentence):
+    """A hypothesis: a multiple of `base` is added, which the sentence names in its {}."""
+    if np.shape(got) == np.shape(expected):
+        share = np.sum((got - expected) * base) / np.sum(base * base)
+        yield expected + share * base, sentence.format(f"{share:.3g}")
 
 
 def _where_wrong(got, expected):
@@ -77,11 +112,14 @@ def _where_wrong(got, expected):
     differs = np.abs(got - expected) > TOLERANCE * np.max(np.abs(expected))
     if differs.ndim == 2 and len(differs) > 1:
         rows = np.flatnonzero(differs.any(axis=1))
-        if 0 < len(rows) < len(differs):
-            return f"is wrong in row(s) {', '.join(map(str, rows))} of {len(differs)} only"
         columns = np.flatnonzero(differs.any(axis=0))
-        if 0 < len(columns) < differs.shape[1]:
-            return f"is wrong in column(s) {', '.join(map(str, columns))} only"
+        for name, found, count in (
+            ("row(s)", rows, len(differs)),
+            ("column(s)", columns, differs.shape[1]),
+        ):
+            if 0 < len(found) < count:
+                numbers = ", ".join(map(str, found[:5])) + ", ..." * (len(found) > 5)
+                return f"is wrong in {name} {numbers} of {count} only"
     return f"is wrong in {np.count_nonzero(differs)} of {differs.size} entries"
 
 

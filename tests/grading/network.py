@@ -6,13 +6,15 @@ import functools
 import numpy as np
 
 from . import reference, values
-from .diagnosis import Failure, case, expect
-from .values import COPIED, batch_factors, draw, draw_sizes
+from .diagnosis import Failure, case, close, expect, multiple
+from .values import COPIED, DECAY, batch_factors, draw, draw_many, draw_sizes
 
 TOLERANCE = 1e-5  # the errors of several layers add up
 LOSS_TOLERANCE = 1e-4  # and an epsilon of 1e-8 is only a remark
 # The rows from which a wrong network may follow. The loss is not a part of it.
-MODULE_ROWS = ("linear", "weight", "bias", "input", "ELU", "softmax")  # how their names begin
+MODULE_ROWS = ["linear forward", "weight gradient", "bias gradient", "input gradient"]
+MODULE_ROWS += ["ELU value", "ELU gradient", "softmax value", "softmax gradient"]
+STATE_ROWS = ["stale caches", "inputs left alone"]
 
 
 def draw_layers(rng, sizes):
@@ -32,16 +34,15 @@ def draw_network(submission, rng, sizes, samples):
 
 def _networks(submission, rng):
     """Networks of all depths, each with a phrase for it, and other parameters of its shapes."""
-    few, *sizes = draw_sizes(rng, 6)
-    equal, many = sizes[1], int(rng.integers(129, 161))
+    few, a, b, c, d, e = draw_sizes(rng, 6)
     for layer_sizes, samples in (
-        (sizes[:4], few),
-        (sizes[:3], few),
-        ([*sizes[:4], int(rng.integers(3, 9))], few),
-        (sizes[:2], few),
-        ([*sizes, int(rng.integers(3, 9))], few),
-        ([sizes[0], equal, equal, equal, sizes[2]], few),
-        ([sizes[0], equal, sizes[2], equal, sizes[3]], many),
+        ([a, b, c, d], few),
+        ([a, b], a),
+        ([a, a, b, a, c], c),
+        ([a, b, b, b, a], b),
+        ([a, b, c, c], 1),
+        ([a, b, 2], draw_many(rng)),
+        ([a, b, c, d, e, b], few),
         ([values.PIXELS, int(rng.integers(65, 80)), values.CLASSES], few),
     ):
         with case("" if layer_sizes[1:-1] else " without hidden layers"):
@@ -50,7 +51,33 @@ def _networks(submission, rng):
         yield phrase, network, draw_layers(rng, layer_sizes)
 
 
-def _composed(submission, x, steps, dout=None):
+def own_alpha(submission, rng):
+    """The alpha of the network's ELU, by what it computes, and whether that is only a remark.
+
+    The logits of a network with one hidden layer are linear in it.
+    """
+    mlp, x, _, layers = draw_network(submission, rng, draw_sizes(rng, 3), 8)
+    got, logits = mlp.forward(x), []
+    outputs = [reference.network(x, layers, hidden=_elu(alpha)) for alpha in (0.0, 1.0)]
+    if got.shape != outputs[0].shape:
+        return 1.0, False
+    for out in (got, *outputs):
+        logits.append(np.log(out) - np.log(out[:, :1]))
+    slope = logits[2] - logits[1]
+    alpha = np.sum((logits[0] - logits[1]) * slope) / np.sum(slope * slope)
+    fits = close(got, reference.network(x, layers, hidden=_elu(alpha)), TOLERANCE)
+    if not fits or alpha < TOLERANCE or abs(alpha - 1) < TOLERANCE:
+        return 1.0, False
+    with contextlib.suppress(Failure):
+        return float(alpha), values.has_alpha(submission)
+    return float(alpha), False
+
+
+def _elu(alpha):
+    return functools.partial(reference.elu, alpha=alpha)
+
+
+def _composed(submission, alpha, x, steps, dout=None):
     """What the submission's own modules give when they are put together as they should be.
 
     Yields the output, or with dout the gradients, and a sentence; nothing if they do not run.
@@ -58,7 +85,8 @@ def _composed(submission, x, steps, dout=None):
     """
     with contextlib.suppress(Failure):
         linear = [submission.linear(weight, bias) for weight, bias in steps[0]]
-        chain = [part for layer in linear for part in (layer, submission.elu())]
+        own = [] if alpha == 1 else [alpha]
+        chain = [part for layer in linear for part in (layer, submission.elu(*own))]
         chain[-1] = submission.softmax()
         for parameters in steps:
             for layer, (weight, bias) in zip(linear, parameters, strict=True):
@@ -70,14 +98,15 @@ def _composed(submission, x, steps, dout=None):
                 back = module.backward(back)
         if dout is not None:
             result = [layer.grads()[0] for layer in linear]
-        wrong = [name for name in submission.failed if name.startswith(MODULE_ROWS)]
-        sentence = "are wrong only when they are used twice or several are in use"
+        wrong = [name for name in submission.failed if name in MODULE_ROWS]
+        sentence = "; they are wrong only when they are used twice or several are in use"
         if wrong:
-            sentence = f"the error follows from '{wrong[0]}'"
-        yield result, f"the modules are composed correctly; {sentence}"
+            sentence = f"; the error follows from '{wrong[0]}'"
+        sentence = f"the modules are composed correctly{sentence}"
+        yield result, sentence, *MODULE_ROWS, *STATE_ROWS
 
 
-def _alternatives(layers):
+def _alternatives(layers, alpha):
     """Networks with a common mistake: arguments of reference.network, and a sentence."""
     elu, softmax = reference.elu, reference.softmax
     pairs = [
@@ -87,74 +116,102 @@ def _alternatives(layers):
         ({"last": elu}, "there is an ELU at the end instead of the softmax"),
         ({"hidden": lambda x: x}, "no ELU after the hidden layers"),
     ]
-    pairs += [
-        ({"hidden": lambda x, a=a: elu(x, a)}, f"its ELU has an alpha of {a:.4g}, and not 1")
-        for a in (0.01, 0.1, 0.2, 0.25, 0.3, 0.5, 0.7, 1.5, 1.67, 1.6732632423543772, 1.7, 2.0)
-    ]
+    pairs += [({"hidden": _elu(alpha)}, f"its ELU has an alpha of {alpha:.4g}, and not 1")]
     pairs += [({"skip": i}, f"no ELU after hidden layer {i + 1}") for i in range(len(layers) - 1)]
     return pairs
 
 
 def network_output(submission, rng):
     """The probabilities of networks of several depths, and again after a change of parameters."""
+    alpha, accepted = own_alpha(submission, rng)
+    hidden = _elu(alpha if accepted else 1.0)
     for phrase, (mlp, x, _, layers), changed in _networks(submission, rng):
 
         def hypotheses(x=x, layers=layers):
-            yield from _composed(submission, x, [layers])
-            for change, sentence in _alternatives(layers):
+            yield from _composed(submission, alpha if accepted else 1.0, x, [layers])
+            for change, sentence in _alternatives(layers, alpha):
                 yield reference.network(x, layers, **change), sentence
             by_size = {weight.shape: (weight, bias) for weight, bias in layers}
             shared = [by_size[weight.shape] for weight, _ in layers]
             yield reference.network(x, shared), "layers of equal size are one and the same object"
 
-        what, before = "the output" + phrase, reference.network(x, layers)
-        expect(what, mlp.forward(x), before, hypotheses(), tolerance=TOLERANCE)
+        what, before = "the output" + phrase, reference.network(x, layers, hidden)
+        with case(phrase):
+            got = mlp.forward(x)
+        expect(what, got, before, hypotheses(), tolerance=TOLERANCE)
         mlp.set(changed)
-        copied = [(before, f"computed {COPIED}")]
-        after = reference.network(x, changed)
+        copied = [(before, f"computed {COPIED}", "linear forward")]
+        after = reference.network(x, changed, hidden)
         expect(what, mlp.forward(x), after, copied, tolerance=TOLERANCE)
-    return []
+    return [f"its ELU has an alpha of {alpha:.4g}: the assignment has 1"] if accepted else []
 
 
 def network_gradient(submission, rng):
     """Every gradient, for any dout, through the loss of the submission, with other parameters."""
+    alpha, accepted = own_alpha(submission, rng)
+    right = functools.partial(reference.network_gradients, hidden=_elu(alpha if accepted else 1.0))
+    composed = functools.partial(_composed, submission, alpha if accepted else 1.0)
     for phrase, (mlp, x, dout, layers), changed in _networks(submission, rng):
-        mlp.forward(x)
-        mlp.backward(dout)
+        with case(phrase):
+            mlp.forward(x)
+            try:
+                mlp.backward(dout)
+            except Failure as failure:
+                if len(layers) > 2 and _one_activation(submission, rng):
+                    failure.sentence = f"{ONE_ACTIVATION} ({failure.sentence})"
+                raise
         first = mlp.grads()
 
         def hypotheses(x=x, dout=dout, layers=layers):
-            yield from _composed(submission, x, [layers], dout)
-            for change, sentence in _alternatives(layers):
-                yield reference.network_gradients(x, layers, dout, **change), f"as if {sentence}"
+            yield from composed(x, [layers], dout)
+            for change, sentence in _alternatives(layers, alpha):
+                wrong = reference.network_gradients(x, layers, dout, **change)
+                yield wrong, f"as if {sentence}", "network output"
+            if len({len(weight) for weight, _ in layers[:-1]}) == 1:
+                yield right(x, layers, dout, one=True), ONE_ACTIVATION
 
-        right = reference.network_gradients(x, layers, dout)
-        _expect_gradients(f"the gradient{phrase}", first, right, hypotheses, batch_factors(len(x)))
-        _expect_loss_gradients(submission, phrase, mlp, first, x, layers)
-
-        mlp.set(changed)
-        mlp.forward(x)
-        mlp.backward(dout)
-        again = functools.partial(_composed, submission, x, [layers, changed], dout)
-        what = f"the gradient{phrase}, in a step after a change of the parameters,"
-        _expect_gradients(what, mlp.grads(), reference.network_gradients(x, changed, dout), again)
+        what = f"the gradient{phrase}"
+        expected, factors = right(x, layers, dout), batch_factors(len(x))
+        _expect_gradients(what, first, expected, hypotheses, factors, layers=layers)
+        with case(follows=STATE_ROWS):  # in later steps
+            mlp.set(layers)
+            _expect_loss_gradients(submission, phrase, mlp, first, x, layers, right)
+            mlp.set(changed)
+            mlp.forward(x)
+            mlp.backward(dout)
+            again = functools.partial(composed, x, [layers, changed], dout)
+            what += ", in a step after a change of the parameters,"
+            _expect_gradients(what, mlp.grads(), right(x, changed, dout), again)
     return []
 
 
-def _expect_loss_gradients(submission, phrase, mlp, first, x, layers):
+ONE_ACTIVATION = "one ELUModule is used for several layers, and keeps the input of the last only"
+
+
+def _one_activation(submission, rng):
+    """Whether the slopes of the last hidden layer are taken for all, where their sizes allow it."""
+    m, n, classes, samples = draw_sizes(rng, 4)
+    with contextlib.suppress(Failure):
+        mlp, x, dout, layers = draw_network(submission, rng, [m, n, n, classes], samples)
+        mlp.forward(x)
+        mlp.backward(dout)
+        slopes_of_last = reference.network_gradients(x, layers, dout, one=True)
+        return close(mlp.grads()[0][0], slopes_of_last[0][0], TOLERANCE)
+    return False
+
+
+def _expect_loss_gradients(submission, phrase, mlp, first, x, layers, right):
     """Through the submission's own loss, where a wrong factor or sign may add to or cancel out.
 
-    It is a second step. first: the gradients of the first.
+    It is a second step. first: the gradients of the first. right: the function that gives them.
     """
     # A likely class of each sample: other rows judge an epsilon. Never the last class: who counts
     # the classes in the targets is wrong without it.
-    right = reference.network(x, layers)
-    y = np.eye(right.shape[1])[right[:, :-1].argmax(axis=1)]
-    loss = submission.cross_entropy()
-    probabilities = mlp.forward(x)
+    loss, probabilities = submission.cross_entropy(), mlp.forward(x)
+    y = np.eye(probabilities.shape[1])[probabilities[:, :-1].argmax(axis=1)]
     loss.forward(probabilities, y)
     mlp.backward(loss.backward(probabilities, y))
-    expected = reference.network_gradients(x, layers, y=y)
+    expected = right(x, layers, y=y)
 
     def hypotheses():
         yield (
@@ -162,40 +219,68 @@ def _expect_loss_gradients(submission, phrase, mlp, first, x, layers):
             "what a second step gives is added to the gradient of the first: assign it, with =",
         )
         with contextlib.suppress(Failure):
-            dout = submission.cross_entropy().backward(right, y)
-            through_loss = reference.network_gradients(x, layers, dout)
-            yield through_loss, "follows from 'cross-entropy gradient'"
+            through_loss = right(x, layers, submission.cross_entropy().backward(probabilities, y))
+            yield through_loss, "follows from 'cross-entropy gradient'", "cross-entropy gradient"
 
     what = f"the gradient of the loss{phrase}"
     _expect_gradients(what, mlp.grads(), expected, hypotheses, (), LOSS_TOLERANCE)
 
 
-def _expect_gradients(what, got, expected, hypotheses, factors=(), tolerance=TOLERANCE):
-    """Compares all gradients. hypotheses: a function that yields gradients and a sentence."""
+def _expect_gradients(what, got, expected, hypotheses, factors=(), tolerance=TOLERANCE, layers=()):
+    """Compares all gradients. hypotheses: a function that yields gradients and a sentence.
+
+    layers: the parameters, where some of a weight may be added.
+    """
     for i, layer in enumerate(expected):
         for j, name in enumerate(("weight", "bias")):
-            text = f"{what} with respect to the {name} of layer {i + 1} of {len(expected)}"
-            mistakes = ((grads[i][j], sentence) for grads, sentence in hypotheses())
-            expect(text, got[i][j], layer[j], mistakes, factors, tolerance)
+            if not close(got[i][j], layer[j], tolerance):
+                text = f"{what} with respect to the {name} of layer {i + 1} of {len(expected)}"
+                mistakes = [(grads[i][j], *sentence) for grads, *sentence in hypotheses()]
+                if layers and name == "weight":
+                    mistakes += multiple(got[i][j], layer[j], layers[i][j], DECAY)
+                expect(text, got[i][j], layer[j], mistakes, factors, tolerance)
 
 
 RATES, STEPS = (1.0, 0.1, 0.01), 150
 
 
 def initialisation(submission, rng):
-    """Fails only what cannot train: values of any usual size are accepted."""
-    layers = submission.mlp(draw_sizes(rng, 4)).params()
+    """Fails only what cannot train, and what starts alike: any usual size of values is accepted."""
+    m, n, classes = draw_sizes(rng, 3)
+    mlp = submission.mlp([m, n, n, n, classes])
+    layers = mlp.params()
     for i, (weight, bias) in enumerate(layers):
         if not (np.all(np.isfinite(weight)) and np.all(np.isfinite(bias))):
             raise Failure(f"layer {i + 1} of {len(layers)} has an initial value that is not finite")
-        if i < len(layers) - 1 and np.ptp(weight, axis=0).max() <= 1e-9 * np.abs(weight).max():
-            start = f"at {weight.flat[0]:.3g}" if np.ptp(weight) == 0 else "with the same weights"
-            raise Failure(
-                f"all units of hidden layer {i + 1} start {start}: they stay alike, and the layer "
-                "cannot learn"
-            )
     _check_it_trains(submission, rng)
-    return []
+    one, other = layers[1][0], layers[2][0]
+    if np.ptp(one) and np.array_equal(one, other):
+        sentence = "layers of equal size start with the same weights: a seed in a constructor?"
+        raise Failure(sentence, follows=["network output"])
+    loss, batch = submission.cross_entropy(), values.draw_probabilities(rng, 3, 4)
+    x, dout = draw(rng, 3, m), draw(rng, 3, classes)
+    for module, method, args in (
+        (mlp, "forward", [x]),
+        (mlp, "backward", [dout]),
+        (loss, "forward", batch),
+        (loss, "backward", batch),
+    ):
+        if _sets_seed(submission, functools.partial(getattr(module, method), *args)):
+            raise Failure(f"{module.name}.{method} {SETS_SEED}")
+    seeded = _sets_seed(submission, functools.partial(submission.mlp, [m, classes]))
+    return [f"MLP {SETS_SEED}"] if seeded else []
+
+
+SETS_SEED = "sets NumPy's seed: what is drawn after it is the same every time"
+
+
+def _sets_seed(submission, call):
+    drawn = set()
+    for _ in range(2):
+        with contextlib.suppress(Failure):  # which fails in a row of its own
+            call()
+        drawn.add(submission.draw())
+    return len(drawn) == 1
 
 
 def _check_it_trains(submission, rng):
@@ -210,11 +295,16 @@ def _check_it_trains(submission, rng):
         (weight, np.resize(bias, len(weight)))  # a bias may start as a single number
         for weight, bias in submission.mlp([x.shape[1], units, classes]).params()
     ]
-    guess, losses = np.log(classes), []
+    guess, losses, start = np.log(classes), [], layers[0][0]
     for rate in RATES:
-        losses.append(reference.lowest_loss(x, y, layers, rate, STEPS, guess / 2))
-        if losses[-1] < guess / 2:
+        loss, ((weight, _), _) = reference.descend(x, y, layers, rate, STEPS, guess / 2)
+        losses.append(loss)
+        alike = np.ptp(weight, axis=0).max() <= TOLERANCE * np.abs(weight).max()
+        if loss < guess / 2 and not alike:
             return
+    if alike:
+        how = f"at {start.flat[0]:.3g}" if np.ptp(start) == 0 else "with the same weights"
+        raise Failure(f"all units of the hidden layer start {how}, and stay alike in training")
     sizes = [f"{np.abs(part).max():.1g}" for layer in layers for part in layer]
     raise Failure(
         f"{STEPS} steps of gradient descent bring the loss of {classes} well separated classes to "

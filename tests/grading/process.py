@@ -10,6 +10,7 @@ import ctypes
 import functools
 import math
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -21,10 +22,11 @@ from pathlib import Path
 
 import numpy as np
 
+from .diagnosis import NotGraded
 from .folder import walk
 from .launch import MEMORY
 from .submission import Lost
-from .worker import ARRAYS_LIMIT, HEADER_LIMIT, LENGTHS, pack, unpack
+from .worker import ARRAYS_LIMIT, LENGTHS, TEXT_LIMIT, pack, unpack
 
 HERE, ROOT = Path(__file__).parent, Path(__file__).parents[2]
 PACKAGES = Path(np.__file__).parents[1]  # wherever NumPy is installed
@@ -32,7 +34,10 @@ PROGRAMS = ("launch.py", "worker.py")
 USER = 1_000_000_000  # and more: numbers of users who do not exist
 INSIDE = "/submission"  # the folder of a submission in the sandbox
 PROCESSES, DISK = 64, 64 << 20  # of a submission: how many, and bytes of files
+ALL, WALL = 50.0, 600.0  # seconds for a submission: of processor time, and of a clock
+START = 120.0  # seconds of a clock in which a process starts on any machine that can grade
 WATCH = 0.2  # seconds from one look at the processes of a submission to the next
+ASLEEP = 50  # looks in a row that find all of them asleep, after which they are not waited for
 
 
 @functools.lru_cache(maxsize=1)
@@ -40,10 +45,8 @@ def sandbox_starts():
     """Whether bwrap is installed and may do all that is asked of it here."""
     if shutil.which("bwrap") is None:
         return False
-    with contextlib.suppress(OSError, Lost), contextlib.ExitStack() as stack:
-        child = Child(True, time.monotonic() + 10)
-        stack.callback(child.end)
-        child.ask("facts", [], 10)
+    with contextlib.suppress(NotGraded, Lost):
+        Child(True, Budget()).end()
         return True
     return False
 
@@ -68,13 +71,19 @@ def _sandbox():
         command += [f"--unshare-{name}" for name in names]
         command += ["--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID"]
     else:
-        command += ["--unshare-all"]
+        command += ["--unshare-all", *_no_more_users()]
     for name in PROGRAMS:
         options += ["--ro-bind", str(HERE / name), f"/{name}"]
     command += [*options, "--proc", "/proc", "--dev", "/dev"]
     for path in ("/dev/shm", INSIDE):
         command += ["--perms", "1777", "--size", str(DISK), "--tmpfs", path]
     return [*command, "--remount-ro", "/dev", "--remount-ro", "/", "--chdir", INSIDE, "--"]
+
+
+def _no_more_users():
+    """What keeps users out of a sandbox that it makes itself, where this bwrap knows it."""
+    text = subprocess.run(["bwrap", "--help"], capture_output=True, text=True, check=False).stdout
+    return ["--unshare-user", "--disable-userns"] if "--disable-userns" in text else []
 
 
 def _environment(home):
@@ -84,16 +93,41 @@ def _environment(home):
     return keep | threads | {"HOME": home, "TMPDIR": home}
 
 
+class Budget:
+    """The time that all processes of one submission have together, with this one's for it.
+
+    Processor time counts: it does not depend on what else the machine does. The clock only ends
+    what sleeps, and what the machine gives too little processor time to.
+    """
+
+    def __init__(self, seconds=ALL):
+        self.seconds, self.begin, self.until = seconds, time.process_time(), time.monotonic() + WALL
+        self.ended = 0.0  # the processor time of the processes that have ended
+        self.looks = self.asleep = 0
+
+    def check(self, running=0.0):
+        """Raises Lost or NotGraded where it is used up. running: seconds of a living process."""
+        if self.ended + running + time.process_time() - self.begin > self.seconds:
+            limit = f"more than {self.seconds:g} s of processor time"
+            raise Lost(f"is not done: the submission takes too long in all, {limit}")
+        if time.monotonic() > self.until and self.asleep > self.looks / 2:
+            raise Lost("is not done: the submission waits too long in all")
+        if time.monotonic() > self.until:
+            raise NotGraded("the machine is too busy: it gives the submission too little time")
+
+
 class Child:
-    """A process that runs worker.py. Raises Lost when it is of no more use.
+    """A process that runs worker.py. Raises Lost when it is of no more use, NotGraded when the
+    machine is to blame.
 
     Args:
         sandbox: whether it runs inside bwrap.
-        deadline: the time, on time.monotonic's clock, at which all must be over.
+        budget: the Budget of the submission.
     """
 
-    def __init__(self, sandbox, deadline):
-        self.deadline, self.number = deadline, 0
+    def __init__(self, sandbox, budget):
+        self.budget, self.number = budget, 0
+        budget.check()
         self.folder = None if sandbox else tempfile.mkdtemp(prefix="grading-")
         user, processes = USER + os.getpid(), PROCESSES
         if os.getuid() != 0:
@@ -104,57 +138,67 @@ class Child:
             ctypes.CDLL(None).prctl(36, 1)  # PR_SET_CHILD_SUBREAPER
         self.others = set(_family())
         self.socket, theirs = socket.socketpair()
-        start, place = (_sandbox(), Path("/")) if sandbox else ([], HERE)
+        place = Path("/") if sandbox else HERE
         launch, worker = (str(place / name) for name in PROGRAMS)
         arguments = [launch, worker, PACKAGES, str(sandbox), str(user), str(processes)]
+        self.seconds, self.used, self.asleep = 0.0, {}, 0
         with theirs:
-            self.process = subprocess.Popen(
-                [*start, sys.executable, "-I", "-B", *arguments],
-                cwd=self.folder,
-                env=_environment(self.folder or INSIDE),
-                stdin=theirs,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                start_new_session=True,
-            )
+            try:
+                self.process = subprocess.Popen(
+                    [*(_sandbox() if sandbox else ()), sys.executable, "-I", "-B", *arguments],
+                    cwd=self.folder,
+                    env=_environment(self.folder or INSIDE),
+                    stdin=theirs,
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.DEVNULL,
+                    start_new_session=True,
+                )
+            except OSError as error:
+                self.socket.close()
+                raise NotGraded(f"no process can be started: {error.strerror}") from None
+        self.watched = math.inf  # while it starts, nothing of the submission runs
+        try:
+            self._answer(min(time.monotonic() + START, budget.until))
+        except Lost as lost:
+            self.end()
+            raise NotGraded(f"the process for the submission {lost}") from None
         self.watched = time.monotonic()
+        self._look()
 
     def ask(self, operation, arrays, limit, **fields):
-        """The answer to a request, a dict and a list of arrays."""
-        self.number += 1
-        until = min(time.monotonic() + limit, self.deadline)
-        late = f"takes more than {limit:g} s: an endless loop?"
-        if until == self.deadline:
-            late = "is not done: the submission takes too long in all"
-        request = {"operation": operation, "number": self.number, **fields}
-        self._transfer(self.socket.send, memoryview(pack(request, arrays)), until, late)
-        head, size = LENGTHS.unpack(self._receive(LENGTHS.size, until, late))
-        if head > HEADER_LIMIT or size > ARRAYS_LIMIT:
+        """The answer to a request: lines and arrays. limit: seconds of processor time."""
+        self.number, self.asleep = secrets.randbits(48), 0
+        self.limit, self.start = limit, self.seconds
+        request = pack(self.number, [repr((operation, fields))], arrays)
+        self._transfer(self.socket.send, memoryview(request))
+        return self._answer()
+
+    def _answer(self, until=math.inf):
+        head, size = LENGTHS.unpack(self._receive(LENGTHS.size, until))
+        if head > TEXT_LIMIT or size > ARRAYS_LIMIT:
             raise Lost("gives an answer that is too long")
-        text, data = self._receive(head, until, late), self._receive(size, until, late)
         try:
-            reply, results = unpack(text, data)
+            number, lines, arrays = unpack(self._receive(head, until), self._receive(size, until))
         except ValueError:
             raise Lost("gives a malformed answer") from None
-        if reply.get("number") != self.number:
+        if number != self.number:
             raise Lost("gives an answer out of turn")
-        return reply, results
+        return lines, arrays
 
-    def _receive(self, size, until, late):
+    def _receive(self, size, until):
         buffer = bytearray(size)
-        self._transfer(self.socket.recv_into, memoryview(buffer), until, late)
+        self._transfer(self.socket.recv_into, memoryview(buffer), until)
         return buffer
 
-    def _transfer(self, function, view, until, late):
+    def _transfer(self, function, view, until=math.inf):
         """Sends or receives all of `view`, and watches the process meanwhile."""
         while view:
-            now = time.monotonic()
-            if now > self.watched + WATCH:
+            if (now := time.monotonic()) > self.watched + WATCH:
                 self._watch()
-                self.watched = now = time.monotonic()
-            if now >= until:
-                raise Lost(late)
-            self.socket.settimeout(min(until - now, WATCH))
+                self.watched = time.monotonic()
+            if now > until:
+                raise Lost("does not start")
+            self.socket.settimeout(WATCH)
             try:
                 done = function(view)
             except TimeoutError:
@@ -165,17 +209,37 @@ class Child:
                 raise Lost("ends the Python process")
             view = view[done:]
 
+    def _look(self):
+        """Adds up what the processes have used, and returns their memory and whether all sleep."""
+        family, before = _family(self.others), self.seconds
+        self.used |= {pid: used for pid, (_, used, _, _) in family.items()}
+        # What has ended is known from the last look, or from the process that waited for it.
+        with_ended = sum(used + waited for _, used, waited, _ in family.values())
+        self.seconds = max(before, with_ended, sum(self.used.values()))
+        idle = self.seconds == before and all(state in "STtZX" for *_, state in family.values())
+        return sum(memory for memory, *_ in family.values()), idle
+
     def _watch(self):
         """Raises Lost where the submission takes more of the machine than it may."""
-        if sum(_family(self.others).values()) > 2 * MEMORY:
+        memory, idle = self._look()
+        self.asleep = self.asleep + 1 if idle else 0
+        self.budget.looks, self.budget.asleep = self.budget.looks + 1, self.budget.asleep + idle
+        if memory > 2 * MEMORY:
             raise Lost(f"takes more than {2 * MEMORY >> 30} GiB of memory")
         if self.folder and _size(self.folder) > DISK:
             raise Lost(f"writes more than {DISK >> 20} MiB, or too many folders")
+        if self.asleep >= ASLEEP:
+            raise Lost("waits, without using the processor: for input, or a lock?", waits=True)
+        self.budget.check(self.seconds)
+        if self.seconds - self.start > self.limit:
+            raise Lost(f"takes more than {self.limit:g} s of processor time: an endless loop?")
 
     def end(self):
         """Ends the child and all that it started."""
         self.socket.close()
-        until = time.monotonic() + 5
+        self._look()
+        self.budget.ended += self.seconds
+        until = time.monotonic() + START
         while (family := set(_family(self.others))) and time.monotonic() < until:
             known = set()
             while family - known:  # stopped first, so that nothing is started meanwhile
@@ -186,6 +250,7 @@ class Child:
                 with contextlib.suppress(ChildProcessError):  # of another parent, or gone
                     os.waitpid(pid, os.WNOHANG)
             self.process.poll()
+            time.sleep(0.01)
         if self.folder:
             for command in (["chmod", "-R", "u+rwX"], ["rm", "-rf"]):
                 subprocess.run([*command, self.folder], stderr=subprocess.DEVNULL)
@@ -198,13 +263,13 @@ def _signal(pids, number):
 
 
 def _family(without=()):
-    """The descendants of this process, with the memory of each in bytes.
+    """The descendants of this process: what _processes knows of each, by number.
 
     without: children of it that are left out, with all of theirs.
     """
     children = {}
-    for pid, parent, size in _processes():
-        children.setdefault(parent, []).append((pid, size))
+    for pid, parent, *facts in _processes():
+        children.setdefault(parent, []).append((pid, facts))
     found = {}
     waiting = [child for child in children.get(os.getpid(), ()) if child[0] not in without]
     while waiting:
@@ -214,19 +279,27 @@ def _family(without=()):
 
 
 def _processes():
-    """(number, parent's number, bytes of memory) of every process of this machine."""
+    """Every process of this machine: number, parent's number, bytes of memory, seconds of
+    processor time, the seconds of the children that it has waited for, and a letter for its
+    state."""
     if sys.platform == "linux":
-        page = os.sysconf("SC_PAGE_SIZE")
+        page, tick = os.sysconf("SC_PAGE_SIZE"), os.sysconf("SC_CLK_TCK")
         for name in filter(str.isdecimal, os.listdir("/proc")):
             with contextlib.suppress(OSError):  # it has just ended
-                fields = Path(f"/proc/{name}/stat").read_bytes().rpartition(b")")[2].split()
-                yield int(name), int(fields[1]), int(fields[21]) * page
+                stat = Path(f"/proc/{name}/stat").read_text(errors="replace")
+                state, *fields = stat.rpartition(")")[2].split()
+                user, system, waited, more = map(int, fields[10:14])
+                used, of_others = (user + system) / tick, (waited + more) / tick
+                yield int(name), int(fields[0]), int(fields[20]) * page, used, of_others, state
     else:
-        command = ["ps", "-A", "-o", "pid=,ppid=,rss="]
+        command = ["ps", "-A", "-o", "pid=,ppid=,rss=,time=,state="]
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as ps:
-            for pid, parent, size in (map(int, line.split()) for line in ps.stdout):
-                if pid != ps.pid:
-                    yield pid, parent, size * 1024
+            for pid, parent, size, used, state in map(str.split, ps.stdout):
+                if int(pid) != ps.pid:
+                    seconds = functools.reduce(
+                        lambda s, part: 60 * s + float(part), used.split(":"), 0
+                    )
+                    yield int(pid), int(parent), int(size) * 1024, seconds, 0.0, state[0]
 
 
 def _tasks(user):

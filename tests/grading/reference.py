@@ -77,10 +77,11 @@ def _forward(x, layers, hidden, last, skip):
     return inputs, results, x
 
 
-def network_gradients(x, layers, dout=None, y=None, hidden=elu, last=softmax, skip=None):
+def network_gradients(x, layers, dout=None, y=None, hidden=elu, last=softmax, skip=None, one=0):
     """The gradients (weight, bias) of every layer.
 
     They are those of (dout * output).sum() or, where targets y are given, those of the loss.
+    one: as if all hidden layers had the slopes of the last one.
     """
     inputs, results, out = _forward(x, layers, hidden, last, skip)
     grads, dout = [], dout if y is None else cross_entropy_gradient(np.maximum(out, FLOOR), y)
@@ -88,14 +89,17 @@ def network_gradients(x, layers, dout=None, y=None, hidden=elu, last=softmax, sk
         if i == len(layers) - 1:
             dout = gradient(last, results[i], dout)
         elif i != skip:
-            dout = elementwise_gradient(hidden, results[i], dout)
+            dout = elementwise_gradient(hidden, results[-2 if one else i], dout)
         grads.insert(0, (dout.T @ inputs[i], dout.sum(axis=0)))
         dout = dout @ layers[i][0]
     return grads
 
 
-def lowest_loss(x, y, layers, rate, steps, enough):
-    """The lowest loss that gradient descent reaches; it stops below `enough`."""
+def descend(x, y, layers, rate, steps, enough):
+    """The lowest loss that gradient descent reaches, and its last parameters.
+
+    It stops below `enough`.
+    """
     losses = []
     for _ in range(steps):
         losses.append(cross_entropy(np.maximum(network(x, layers), FLOOR), y))
@@ -106,4 +110,4 @@ def lowest_loss(x, y, layers, rate, steps, enough):
             (weight - rate * dw, bias - rate * db)
             for (weight, bias), (dw, db) in zip(layers, grads, strict=True)
         ]
-    return np.nanmin([np.inf, *losses])
+    return np.nanmin([np.inf, *losses]), layers

@@ -12,11 +12,10 @@ from collections import Counter
 from pathlib import Path
 
 from . import checks, folder
-from .checks import EFFICIENCY, ROWS
-from .process import Child, sandbox_starts
+from .checks import EFFICIENCY, FAILED, PASSED, REMARK
+from .diagnosis import NotGraded
+from .process import ALL, Budget, Child, sandbox_starts
 from .submission import Submission, clean
-
-ALL = 50.0  # seconds for all that a submission does
 
 
 def in_child(sources, errors=(), sandbox=None, all_limit=ALL, **limits):
@@ -25,57 +24,75 @@ def in_child(sources, errors=(), sandbox=None, all_limit=ALL, **limits):
     sandbox: whether the child runs inside bwrap; None: where bwrap starts.
     """
     sandbox = sandbox_starts() if sandbox is None else sandbox
-    deadline = time.monotonic() + all_limit
-    submission = Submission(sources, lambda: Child(sandbox, deadline), errors, **limits)
+    budget = Budget(all_limit)
+    submission = Submission(sources, lambda: Child(sandbox, budget), errors, **limits)
     return contextlib.closing(submission)
 
 
-def grade(directory, seed=None, sandbox=None, **limits):
+def grade(directory, seed=None, sandbox=None, files=None, **limits):
     """The report on a submission, a dict that can be written as JSON.
 
-    seed: of the numbers that are drawn; None for any. For the other arguments see in_child
-    and Submission.
+    seed: of the numbers that are drawn; None for any. files: those of the submission, where they
+    are not in the directory; see folder.py. For the other arguments see in_child and Submission.
     """
     start = time.monotonic()
     sandbox = sandbox_starts() if sandbox is None else sandbox
-    sources, errors = folder.read(directory)
-    with in_child(sources, errors, sandbox, **limits) as submission:
+    try:
+        taken = folder.take(folder.files_in(directory) if files is None else files)
+    except OSError as error:
+        return not_graded(directory, f"it is not read: {error.strerror or error}", seed)
+    if "modules" in taken.errors:
+        return not_graded(directory, taken.errors["modules"], seed)
+    with in_child(taken.sources, taken.errors, sandbox, **limits) as submission:
         result = report(directory, submission, seed, sandbox)
-    return result | {"seconds": round(time.monotonic() - start, 2)}
+    seconds = round(time.monotonic() - start, 2)
+    return result | {"folder": taken.place, "note": taken.note, "seconds": seconds}
 
 
 def report(directory, submission, seed=None, sandbox=False):
     seed = secrets.randbelow(1 << 32) if seed is None else seed
-    rows = [checks.run(row, submission, seed) for row in ROWS]
+    rows = checks.run_all(submission, seed)
     return {
         "submission": folder.printable(directory),
-        "passed": all(row["passed"] for row in rows),
+        "passed": passed(rows),
         "seed": seed,
         "sandbox": sandbox,
         "rows": rows,
         "seconds": 0.0,
+        "folder": "",
+        "note": "",
     }
 
 
+def passed(rows):
+    return all(row["passed"] for row in rows if row["kind"] != EFFICIENCY)
+
+
+def chosen(report, names):
+    """The report on these rows alone."""
+    rows = [row for row in report["rows"] if row["row"] in names]
+    return report | {"rows": rows, "passed": passed(rows)}
+
+
 def not_graded(directory, sentence, seed):
-    """The report on a submission that could not be run at all."""
-    return report(directory, Submission({}, errors={"modules": sentence}), seed)
-
-
-def verdict(row):
-    """passed, failed or remark."""
-    return ("remark" if row["remarks"] else "passed") if row["passed"] else "failed"
+    """The report on a submission of which nothing could be run: one sentence, and no verdicts."""
+    result = report(directory, Submission({}, errors={"modules": sentence}), seed)
+    empty = {"cell": NotGraded.cell, "passed": False, "remarks": [], "diagnosis": sentence}
+    rows = [row | empty | {"follows": []} for row in result["rows"]]
+    return result | {"passed": False, "rows": rows, "note": sentence}
 
 
 def explanation(row):
     """The numbers that differ and what is probably wrong, or the remarks; '' where all is well."""
-    if row["passed"]:
+    if row["remarks"]:
         return "; ".join(row["remarks"])
+    if row["passed"]:
+        return ""
     text = row["diagnosis"]
     if row["got"] is not None and row["expected"] is not None:
         at = f" at {row['index']}" if row["index"] else ""
         text += f" (got {row['got']:.6g}, expected {row['expected']:.6g}{at})"
-    return text
+    return f"{text}{' ' if text.endswith('?') else '. '}{row.get('advice', '')}".rstrip(". ")
 
 
 def head(report):
@@ -85,27 +102,47 @@ def head(report):
 
 def table(report, width=100):
     """The report as lines of text that can be handed back, the rows under their kinds."""
-    name_width = max(len(row["row"]) for row in report["rows"])
-    indent = " " * (name_width + 12)
-    lines, kind = [f"grading report: {report['submission']}", head(report)], None
+    name_width, cell_width = (
+        max(len(row[key]) for row in report["rows"]) for key in ("row", "cell")
+    )
+    indent = " " * (name_width + cell_width + (19 if "points" in report else 13))
+    title, note = f"grading report: {report['submission']}", clean(report["note"], 2000)
+    lines, kind = [title, head(report), *textwrap.wrap(note, max(width, 60))], None
+    if nothing_ran(report):
+        return [title, summary(report)]
     for row in report["rows"]:
         if row["kind"] != kind:
             kind = row["kind"]
             lines.append(kind + (" (remarks only)" if kind == EFFICIENCY else ""))
-        word = verdict(row)
-        start = f"  {row['row']:<{name_width}}  {word.upper() if word == 'failed' else word:<6}  "
+        word = "FAILED" if row["cell"] == FAILED else row["cell"]
+        start = f"  {row['question']:<5}  {row['row']:<{name_width}}  {word:<{cell_width}}  "
+        if "points" in row:
+            start += f"{row['points']:g}/{row['out of']:g}".ljust(6)
         text = start + clean(explanation(row), 2000)
         lines += textwrap.wrap(text, max(width, 60), subsequent_indent=indent) or [start]
     lines.append(summary(report))
     return lines
 
 
+def nothing_ran(report):
+    return all(row["diagnosis"] == report["note"] for row in report["rows"])
+
+
 def summary(report):
-    count = Counter(map(verdict, report["rows"]))
+    if nothing_ran(report):
+        return f"{NotGraded.cell}: {clean(report['note'], 2000)}{_points(report)}"
+    count = Counter(row["cell"] for row in report["rows"])
+    others = [cell for cell in count if cell not in (PASSED, REMARK, FAILED)]
+    word = PASSED if report["passed"] else "FAILED" if count[FAILED] else others[0]
     return (
-        f"{'passed' if report['passed'] else 'FAILED'}: {count['passed']} passed, "
-        f"{count['remark']} with a remark, {count['failed']} failed"
+        f"{word}: {count[PASSED]} passed, {count[REMARK]} with a remark, {count[FAILED]} failed"
+        + "".join(f", {count[cell]} {cell}" for cell in others)
+        + _points(report)
     )
+
+
+def _points(report):
+    return f"; {report['points']:g} of {report['out of']:g} points" if "points" in report else ""
 
 
 def save_json(report, path):
@@ -115,22 +152,19 @@ def save_json(report, path):
 
 
 def save_gradescope(report, path):
-    """The results.json that an autograder of Gradescope gives back: a test for each row.
-
-    Rows that only make remarks have no points.
-    """
+    """The results.json that an autograder of Gradescope gives back: a test for each row."""
     tests = [
         {
             "name": row["row"],
             "status": "passed" if row["passed"] else "failed",
-            "score": int(row["passed"] and row["kind"] != EFFICIENCY),
-            "max_score": int(row["kind"] != EFFICIENCY),
+            "score": row["points"],
+            "max_score": row["out of"],
             "output": clean(explanation(row), 2000),
         }
         for row in report["rows"]
     ]
     results = {
-        "output": f"{summary(report)} ({head(report)})",
+        "output": "\n".join([summary(report), head(report), report["note"]]).strip(),
         "execution_time": report["seconds"],
         "tests": tests,
     }

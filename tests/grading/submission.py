@@ -1,29 +1,55 @@
 """A submission as the checks see it: modules to make, arrays to send and arrays that come back.
 
 The submission itself runs in a child process (process.py), or in this one for the tests of the
-mutants. None of its own objects comes here; what goes wrong is a Failure with a sentence.
+mutants. None of its own objects comes here, and all that comes is judged here: the keys of params
+and grads, shapes and dtypes, what was written to. What goes wrong is a Failure with a sentence.
+
+The assignment leaves some things open: weights may be stored (N, M) or (M, N), the bias (N,) or
+(1, N), targets may be one-hot or class numbers, the classes may take arguments that other years of
+the course have. All of that is hidden here, so that a check states only what must be true.
 """
+
+import collections
+import contextlib
+import itertools
 
 import numpy as np
 
-from .diagnosis import Failure
-from .worker import FILES, SOURCES, Session
+from . import worker
+from .diagnosis import Failure, NotGraded, as_failure
+from .worker import FILES, SOURCES
 
-CALL, IMPORT = 2.0, 20.0  # seconds for one call, and for importing one of the two modules
+CALL, IMPORT = 2.0, 20.0  # seconds of processor time for one call, and for importing a module
+ROOM = 4096  # entries of a result beyond four for each that went into it
+KEYS = {"weight": ("weight", "weights", "W", "w"), "bias": ("bias", "biases", "b")}
+ALPHA_NAMES = {"alpha", "a", "neg_slope", "negative_slope"}
 
 
 class Lost(Exception):
-    """The process of a submission has ended or is of no more use; says what it did."""
+    """The process of a submission has ended or is of no more use; says what it did.
+
+    waits: whether it did nothing.
+    """
+
+    def __init__(self, sentence, waits=False):
+        super().__init__(sentence)
+        self.waits = waits
+
+
+class Again(Exception):
+    """A check has to begin again, with a new process: the last one waited for too long, once."""
 
 
 class Inside:
     """No process but this one, for the tests of the mutants."""
 
     def __init__(self):
-        self.session = Session()
+        self.session = worker.Session()
 
     def ask(self, operation, arrays, limit, **fields):
-        return self.session.answer(operation, [array.copy() for array in arrays], **fields)
+        arrays = [array.copy() for array in arrays]
+        lines, values = worker.run(self.session, operation, arrays, fields)
+        return (lines, []) if values is None else worker.as_arrays(lines, values)
 
     def end(self):
         pass
@@ -49,49 +75,78 @@ class Submission:
         }
         self.connect, self.errors = connect, dict(errors)
         self.call_limit, self.import_limit = call_limit, import_limit
-        self.process, self.generation = None, 0
+        self.process, self.generation, self.known = None, 0, {}
         # What takes too long or ends the process is not tried again: the rows that need it fail
-        # at once, and the others are checked.
-        self.fatal = {}
+        # at once, and the others are checked. What waits is tried twice.
+        self.fatal, self.waited, self.over = {}, set(), None
         self.failed = []  # the rows that have failed so far, by name
         for name in FILES:
             if f"{name}.py" not in self.sources:
                 self.errors.setdefault(name, f"there is no {name}.py")
-        self._start()
+        with contextlib.suppress(Failure):
+            self._start()
+
+    def run(self, check, rng):
+        """The remarks of a check, which begins again where the process waited for nothing."""
+        while True:
+            state = rng.bit_generator.state
+            try:
+                return check(self, rng)
+            except Again:
+                rng.bit_generator.state = state
 
     def _start(self):
         """Starts a process, where there is none, that has imported what can be imported."""
         while self.process is None and "modules" not in self.errors:
-            self.process, self.generation = self.connect(), self.generation + 1
-            others = [name for name in self.sources if name not in SOURCES]
-            self._try("modules", "starting the process", "files", others, names=others)
-            for name, file in zip(FILES, SOURCES, strict=True):
-                self._try(name, f"importing {file}", "load", [file], name=name)
+            if self.over:
+                raise self.over
+            try:
+                self.process = self.connect()
+            except Lost as lost:
+                self.over = Failure(f"this row {lost}")
+            except NotGraded as failure:
+                self.over = failure
+            else:
+                self.generation, self.known = self.generation + 1, {}
+                texts = [np.frombuffer(text, np.uint8) for text in self.sources.values()]
+                self._try("modules", "starting", "files", texts, names=list(self.sources))
+                for name, file in zip(FILES, SOURCES, strict=True):
+                    self._try(name, f"importing {file}", "load", name=name)
 
-    def _try(self, module, what, operation, files, **fields):
+    def _try(self, module, what, operation, arrays=(), **fields):
         """Asks for what a module needs, unless it has failed before."""
         if self.process is not None and module not in self.errors:
-            texts = [np.frombuffer(self.sources[file], np.uint8) for file in files]
             try:
-                self.ask(what, operation, texts, self.import_limit, **fields)
+                self.ask(what, operation, arrays, self.import_limit, **fields)
+            except (Again, NotGraded):
+                pass  # which is tried again, or says nothing about the module
             except Failure as failure:
-                self.errors[module] = failure.sentence
+                self.errors[module] = failure.sentence.replace(
+                    "an endless loop", "an endless loop, or does it train as it is imported"
+                )
 
     def ask(self, what, operation, arrays=(), limit=None, **fields):
-        """The answer to a request, a dict and a list of arrays. `what` names it in sentences."""
-        if what in self.fatal:
-            raise Failure(self.fatal[what])
+        """The answer to a request: lines and arrays. `what` names it in sentences."""
+        if self.over or what in self.fatal:
+            raise self.over or Failure(self.fatal[what])
         if self.process is None:
             raise Failure("the process of the submission has ended")
         try:
-            reply, results = self.process.ask(operation, arrays, limit or self.call_limit, **fields)
-        except Lost as lost:
+            limit = limit or self.call_limit
+            (kind, *lines), results = self.process.ask(operation, arrays, limit, **fields)
+        except (Lost, NotGraded, ValueError) as error:
             self.close()
-            self.fatal[what] = f"{what} {lost}"
+            if isinstance(error, NotGraded):
+                self.over = error
+                raise
+            if getattr(error, "waits", False) and what not in self.waited:
+                self.waited.add(what)
+                raise Again(what) from None
+            self.fatal[what] = f"{what} {error}"
             raise Failure(self.fatal[what]) from None
-        if "failure" in reply:
-            raise Failure(clean(reply["failure"]))
-        return reply, results
+        if kind == "failure":
+            raise as_failure(clean(" ".join(lines)))
+        return lines, results
 
     def close(self):
         """Ends the process, if there is one."""
@@ -101,15 +156,37 @@ class Submission:
 
     def facts(self):
         """The stand-ins that were imported so far, and what of them was called."""
-        reply, _ = self.ask("looking back", "facts")
-        return {kind: list(map(clean, reply[kind])) for kind in ("imported", "called")}
+        (count, *names), _ = self.ask("looking back", "facts")
+        names = list(map(clean, names))
+        return {"imported": names[: int(count)], "called": names[int(count) :]}
+
+    def draw(self):
+        """A random number of NumPy's global state there."""
+        return float(self.ask("drawing a number", "draw")[1][0].sum())
+
+    def _once(self, name, function):
+        """What a function gives, which is asked once for each process."""
+        self._start()
+        if name not in self.known:
+            self.known[name] = function()
+        return self.known[name]
+
+    def _signature(self, name):
+        """Pairs of a parameter of a class and whether it is needed."""
+        lines = self._once(name, lambda: self.ask(f"making {name}", "signature", kind=name)[0])
+        return [line.split(" ") for line in lines]
 
     def _make(self, name, *args):
+        """An instance; arguments that only another year of the course has get a neutral value."""
         self._start()
         for file in FILES if name == "MLP" else FILES[:1]:
             if file in self.errors:
-                raise Failure(self.errors[file])
-        return Module(self, name, self.ask(f"making {name}", "make", kind=name, args=args)[0])
+                raise as_failure(self.errors[file])
+        parameters = self._signature(name)
+        extra = [n != "input_layer" and 1.0 for n, needed in parameters[len(args) :] if needed]
+        args = [*args, *extra]
+        (clears, changes), _ = self.ask(f"making {name}", "make", kind=name, args=args)
+        return Module(self, name, parameters, clears == "True", changes == "True")
 
     def linear(self, weight, bias):
         """A LinearModule that has the weight (N, M) and the bias (N,)."""
@@ -119,7 +196,18 @@ class Submission:
 
     def fresh_linear(self, in_features, out_features):
         """A LinearModule as its constructor leaves it."""
-        return self._make("LinearModule", in_features, out_features)
+        module = self._make("LinearModule", in_features, out_features)
+        params = module.read("params")
+        # A square weight does not show how it is stored: a layer of other sizes does.
+        transposed = in_features == out_features and self.stored_in_out()
+        module.layers = [Layer(0, params.get(0), in_features, out_features, transposed)]
+        return module
+
+    def stored_in_out(self):
+        """Whether a LinearModule stores its weight (in, out)."""
+        with contextlib.suppress(Failure):
+            return self._once("stored", lambda: self.fresh_linear(2, 3).layers[0].transposed)
+        return False
 
     def elu(self, alpha=None):
         return self._make("ELUModule", *([] if alpha is None else [alpha]))
@@ -129,28 +217,116 @@ class Submission:
 
     def cross_entropy(self):
         """A CrossEntropyModule that takes one-hot targets, whichever its own style."""
-        return self._make("CrossEntropyModule")
+        module = self._make("CrossEntropyModule")
+        module.integer = self._once("integer", self._takes_class_numbers)
+        return module
+
+    def _takes_class_numbers(self):
+        """Whether a loss cannot do with one-hot targets, but with class numbers."""
+        x, y = np.array([[0.5, 0.3, 0.2], [0.2, 0.7, 0.1]]), np.eye(3)[[2, 0]]
+        for targets, answer in ((y, False), (y.argmax(axis=1), True)):
+            with contextlib.suppress(Failure):
+                self._make("CrossEntropyModule").forward(x, targets)
+                return answer
+        return False  # the checks say what is wrong, with the targets that the assignment has
 
     def mlp(self, sizes):
         """An MLP of those sizes (n_inputs, hidden ..., n_classes), with its own weights."""
-        return self._make("MLP", *map(int, sizes))
+        sizes = list(map(int, sizes))
+        self._make("ELUModule")  # where there is none, the MLP is that of another year
+        module = self._make("MLP", sizes[0], sizes[1:-1], sizes[-1])
+        module.layers = self._layers(module, sizes)
+        return module
+
+    def _layers(self, network, sizes):
+        """The linear layers of an MLP, from the first to the last."""
+        owners, shapes = network.read("params"), list(itertools.pairwise(sizes))
+        layers, stored_in_out = [], self.stored_in_out()
+        for shape in shapes:
+            fits = []
+            for i, params in owners.items():
+                with contextlib.suppress(Failure):
+                    fits.append(Layer(i, params, *shape, stored_in_out))
+            # As LinearModule stores it, and not yet taken, if there is such a one.
+            fits.sort(key=lambda layer: layer.transposed != stored_in_out)
+            taken = {layer.owner for layer in layers}
+            free = [layer for layer in fits if layer.owner not in taken]
+            if not fits:
+                self.fresh_linear(*shape)  # where the reason is LinearModule's, it says so
+                raise Failure("the MLP has no linear layer from {} to {} features".format(*shape))
+            layers.append((free or fits)[0])
+        for first, last in itertools.combinations(range(len(layers)), 2):
+            if layers[first].shapes == layers[last].shapes:
+                self._put_in_order(network, layers, first, last, sizes[0])
+        return layers
+
+    def _put_in_order(self, network, layers, first, last, n_inputs):
+        """Exchanges two layers of equal size where the network has them the other way round.
+
+        A layer whose weight is zero hides all that comes before it.
+        """
+        x, rng = np.ones((2, n_inputs)), np.random.default_rng(0)
+        values = [
+            (rng.uniform(-1, 1, layer.weight_shape), rng.uniform(-1, 1, layer.units))
+            for layer in layers
+        ]
+
+        def matters(hidden, other):
+            """Whether the parameters of one change the output, while the other's weight is 0."""
+            outputs = []
+            for sign in (1, -1):
+                new = list(values)
+                new[hidden] = 0 * values[hidden][0], values[hidden][1]
+                new[other] = sign * values[other][0], sign * values[other][1]
+                network.set(new, layers)
+                outputs.append(network.forward(x))
+            return not np.array_equal(*outputs)
+
+        before = network.read("params")
+        with contextlib.suppress(Failure):
+            if matters(last, first) and not matters(first, last):
+                layers[first], layers[last] = layers[last], layers[first]
+        kept = {
+            (layer.owner, key): before[layer.owner][key]
+            for layer in layers
+            for key in layer.keys.values()
+        }
+        network.ask("params", "write", kept.values(), entries=list(kept))
 
 
 class Module:
     """A module of the submission, which is elsewhere.
 
-    integer: whether its own targets are class numbers. takes_alpha: whether the first argument of
-    its constructor is an alpha. clears_cache: whether it has that method. remarks, scalars, faults:
-    see Layer in worker.py.
+    layers: its linear layers, from the first to the last. integer: whether its own targets are
+    class numbers. takes_alpha: whether the first argument of its constructor is an alpha.
+    clears_cache: whether it has that method. changes_list: whether its constructor changes the list
+    that it is given. remarks: about the style of its parameters. faults:
+    what breaks the contract without making the numbers wrong. scalars: the parameters that start
+    as a single number. written: the numbers of the arguments that the last call wrote to.
     """
 
-    def __init__(self, submission, name, reply):
-        self.submission, self.name, self.id = submission, name, reply["id"]
+    integer, written = False, ()
+
+    def __init__(self, submission, name, parameters, clears_cache, changes_list):
+        self.submission, self.name = submission, name
+        self.clears_cache, self.changes_list = clears_cache, changes_list
         self.generation = submission.generation
-        for flag in ("integer", "takes_alpha", "clears_cache"):
-            setattr(self, flag, reply[flag] is True)
-        for texts in ("remarks", "scalars", "faults"):
-            setattr(self, texts, set(map(clean, reply[texts])))
+        self.id = submission.known["made"] = submission.known.get("made", -1) + 1
+        self.takes_alpha = bool(parameters) and parameters[0][0] in ALPHA_NAMES
+        self.layers, self.calls = [], collections.deque(maxlen=8)
+        self.key_faults = set()
+
+    @property
+    def remarks(self):
+        return {remark for layer in self.layers for remark in layer.remarks}
+
+    @property
+    def scalars(self):
+        return {name for layer in self.layers for name in layer.scalars}
+
+    @property
+    def faults(self):
+        return self.key_faults | {fault for layer in self.layers for fault in layer.faults}
 
     def ask(self, what, operation, arrays=(), **fields):
         if self.generation != self.submission.generation or self.submission.process is None:
@@ -161,55 +337,162 @@ class Module:
         return self._call("forward", args, **how)
 
     def backward(self, *args, **how):
-        """Returns None where nothing has to be returned."""
+        """Returns None where nothing has to be returned: what MLP.backward returns is left open,
+        and the first layer of a network may return None."""
         return self._call("backward", args, **how)
 
     def clear_cache(self):
         self._call("clear_cache", ())
 
-    def _call(self, method, args, strided=False, **errstate):
+    def _sent(self, args):
+        return [args[0], args[1].argmax(axis=1)] if self.integer and len(args) == 2 else list(args)
+
+    def _call(self, method, args, strided=False, **settings):
         """strided: whether the arguments lie there as every second column of a larger array."""
-        fields = {"method": method, "strided": strided, "errstate": errstate}
-        reply, results = self.ask(method, "call", args, **fields)
-        self.written = reply["written"]  # the numbers of the arguments that it wrote to
+        args, what = self._sent(args), f"{self.name}.{method}"
+        wanted = method == "forward" or (method == "backward" and self.name != "MLP")
+        fields = {"method": method, "wanted": wanted, "strided": strided, "settings": settings}
+        (count,), results = self.ask(method, "call", args, **fields)
+        results, back = results[: int(count)], results[int(count) :]
+        pairs = zip(args, back, strict=True)
+        self.written = [i for i, pair in enumerate(pairs) if not np.array_equal(*pair)]
+        # Nothing much larger than what was sent reaches the checks.
+        room = ROOM + 16 * sum(array.size for array in args)
+        room += 4 * sum(len(args[0]) * sum(layer.weight_shape) for layer in self.layers if args)
+        for result in results:
+            if result.size > room or result.ndim > 4:
+                raise Failure(f"{what} gives an array of the shape {result.shape}")
+        first = "dout" if method == "backward" and len(args) == 1 else "x"
+        names = [f"what {method} returned"] * len(results)
+        names += [f"{name} of {method}" for name in (first, "y")[: len(args)]]
+        self.calls.append(list(zip(names, [*results, *args], strict=True)))
+        if wanted and not results and (method, self.name) != ("backward", "LinearModule"):
+            raise Failure(f"{what} gives None instead of an array")
         return results[0] if results else None
+
+    def changed(self):
+        """The names of the arrays that its last calls were given or gave, and that a later call
+        has changed."""
+        _, now = self.ask("results", "kept")
+        before = [pair for call in self.calls for pair in call]
+        return [
+            name
+            for (name, was), array in zip(before, now, strict=False)
+            if not np.array_equal(was, array, equal_nan=True)
+        ]
 
     def counted(self, method, *args):
         """How many Python instructions a call executes."""
-        return int(self.ask(method, "counted", args, method=method)[0]["count"])
+        (count,), _ = self.ask(method, "counted", self._sent(args), method=method)
+        return int(count)
 
     def differences(self, forward_args, backward_args):
-        """The function that backward calls to take a derivative by differences, or None."""
-        arrays = [*forward_args, *backward_args]
-        reply, _ = self.ask("backward", "differences", arrays, split=len(forward_args))
-        return reply["function"] and clean(reply["function"])
+        """The function of which backward takes a derivative by differences, or None."""
+        arrays = [*self._sent(forward_args), *self._sent(backward_args)]
+        found, _ = self.ask("backward", "differences", arrays, split=len(forward_args))
+        return clean(found[0]) if found else None
 
-    def set(self, layers):
-        """layers: a list of (weight (N, M), bias (N,)). Written in place, as trainers do."""
-        self.ask("params", "set", [np.asarray(part) for layer in layers for part in layer])
+    def read(self, name):
+        """params or grads of every object inside it that has them: arrays by the number of the
+        object, and by key."""
+        lines, arrays = self.ask(name, "read", name=name)
+        found = {}
+        for line, array in zip(lines, arrays, strict=False):
+            number, key = line.split(" ", 1)
+            found.setdefault(int(number), {})[key] = array
+        return found
+
+    def set(self, values, layers=None):
+        """values: a list of (weight (N, M), bias (N,)). Written in place, as trainers do."""
+        entries, arrays = [], []
+        for layer, pair in zip(layers or self.layers, values, strict=True):
+            for name, value in zip(KEYS, pair, strict=True):
+                value = np.asarray(value)
+                value = value.T if name == "weight" and layer.transposed else value
+                entries.append((layer.owner, layer.keys[name]))
+                arrays.append(value.reshape(layer.shapes[name]))
+        self.ask("params", "write", arrays, entries=entries)
 
     def params(self):
         """The parameters of each linear layer, a list of (weight (N, M), bias (N,))."""
-        arrays = self._read("params", ["weight", "bias"])
-        return list(zip(arrays[::2], arrays[1::2], strict=True))
+        return self._pairs("params")
 
     def grads(self):
         """The gradients, likewise."""
-        arrays = self._read("grads", ["weight", "bias"])
-        return list(zip(arrays[::2], arrays[1::2], strict=True))
+        return self._pairs("grads")
+
+    def _pairs(self, name):
+        found = self.read(name) if self.layers else {}
+        return [
+            tuple(self._entry(found, layer, name, part) for part in KEYS) for layer in self.layers
+        ]
 
     def grad(self, part):
         """One gradient of a linear module: 'weight', (N, M), or 'bias', (N,)."""
-        return self._read("grads", [part])[0]
+        return self._entry(self.read("grads"), self.layers[0], "grads", part)
 
     def stored(self, name, part):
         """An entry of params or grads in the shape that it really has."""
-        return self._read(name, [part], stored=True)[0]
+        return self._entry(self.read(name), self.layers[0], name, part, stored=True)
 
-    def _read(self, name, parts, stored=False):
-        reply, arrays = self.ask(name, "read", name=name, parts=parts, stored=stored)
-        self.faults |= set(map(clean, reply["faults"]))
-        return arrays
+    def _entry(self, found, layer, name, part, stored=False):
+        entries, faults = found.get(layer.owner), []
+        key = layer.keys[part] if name == "params" else _key(name, entries, part, faults)
+        self.key_faults |= set(faults)
+        array = (entries or {}).get(key)
+        if array is None:
+            raise Failure(f"{name} of LinearModule has no entry '{key}'")
+        shape = layer.shapes[part]
+        if name == "params" and array.shape != shape and part not in layer.scalars:
+            raise Failure(f"params['{part}'] changes its shape from {shape} to {array.shape}")
+        if array.size > ROOM + 16 * layer.size or array.ndim > 4:
+            raise Failure(f"{name}['{part}'] has the shape {array.shape}, and should have {shape}")
+        if stored:
+            return array
+        if part == "bias":
+            return array.ravel() if array.size == layer.units else array.squeeze()
+        return array.T if layer.transposed else array
+
+
+class Layer:
+    """A linear layer, seen with the weight (N, M) and the bias (N,).
+
+    owner: the number of the object that has its parameters. remarks, faults, scalars: see Module.
+    """
+
+    def __init__(self, owner, params, in_features, out_features, stored_in_out):
+        self.owner, self.units, self.weight_shape = owner, out_features, (out_features, in_features)
+        self.remarks, self.faults, right = [], [], self.weight_shape
+        self.keys = {name: _key("params", params, name, self.faults) for name in KEYS}
+        stored = {name: params[key].shape for name, key in self.keys.items()}
+        self.scalars = [name for name, shape in stored.items() if shape == ()]
+        weight, bias = stored["weight"] or right, stored["bias"] or (out_features,)
+        self.shapes = {"weight": weight, "bias": bias}
+        self.size = out_features * (in_features + 1)
+        if weight not in (right, right[::-1]):
+            raise Failure(
+                f"the weight of LinearModule({in_features}, {out_features}) has the shape "
+                f"{weight}, and should have {right}"
+            )
+        self.transposed = stored_in_out if in_features == out_features else weight != right
+        if self.transposed:
+            self.remarks.append("the weight is stored (in, out): the assignment has (out, in)")
+        if bias not in ((out_features,), (1, out_features), (out_features, 1)):
+            raise Failure(f"the bias of {out_features} units has the shape {bias}")
+        if bias == (out_features, 1) != (1, 1):
+            self.remarks.append("the bias is a column: the assignment has a row")
+
+
+def _key(dict_name, found, name, faults):
+    """The key of a parameter or a gradient. Adds to `faults` what is wrong with it."""
+    if found is None:
+        raise Failure(f"LinearModule has no dict {dict_name} with numbers in it")
+    for key in KEYS[name]:
+        if key in found:
+            if key != name:
+                faults.append(f"{dict_name} has the key '{key}' instead of '{name}'")
+            return key
+    raise Failure(f"{dict_name} of LinearModule has no entry '{name}'")
 
 
 def clean(text, limit=400):

@@ -1,4 +1,4 @@
-"""One command grades a folder of submissions into one CSV."""
+"""One command grades all submissions into one CSV."""
 
 import csv
 import json
@@ -6,32 +6,36 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 from mutants import wrong
 
+from grading import feedback
 from grading.checks import ROWS
 from grading.helpers import CAN_FAIL, RIGHT, listing, mutant, on_top, with_elu, write
+from grading.process import sandbox_starts
+from grading.test_delivery import pack
 
 SCRIPT = Path(__file__).parents[1] / "grade.py"
 AVERAGED = wrong.sources(mutant("bias gradient averaged"))
-COLUMNS = ["submission", "passed", *(row.name for row in ROWS), "seconds", "failed rows", "folder"]
+COLUMNS = ["submission", "passed", "points", "out of", *(row.name for row in ROWS), "seconds"]
+COLUMNS += ["seed", "failed rows", "folder"]
+ANYHOW = () if sandbox_starts() else ("--no-sandbox",)
 
 
-def start(*arguments, **environment):
+def start(*arguments, program=(SCRIPT, *ANYHOW), **environment):
     return subprocess.Popen(
-        [sys.executable, "-B", SCRIPT, *arguments],
+        [sys.executable, "-B", *program, *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         env=os.environ | environment,
     )
 
 
-def run(*arguments, **environment):
-    process = start(*arguments, **environment)
-    out, error = process.communicate(timeout=120)
+def run(*arguments, **options):
+    process = start(*arguments, **options)
+    out, error = process.communicate(timeout=600)
     return process.returncode, out, error.decode()
 
 
@@ -63,6 +67,8 @@ COURSE = {
     "ann": RIGHT,
     "bob": {f"unpacked/assignment_1/{name}": text for name, text in AVERAGED.items()},
     "eve": on_top("import os; os._exit(0)"),
+    "linear alone": RIGHT | {"modules.py": RIGHT["modules.py"].partition("class SoftMaxModule")[0]},
+    "paths": on_top("open('/no/such/folder/weights.npy')"),
     "zoe": {},
     "hangs": with_elu("import time; time.sleep(60)"),
     "dies": with_elu("import os; os.kill(os.getpid(), 9)"),
@@ -82,7 +88,9 @@ class Course:
     """A folder of submissions of all kinds, graded under a terminal that knows Latin-1 only."""
 
     def __init__(self, folder):
-        submissions, self.reports = folder / "submissions", folder / "reports"
+        self.folder, submissions = folder, folder / "submissions"
+        self.reports, self.gradescope = folder / "reports", folder / "gradescope"
+        (folder / "weights.csv").write_text("row,points\nbias gradient,3.5\nshapes,1.5\n")
         for name, sources in COURSE.items():
             write(submissions / name, sources)
         for name in NAMES:
@@ -94,6 +102,7 @@ class Course:
         os.mkfifo(submissions / "pipe" / "modules.py")
         before = listing(submissions)
         self.command = [submissions, folder / "grades.csv", "--reports", self.reports]
+        self.command += ["--gradescope", self.gradescope, "--weights", folder / "weights.csv"]
         self.command += ["--jobs", "4", "--seed", "3"]
         self.status, self.out, self.error = run(*self.command, PYTHONIOENCODING="latin-1")
         self.lines = read(folder / "grades.csv")
@@ -121,18 +130,44 @@ def test_every_submission_gets_a_line(course):
 
 def test_line_has_every_verdict_and_the_folder_that_was_taken(course):
     ann, bob, eve, zoe = (course.lines[name] for name in ("ann", "bob", "eve", "zoe"))
-    assert ann["stale caches"] == "remark" and ann["failed rows"] == "0"
+    assert ann["numerically stable"] == "remark" and ann["failed rows"] == "0"
     assert bob["bias gradient"] == bob["network gradient"] == "failed"
     assert bob["weight gradient"] == "passed" and bob["failed rows"] == "2"
-    assert all(line[name] == "failed" for line in (eve, zoe) for name in CAN_FAIL)
+    assert all(eve[name] == "failed" for name in CAN_FAIL)
+    assert all(zoe[row.name] == "not graded" for row in ROWS) and zoe["failed rows"] == "0"
     for name in ("hangs", "dies"):  # which an ELU does
         failed = {row.name for row in ROWS if course.lines[name][row.name] == "failed"}
         assert failed == {"ELU value", "ELU gradient", "network output", "network gradient"}
-    assert "averaged" in course.text("bob") and "seed 3" in course.text("bob")
-    assert json.loads((course.reports / "ann.json").read_text())["passed"] is True
+    assert {line["seed"] for line in course.lines.values()} == {"3"}
     folders = {name: course.lines[name]["folder"] for name in ("ann", "bob", "inner", "places")}
     taken = {"ann": ".", "bob": "unpacked/assignment_1", "inner": "work/code", "places": "new"}
     assert folders == taken
+
+
+def test_points_are_the_same_everywhere_and_one_mistake_is_charged_once(course):
+    for name, points in {"ann": 22, "bob": 18.5, "zoe": 0, "eve": 0, "linear alone": 7.8}.items():
+        assert float(course.lines[name]["points"]) == points
+        assert course.lines[name]["out of"] == "22"
+        report, results = (
+            json.loads((folder / f"{name}.json").read_text())
+            for folder in (course.reports, course.gradescope)
+        )
+        assert report["points"] == points and report["out of"] == 22
+        for key, of_test in (("points", "score"), ("out of", "max_score")):
+            assert [row[key] for row in report["rows"]] == [t[of_test] for t in results["tests"]]
+            assert sum(test[of_test] for test in results["tests"]) == pytest.approx(report[key])
+
+
+def test_text_can_be_handed_back(course):
+    bob = course.text("bob")
+    assert "the bias gradient is 1/S of the right one" in bob and "seed 3" in bob
+    assert "Look at LinearModule.backward" in bob and "18.5 of 22 points" in bob
+    assert "Mend 'bias gradient' first: this row keeps its points" in bob
+    assert "taken: unpacked/assignment_1/mlp_numpy.py and" in bob
+    assert course.text("zoe").count("there is no modules.py: found no file") == 1
+    assert "No such file or directory: 'weights.npy'" in course.text("paths")
+    for path in [*course.reports.iterdir(), *course.gradescope.iterdir()]:
+        assert str(course.folder) not in path.read_text() and "/no/such" not in path.read_text()
 
 
 def test_every_name_is_written_and_known_again(course):
@@ -140,6 +175,7 @@ def test_every_name_is_written_and_known_again(course):
     assert all(c.isprintable() or c == "\n" for c in course.out.decode("latin-1"))
     assert b"\x1b[31m" not in course.out and "\x1b[31m" not in course.error
     assert len(list(course.reports.iterdir())) == 2 * len(course.lines)
+    assert len(list(course.gradescope.iterdir())) == len(course.lines)
     status, out, _ = run(*course.command)
     assert (status, out) == (0, b"")
 
@@ -147,10 +183,10 @@ def test_every_name_is_written_and_known_again(course):
 def test_line_says_why_a_file_is_not_read_or_a_call_not_done(course):
     for name, sentence in {
         "link": "modules.py is not read: it is a link",
-        "linked folder": "the folder is a link",
+        "linked folder": "it is not read: it is a link",
         "pipe": "modules.py is not read: it is not a regular file",
         "huge": "modules.py is not read: it has more than 1 MiB",
-        "hangs": "takes more than 2 s",
+        "hangs": "waits, without using the processor",
     }.items():
         assert sentence in course.text(name)
 
@@ -166,39 +202,98 @@ def test_unreadable_files_and_folders_get_a_line(tmp_path):
     (folder / "folder").chmod(0o700)
     said = [" ".join((reports / f"{n}.txt").read_text().split()) for n in ("file", "folder")]
     assert "modules.py is not read: Permission denied" in said[0]
-    assert "the folder cannot be read" in said[1]
+    assert "it is not read: Permission denied" in said[1]
 
 
-def test_interrupted_work_goes_on_where_it_stopped(tmp_path):
+WAITS = on_top("import time; time.sleep(600)")
+# Ctrl-C at the worst moment: in a hook that runs at a fork, where an exception is lost.
+AT_FORK = f"""
+import os, signal, sys
+sys.path.insert(0, {str(SCRIPT.parent)!r})
+import grade
+os.register_at_fork(after_in_parent=lambda: os.kill(os.getpid(), signal.SIGINT))
+sys.exit(grade.main())
+"""
+
+
+@pytest.mark.parametrize("moment", ["as a process starts", "as one waits"])
+def test_interrupted_work_goes_on_where_it_stopped(tmp_path, moment):
     folder, grades = tmp_path / "submissions", tmp_path / "grades.csv"
     for name in ("ann", "bob"):
         write(folder / name, {})
-    write(folder / "hangs", on_top("import time; time.sleep(60)"))
-    process = start(folder, grades)
-    until = time.monotonic() + 30
-    while time.monotonic() < until and (not grades.exists() or "bob" not in grades.read_text()):
-        time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
-    error = process.communicate(timeout=30)[1].decode()
-    assert process.returncode == 130
+    write(folder / "waits", WAITS)
+    if moment == "as one waits":
+        process = start(folder, grades)
+        while process.stdout.readline() and "bob" not in grades.read_text():
+            pass
+        process.send_signal(signal.SIGINT)
+    else:
+        process = start(folder, grades, program=("-c", AT_FORK, *ANYHOW))
+    error = process.communicate(timeout=300)[1].decode()
+    assert process.returncode == 130, error
     assert "Traceback" not in error and "same command to continue" in error
-    assert list(read(grades)) == ["ann", "bob"]
-    # A line that was cut off is graded again; one that is whole is left as it is.
-    text = grades.read_text().replace("ann,no", "ann,yes")
-    grades.write_text(text[:-9])
-    (folder / "hangs" / "modules.py").write_text("")
+    done = read(grades)
+    if moment == "as one waits":
+        assert list(done) == ["ann", "bob"]
+        # A line that was cut off is graded again; one that is whole is left as it is.
+        grades.write_text(grades.read_text().replace("ann,no", "ann,yes")[:-9])
+    (folder / "waits" / "modules.py").unlink()
     status, out, error = run(folder, grades)
-    assert status == 0 and "ann" not in out.decode()
+    assert status == 0, error
     lines = read(grades)
-    assert list(lines) == ["ann", "bob", "hangs"]
-    assert [line["passed"] for line in lines.values()] == ["yes", "no", "no"]
+    assert list(lines) == ["ann", "bob", "waits"]
+    assert lines["ann"]["passed"] == ("yes" if done else "no")
+    seeds = {line["seed"] for line in lines.values()}
+    assert len(seeds) == 1 and seeds >= {line["seed"] for line in done.values()}
+
+
+def test_one_submission_is_graded_again_with_its_seed(tmp_path):
+    path, grades = tmp_path / "all.zip", tmp_path / "grades.csv"
+    pack(path, {"export/ann/notes.txt": "", "export/bob_1_modules.py": "x"})
+    assert run(path, grades)[0] == 0
+    before = read(grades)
+    pack(path, {"export/ann/modules.py": "x", "export/bob_1_modules.py": "x"})
+    status, _, error = run(path, grades, "--regrade", "ann")
+    lines = read(grades)
+    assert status == 0 and lines["bob_1"] == before["bob_1"], error
+    assert (before["ann"]["failed rows"], lines["ann"]["failed rows"]) == ("0", "19")
+    assert lines["ann"]["seed"] == before["ann"]["seed"]
+    assert run(path, grades, "--regrade", "eve")[0] == 2
+
+
+def test_strangers_code_needs_a_sandbox_or_a_word(tmp_path):
+    folder, grades = tmp_path / "submissions", tmp_path / "grades.csv"
+    write(folder / "ann", {})
+    status, _, error = run(folder, grades, program=(SCRIPT,), PATH=str(tmp_path))
+    assert status == 2 and "--no-sandbox" in error and not grades.exists()
+    assert run(folder, grades, "--no-sandbox", program=(SCRIPT,), PATH=str(tmp_path))[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("row,points\nELU valu,2\n", "there is no row 'ELU valu'; the rows are linear forward,"),
+        ("row,points\nELU value,x\n", "ELU value needs one number of points"),
+        ("row,points\nELU value,-1\n", "ELU value needs one number of points"),
+        ("row,points\nELU value,inf\n", "ELU value needs one number of points"),
+        ("row,points\nELU value,1\nELU value,1\n", "ELU value needs one number of points"),
+        ("ELU value,2\n", "its first line must be row,points"),
+        ("", "its first line must be row,points"),
+        (None, "No such file"),
+    ],
+)
+def test_unusable_weights_are_usage_errors(tmp_path, text, says):
+    if text is not None:
+        (tmp_path / "weights.csv").write_text(text)
+    with pytest.raises((ValueError, OSError), match=says):
+        feedback.read_weights(tmp_path / "weights.csv")
 
 
 @pytest.mark.parametrize(
     ("folder", "text", "says"),
     [
         ("no_such_folder", None, "No such file"),
-        (".", None, "has no sub-folders"),
+        (".", None, "has no submissions: found no file"),
         ("..", "name,grade\nann,7\n", "has other columns"),
         ("..", b"\xff\xfe", "is not a file of grades"),
     ],

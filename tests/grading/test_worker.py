@@ -4,10 +4,19 @@ import contextlib
 
 import numpy as np
 import pytest
+from mutants import wrong
 
 from grading import runner
 from grading.diagnosis import Failure
-from grading.helpers import failure_of_act, in_this_process, with_elu
+from grading.helpers import (
+    RIGHT,
+    failed,
+    failure_of_act,
+    in_this_process,
+    run_row,
+    run_rows,
+    with_elu,
+)
 from grading.worker import LENGTHS, pack, unpack
 
 WIDE = np.arange(24.0).reshape(4, 6)
@@ -21,45 +30,37 @@ def start(request):
         yield lambda sources: stack.enter_context(begin(sources))
 
 
-@pytest.mark.parametrize(
-    "array",
-    [
-        WIDE,
-        np.asfortranarray(WIDE),
-        WIDE[:, ::2],
-        WIDE[::2],
-        np.array(2.5),
-        np.zeros((0, 3)),
-        np.array([[True, False]]),
-        np.arange(3, dtype=np.int16),
-        np.array([np.nan, -np.inf, -0.0], dtype=np.float32),
-    ],
-)
-def test_arrays_arrive_as_they_were_sent(array):
-    message = pack({"number": 3}, [array, array])
-    head, size = LENGTHS.unpack(message[: LENGTHS.size])
+ARRAYS = [
+    WIDE,
+    np.asfortranarray(WIDE),
+    WIDE[:, ::2],
+    WIDE[::2],
+    np.array(2.5),
+    np.zeros((0, 3)),
+    np.array([[True, False]]),
+    np.arange(3, dtype=np.int16),
+    np.array([np.nan, -np.inf, -0.0], dtype=np.float32),
+]
+
+
+def test_arrays_and_lines_arrive_as_they_were_sent():
+    message = pack(3, ["a line", "", "more\nand more"], ARRAYS)
+    head, _ = LENGTHS.unpack(message[: LENGTHS.size])
     text = message[LENGTHS.size :][:head]
-    header, (got, again) = unpack(text, message[LENGTHS.size + head :])
-    assert header == {"number": 3} and size == 2 * array.nbytes
-    for copy in (got, again):
-        assert copy.dtype == array.dtype and copy.tobytes() == array.tobytes()
+    number, lines, got = unpack(text, message[LENGTHS.size + head :])
+    assert (number, lines) == (3, ["a line", "", "more and more"])
+    for copy, array in zip(got, ARRAYS, strict=True):
+        assert copy.dtype == array.dtype and copy.shape == array.shape
+        assert copy.tobytes() == array.tobytes()
 
 
 @pytest.mark.parametrize(
-    "form",
-    [
-        '["float64", [999999, 999999]]',
-        '["float64", [-1, -1]]',
-        '["float64", [NaN]]',
-        '["object", [1]]',
-        '["float32", [1]]',
-        "7",
-    ],
+    "form", ["<f8 999999 999999", "<f8 -1 -1", "<f8 x", "|O 1", "<f4 1", "<f8" + 40 * " 1", ""]
 )
 def test_arrays_out_of_form_are_refused(form):
     """Eight bytes that claim to be something else."""
-    with pytest.raises(ValueError, match="out of form"):
-        unpack(f'{{"number": 2, "arrays": [{form}]}}'.encode(), bytes(8))
+    with pytest.raises(ValueError):
+        unpack(f"2\n1\n{form}".encode(), bytes(8))
 
 
 def test_results_are_numbers_of_any_kind(start):
@@ -86,6 +87,207 @@ def test_arguments_lie_in_memory_as_asked(start):
     elu, x = start(with_elu(body)).elu(), np.arange(6.0).reshape(2, 3)
     assert elu.forward(x).tolist() == [[True, False]]
     assert elu.forward(x, strided=True).tolist() == [[False, False]]
+
+
+KEPT = {
+    "nothing": ("self.y = x + 1\nreturn self.y", []),
+    "one buffer for all": (
+        "self.y = getattr(self, 'y', np.zeros_like(x))\nself.y[...] = x\nreturn self.y",
+        ["what forward returned"],
+    ),
+    "the input": (
+        "self.x, old = x, getattr(self, 'x', x)\nold += 1\nreturn x * 2",
+        ["x of forward"],
+    ),
+}
+
+
+@pytest.mark.parametrize(("body", "names"), KEPT.values(), ids=KEPT)
+def test_what_a_later_call_changes_is_named(start, body, names):
+    elu = start(with_elu(body)).elu()
+    for number in (0.0, 0.25):
+        elu.forward(np.full((2, 2), number))
+    assert elu.changed() == names
+
+
+# The layers of a network, however it holds them
+
+NETWORK = """
+from modules import ELUModule, LinearModule, SoftMaxModule
+
+class MLP:
+    def __init__(self, n_inputs, n_hidden, n_classes):
+        sizes = [n_inputs, *n_hidden, n_classes]
+        self.softmax = SoftMaxModule()
+        self.elus = [ELUModule() for _ in n_hidden]
+        layers = [LinearModule(*size) for size in zip(sizes, sizes[1:])]
+{hold}
+
+    def forward(self, x):
+        layers = {get}
+        for layer, elu in zip(layers, self.elus):
+            x = elu.forward({use})
+        layer = layers[-1]
+        return self.softmax.forward({use})
+
+    def backward(self, dout):
+        dout = self.softmax.backward(dout)
+        layers = {get}
+        for i in reversed(range(len(layers))):
+            if i < len(self.elus):
+                dout = self.elus[i].backward(dout)
+            dout = layers[i].backward(dout)
+"""
+HOLDS = {
+    "attributes": (
+        "for i, layer in enumerate(layers): setattr(self, f'fc{i}', layer)",
+        "[getattr(self, f'fc{i}') for i in range(len(self.elus) + 1)]",
+    ),
+    "the last first": ("self.layers = layers[::-1]", "self.layers[::-1]"),
+    "a dict": (
+        "self.layers = {-i: layer for i, layer in reversed(list(enumerate(layers)))}",
+        "[self.layers[-i] for i in range(len(self.layers))]",
+    ),
+    "a closure": ("self.get = lambda: layers", "self.get()"),
+    "a set": (
+        "self.names = list(map(id, layers))\n        self.all = set(layers)",
+        "sorted(self.all, key=lambda layer: self.names.index(id(layer)))",
+    ),
+}
+DIRECT = '(setattr(layer, "x", x), x @ layer.params["weight"].T + layer.params["bias"])[1]'
+
+
+@pytest.mark.parametrize("use", ["layer.forward(x)", DIRECT], ids=["forward", "parameters"])
+@pytest.mark.parametrize("hold", HOLDS.values(), ids=HOLDS)
+def test_network_may_hold_its_layers_in_any_way(hold, use):
+    code = NETWORK.format(hold=" " * 8 + hold[0], get=hold[1], use=use)
+    rows = run_rows(RIGHT | {"mlp_numpy.py": code})
+    assert not failed(rows), [row["diagnosis"] for row in rows.values()]
+
+
+# NumPy only
+
+
+def expect_numpy_only(says, changes):
+    """The row fails and names what it says, or passes."""
+    sources = dict(RIGHT)
+    for old, new in changes:
+        assert old in sources["modules.py"]
+        sources["modules.py"] = sources["modules.py"].replace(old, new)
+    for seed in range(SEEDS):
+        row = run_row("NumPy only", sources, seed)
+        assert (row["diagnosis"] is None) == (says is None), row["diagnosis"]
+        assert (says or "") in (row["diagnosis"] or "")
+
+
+SEEDS = 30
+HEAD = "import numpy as np\n"
+SCALAR = "def act(v):\n    return v if v > 0 else np.exp(v) - 1\n\n"
+RIGHT_WAYS = {
+    "new arrays": [
+        (wrong.ELU_DX, "dx = np.zeros_like(dout) + dout * slope * np.ones_like(self.x)")
+    ],
+    "where in a vectorised function": [
+        (wrong.ELU, "out = np.vectorize(lambda v: np.where(v > 0, v, np.exp(v) - 1).item())(x)"),
+        (
+            wrong.SLOPE,
+            "slope = np.vectorize(lambda v: np.where(v > 0, 1.0, np.exp(v)).item())(self.x)",
+        ),
+    ],
+    "printing": [(wrong.ELU_DX, "dx = dout * slope\n        print(self.x, dx, str(dout))")],
+    "other clips": [
+        (wrong.LOSS, wrong.LOSS.replace("np.log(x)", "np.log(np.clip(x, 1e-12, 1.0))")),
+        (wrong.LOSS_DX, wrong.LOSS_DX.replace("(y / x)", "(y / np.clip(x, 1e-10, 1.0))")),
+    ],
+    "a scalar helper in both passes": [
+        (HEAD, HEAD + SCALAR),
+        (wrong.ELU, "out = np.array([[act(v) for v in row] for row in x])"),
+        (
+            wrong.SLOPE,
+            "slope = np.array([[1.0 if v > 0 else act(v) + 1 for v in row] for row in self.x])",
+        ),
+    ],
+    "an epsilon of its own in each of two helpers": [
+        (HEAD, HEAD + "def safe(p, eps):\n    return np.maximum(p, eps)\n\n"),
+        (wrong.LOSS, wrong.LOSS.replace("np.log(x)", "np.log(safe(x, 1e-15))")),
+        (wrong.LOSS_DX, wrong.LOSS_DX.replace("(y / x)", "(y / safe(x, 1e-14))")),
+    ],
+    "drawing": [(HEAD, HEAD + "import matplotlib\nmatplotlib.use('Agg')\n")],
+}
+
+
+@pytest.mark.parametrize("changes", RIGHT_WAYS.values(), ids=RIGHT_WAYS)
+def test_right_ways_are_numpy_only(changes):
+    expect_numpy_only(None, changes)
+
+
+SMOOTH = "np.where(z > 0, z, np.exp(np.minimum(z, 0)) - 1)"
+CENTRAL = "(f(self.x + 1e-5) - f(self.x - 1e-5)) / 2e-5"
+WRONG_WAYS = {
+    "a function of its own": (
+        "f",
+        [(wrong.SLOPE, f"f = lambda z: {SMOOTH}\n        slope = {CENTRAL}")],
+    ),
+    "a ufunc": (
+        "expm1",
+        [
+            (
+                wrong.SLOPE,
+                "step = np.expm1(self.x + 1e-6) - np.expm1(self.x)\n"
+                "        slope = np.where(self.x > 0, 1.0, step / 1e-6)",
+            )
+        ],
+    ),
+    "one number after another": (
+        "act",
+        [
+            (HEAD, HEAD + SCALAR),
+            (wrong.SLOPE, "f = np.vectorize(act, otypes=[float])\n        slope = " + CENTRAL),
+        ],
+    ),
+    "a complex step": (
+        "exp",
+        [
+            (
+                wrong.SLOPE,
+                "slope = (self.x > 0) + np.exp((self.x <= 0) * self.x + 1e-20j).imag / 1e-20",
+            )
+        ],
+    ),
+    "NumPy's own differences": (
+        "np.gradient",
+        [
+            (
+                wrong.SLOPE,
+                "z = self.x + np.array([-1e-5, 0, 1e-5])[:, None, None]\n"
+                f"        slope = np.gradient({SMOOTH}, 1e-5, axis=0)[1]",
+            )
+        ],
+    ),
+    "weights moved in place": (
+        "forward",
+        [
+            (
+                wrong.DW,
+                "w, f = self.params['weight'], self.forward\n"
+                "        for i in np.ndindex(w.shape):\n"
+                "            w[i] += 1e-6\n"
+                "            up = np.sum(dout * f(self.x))\n"
+                "            w[i] -= 1e-6\n"
+                "            self.grads['weight'][i] = (up - np.sum(dout * f(self.x))) / 1e-6",
+            )
+        ],
+    ),
+    **{
+        package: (package, [(HEAD, HEAD + f"import {package}\n{package}.f()\n")])
+        for package in ("sympy", "scipy", "torch", "pytest")
+    },
+}
+
+
+@pytest.mark.parametrize(("says", "changes"), WRONG_WAYS.values(), ids=WRONG_WAYS)
+def test_other_ways_are_not_numpy_only(says, changes):
+    expect_numpy_only(says, changes)
 
 
 def test_a_module_is_gone_with_its_process_and_the_next_one_works():

@@ -1,15 +1,15 @@
 """Checks of values and gradients: each module by itself, against the formulas.
 
 S is the number of samples, M and N are numbers of features, C is the number of classes. They are
-drawn at random, and differ from each other in all cases but one, so that a transpose cannot pass
-unseen. The one is a square layer, where an orientation that is guessed from shapes goes wrong. In
-other cases an array is as large as in a real training.
+drawn at random, and differ from each other in the first case, so that a transpose cannot pass
+unseen. In others two of them are equal, where an orientation that is guessed from shapes goes
+wrong, or one of them is as small or as large as it may be.
 """
 
 import numpy as np
 
 from . import reference
-from .diagnosis import Failure, case, close, expect, largest_difference
+from .diagnosis import Failure, case, close, expect, largest_difference, multiple
 
 EPSILON = 1.5e-8  # the largest deviation of a probability that is only a remark
 NEARLY = 1e-2  # what differs by less may be due to an epsilon, and is first asked for that
@@ -22,8 +22,8 @@ def draw_sizes(rng, count):
 
 
 def draw_many(rng):
-    """A number of samples as in a real batch."""
-    return int(rng.integers(257, 320))
+    """A number of samples above any that a solution may work off in one piece."""
+    return int(rng.integers(2049, 2100))
 
 
 def draw(rng, *shape):
@@ -40,6 +40,12 @@ def _linear_cases(submission, rng):
     for phrase, samples, fan_in, fan_out in (
         ("", s, m, n),
         (f" of a square layer ({m}, {m}: shapes do not show the orientation)", s, m, m),
+        (f" of as many samples as units, {n},", n, m, n),
+        (f" of as many samples as features, {m},", m, m, n),
+        (f" of {m} samples of {m} features for {m} units", m, m, m),
+        (" of one sample", 1, m, n),
+        (" of one feature", s, 1, n),
+        (" of one unit", s, m, 1),
         (f" of {(many := draw_many(rng))} samples", many, m, n),
         (f" of a layer ({PIXELS}, {CLASSES})", s, PIXELS, CLASSES),
     ):
@@ -48,6 +54,7 @@ def _linear_cases(submission, rng):
         yield phrase, layer, draw(rng, samples, fan_in), draw(rng, samples, fan_out), weight, bias
 
 
+DECAY = "{} times the weight itself is added: weight decay is no part of this gradient"
 COPIED = (
     "with the parameters of its first use, which have changed since: it keeps a copy, so that a "
     "network never learns"
@@ -81,13 +88,11 @@ def weight_gradient(submission, rng):
     for phrase, layer, x, dout, weight, _ in _linear_cases(submission, rng):
         layer.forward(x)
         layer.backward(dout)
-        expected = dout.T @ x
-        hypotheses = [
-            (expected + weight, "the weight itself is added: weight decay belongs elsewhere"),
-            (np.ones_like(dout).T @ x, "dout is left out"),
-        ]
+        expected, got = dout.T @ x, layer.grad("weight")
+        hypotheses = [(np.ones_like(dout).T @ x, "dout is left out")]
+        hypotheses += multiple(got, expected, weight, DECAY)
         what = "the weight gradient" + phrase
-        expect(what, layer.grad("weight"), expected, hypotheses, batch_factors(len(x)))
+        expect(what, got, expected, hypotheses, batch_factors(len(x)))
     return []
 
 
@@ -133,7 +138,11 @@ def input_gradient(submission, rng):
 
 
 def batch_factors(samples):
-    return [(1 / samples, "is 1/S of the right one: averaged over the batch instead of summed?")]
+    return (samples > 1) * [
+        (1 / samples, "is 1/S of the right one: averaged over the batch instead of summed?"),
+        (samples, "is S times the right one"),
+        (samples**-2, "is 1/S² of the right one: averaged over the batch twice?"),
+    ]
 
 
 # The ELU module
@@ -147,7 +156,7 @@ def _elu_cases(submission, rng):
 
     The first entry is positive once and negative once: np.vectorize takes the dtype of all from it.
     """
-    alphas = [(None, 1.0)] + ([(0.5, 0.5), (1.7, 1.7)] if _has_alpha(submission) else [])
+    alphas = [(None, 1.0)] + ([(0.5, 0.5), (1.7, 1.7)] if has_alpha(submission) else [])
     for argument, alpha in alphas:
         phrase = f" (alpha {alpha})" if len(alphas) > 1 else ""
         for first in (-0.5, 0.7):
@@ -155,11 +164,11 @@ def _elu_cases(submission, rng):
             shape = [(3, 5), (5, 3)][rng.integers(2)]
             yield phrase, argument, alpha, np.append(first, rest).reshape(shape)
     many, few = draw_many(rng), draw_sizes(rng, 1)[0]
-    for shape in ((many, few), (few, many)):
+    for shape in ((many, 2), (2, many), (1, few), (few, 1)):
         yield f" of an array {shape}", None, 1.0, 2 * draw(rng, *shape)
 
 
-def _has_alpha(submission):
+def has_alpha(submission):
     """Whether the ELU takes an alpha that has an effect, on the value or on the gradient."""
     if not submission.elu().takes_alpha:
         return False
@@ -175,7 +184,7 @@ def elu_value(submission, rng):
     for phrase, argument, alpha, x in _elu_cases(submission, rng):
         got, what = submission.elu(argument).forward(x), "the output" + phrase
         expect(what, got, reference.elu(x, alpha), _elu_mistakes(x, alpha, got))
-    if submission.elu().takes_alpha and not _has_alpha(submission):
+    if submission.elu().takes_alpha and not has_alpha(submission):
         return ["alpha is an argument of ELUModule, but has no effect"]
     return []
 
@@ -183,7 +192,9 @@ def elu_value(submission, rng):
 def elu_gradient(submission, rng):
     """The same for dL/dX."""
     for phrase, argument, alpha, x in _elu_cases(submission, rng):
-        dout = draw(rng, *x.shape) + 3.0  # no entry near 0 that would hide a difference
+        # No entry near 0 that would hide a difference, and both signs for x of both signs and 0.
+        signs = (-1.0) ** (np.argsort(np.argsort(x, axis=None)) + rng.integers(2))
+        dout = signs.reshape(x.shape) * (draw(rng, *x.shape) + 3.0)
         module, what = submission.elu(argument), "the gradient" + phrase
         out = module.forward(x)
         got = module.backward(dout)
@@ -199,8 +210,12 @@ def elu_gradient(submission, rng):
                     *largest_difference(got, expected),
                 )
         mistakes = list(_slope_mistakes(x, alpha, out, got / dout if got.shape == x.shape else x))
-        hypotheses = [(expected / dout, "dout is left out")]
-        hypotheses += [(dout * slope, sentence) for slope, sentence in mistakes]
+        hypotheses = [
+            (expected / dout, "dout is left out"),
+            (abs(dout) * expected / dout, "the sign of dout is left out"),
+        ]
+        for slope, sentence in mistakes:  # a derivative may be right for the function of its value
+            hypotheses.append((dout * slope, sentence, *["ELU value"] * ("LU" in sentence)))
         hypotheses += [(slope, f"dout is left out, and {text}") for slope, text in mistakes]
         expect(what, got, expected, hypotheses)
     return []
@@ -224,6 +239,10 @@ def _elu_mistakes(x, alpha, got):
         yield np.where(positive, x, 0), "that is a ReLU"
         yield np.where(positive, x, alpha * exp), "the 1 is not subtracted from the exp"
         yield np.where(positive, x, exp - alpha), "that is exp(x) - alpha"
+        yield (
+            np.where(positive, x, alpha * exp - 1),
+            "alpha exp(x) - 1: the 1 lacks alpha",
+        )
         yield np.where(positive, x, 1 - exp), "the exp branch has the wrong sign"
         yield np.where(positive, np.expm1(x), x), "the two branches are exchanged"
     yield np.where(x > 0, x, alpha * x), "the branch below 0 is linear: a leaky ReLU"
@@ -273,25 +292,36 @@ def draw_logits(rng, samples, classes):
     return 2 * draw(rng, samples, classes) - 1
 
 
+def _size_cases(rng):
+    """Yields a phrase and numbers of samples and of classes."""
+    few, several = draw_sizes(rng, 2)
+    yield "", few, several
+    more = int(rng.integers(257, 320)), CLASSES
+    for samples, classes in ((few, few), (1, several), more, (draw_many(rng), 2)):
+        count = "one sample" if samples == 1 else f"{samples} samples"
+        yield f" of {count} and {classes} classes", samples, classes
+
+
 def _logit_cases(rng):
     """Yields a phrase and logits."""
-    yield "", draw_logits(rng, *draw_sizes(rng, 2))
-    many = draw_many(rng)
-    yield f" of {many} samples and {CLASSES} classes", draw_logits(rng, many, CLASSES)
+    for phrase, samples, classes in _size_cases(rng):
+        yield phrase, draw_logits(rng, samples, classes)
 
 
 def softmax_value(submission, rng):
     """Probabilities (S, C), and how close to 0 and 1 they can come."""
-    remarks = []
+
+    def effective(probability):
+        logits = np.log(probe(probability)[0])
+        return submission.softmax().forward(logits)[0, -1]
+
     for phrase, x in _logit_cases(rng):
         got, expected = submission.softmax().forward(x), reference.softmax(x)
         mistakes = _softmax_mistakes(x, expected)
         if not phrase and _nearly(got, expected, mistakes):
-            remarks = _check_epsilon(
-                lambda p: submission.softmax().forward(np.log(probe(p)[0]))[0, -1]
-            )
+            _check_epsilon(effective)
         expect("the output" + phrase, got, expected, mistakes)
-    return remarks
+    return _check_epsilon(effective)
 
 
 def _softmax_mistakes(x, expected):
@@ -319,6 +349,10 @@ def _softmax_mistakes(x, expected):
     ]
 
 
+OWN_OUTPUT = "follows from 'softmax value': right for its output"
+JACOBIAN = "the Jacobian is taken for y (I - y), with y² off its diagonal instead of y_i y_j"
+
+
 def softmax_gradient(submission, rng):
     """dL/dX for any dout, (S, C)."""
     for phrase, x in _logit_cases(rng):
@@ -339,11 +373,13 @@ def softmax_gradient(submission, rng):
             (dout, "dout is passed on unchanged: softmax backward inside the cross entropy?"),
             (y, "the output instead of a gradient"),
             (y * (1 - y), "only the diagonal of the Jacobian, and dout is left out"),
+            (y * dout - y**2 * dout.sum(axis=1, keepdims=True), JACOBIAN),
+            (y * dout - (y**2 * dout).sum(axis=1, keepdims=True), JACOBIAN),
             (y * (dout - (dout * y).mean(axis=1, keepdims=True)), "mean over classes, not sum"),
         ]
         if own.shape == y.shape and not close(own, y):
             of_own = own * (dout - (dout * own).sum(axis=1, keepdims=True))
-            hypotheses.insert(0, (of_own, "follows from 'softmax value': right for its output"))
+            hypotheses.insert(0, (of_own, OWN_OUTPUT, "softmax value"))
         expect(
             "the gradient" + phrase,
             module.backward(dout),
@@ -360,17 +396,19 @@ def softmax_gradient(submission, rng):
 def draw_probabilities(rng, samples, classes, last=True):
     """Probabilities away from 0, and one-hot targets: the last class first, or not at all."""
     x = rng.uniform(0.1, 1.0, size=(samples, classes))
-    numbers = -1 - np.arange(samples) if last else np.arange(samples) % (classes - 1)
+    order = np.arange(samples)
+    # A class twice, so that no transpose of square targets is the same.
+    numbers = -1 - order - (order > 1) if last else order % (classes - 1)
     return x / x.sum(axis=1, keepdims=True), np.eye(classes)[numbers % classes]
 
 
 def _target_cases(rng):
     """Yields a phrase, probabilities and targets."""
-    samples, classes = draw_sizes(rng, 2)
-    yield "", *draw_probabilities(rng, samples, classes)
-    yield " of a batch without the last class", *draw_probabilities(rng, samples, classes, False)
-    many = draw_many(rng)
-    yield f" of {many} samples and {CLASSES} classes", *draw_probabilities(rng, many, CLASSES)
+    for phrase, samples, classes in _size_cases(rng):
+        yield phrase, *draw_probabilities(rng, samples, classes)
+        if not phrase:
+            absent = " of a batch without the last class"
+            yield absent, *draw_probabilities(rng, samples, classes, False)
 
 
 # Of the right class: far below and just above any epsilon that is only a remark, and up to 1.
@@ -385,8 +423,8 @@ def probe(probability):
 
 
 def _nearly(got, expected, mistakes):
-    """Whether an epsilon may be why values differ, and no mistake that is known."""
-    known = any(close(got, np.asarray(values)) for values, _ in mistakes)
+    """Whether values differ by so little that an epsilon may be why, and no known mistake is."""
+    known = any(close(got, np.asarray(values)) for values, *_ in [(expected,), *mistakes])
     return close(got, expected, NEARLY) and not known
 
 
@@ -415,7 +453,10 @@ def _check_epsilon(effective):
 
 def cross_entropy_value(submission, rng):
     """The mean loss, and whether an epsilon falsifies it."""
-    remarks = []
+
+    def effective(probability):
+        return np.exp(-np.sum(submission.cross_entropy().forward(*probe(probability))))
+
     for phrase, x, y in _target_cases(rng):
         module, expected = submission.cross_entropy(), reference.cross_entropy(x, y)
         with case(phrase):
@@ -424,13 +465,9 @@ def cross_entropy_value(submission, rng):
             got = got.reshape(())
         mistakes, factors = _loss_mistakes(x, y)
         if not phrase and _nearly(got, expected, mistakes):
-            remarks = _check_epsilon(
-                lambda p: np.exp(-np.sum(submission.cross_entropy().forward(*probe(p))))
-            )
+            _check_epsilon(effective)
         expect("the loss" + phrase, got, np.array(expected), mistakes, factors)
-    if module.integer:
-        remarks.append("takes class numbers only: this assignment's targets are one-hot")
-    return remarks
+    return _check_epsilon(effective)
 
 
 def _loss_mistakes(x, y):
@@ -453,6 +490,7 @@ def _loss_mistakes(x, y):
     ]
     factors = [
         (samples, "is S times the right one: summed over the batch instead of averaged?"),
+        (1 / samples, "is 1/S of the right one: averaged over the batch twice?"),
         (1 / classes, "is 1/C of the right one: averaged over the classes too?"),
         (samples / classes, "is S/C of the right one: averaged over the classes, not the samples?"),
         (1 / np.log(2), "is in bits: log2 instead of log"),
@@ -463,7 +501,12 @@ def _loss_mistakes(x, y):
 
 def cross_entropy_gradient(submission, rng):
     """dL/dX, (S, C), and whether an epsilon falsifies it."""
-    remarks = []
+
+    def effective(probability):
+        module = submission.cross_entropy()
+        module.forward(*probe(probability))
+        return -1 / module.backward(*probe(probability))[0, -1]
+
     for phrase, x, y in _target_cases(rng):
         module, expected = submission.cross_entropy(), reference.cross_entropy_gradient(x, y)
         with case(phrase):
@@ -471,26 +514,25 @@ def cross_entropy_gradient(submission, rng):
             got = module.backward(x, y)
         mistakes, factors = _loss_gradient_mistakes(x, y)
         if not phrase and _nearly(got, expected, mistakes):
-
-            def effective(probability):
-                module = submission.cross_entropy()
-                module.forward(*probe(probability))
-                return -1 / module.backward(*probe(probability))[0, -1]
-
-            remarks = _check_epsilon(effective)
+            _check_epsilon(effective)
         expect("the gradient" + phrase, got, expected, mistakes, factors)
-        _check_arguments_used(submission, module, x, y)
-    return remarks
+        if not phrase:
+            _check_arguments_used(submission, x, y)
+    return _check_epsilon(effective)
 
 
-def _check_arguments_used(submission, module, x, y):
+def _check_arguments_used(submission, x, y):
     """backward is given x and y: those of forward, if any, are not to be used instead."""
-    module.forward(*(array[::-1] for array in (x, y)))
-    new = submission.cross_entropy()
-    for used, when in ((module, "after a forward of others"), (new, "without a forward")):
-        with case(f" {when}: it ignores its arguments and uses what forward kept"):
-            got = used.backward(x, y)
-            expect("the gradient", got, reference.cross_entropy_gradient(x, y))
+    for earlier, sentence in (
+        ((x[::-1], y[::-1]), "after a forward of others: it ignores its arguments"),
+        ((x[:-1], y[:-1]), "after a forward of fewer samples: it takes their number from there"),
+        (None, "without a forward: all that it needs is in its arguments"),
+    ):
+        module = submission.cross_entropy()
+        if earlier:
+            module.forward(*earlier)
+        with case(f" {sentence}"):
+            expect("the gradient", module.backward(x, y), reference.cross_entropy_gradient(x, y))
 
 
 def _loss_gradient_mistakes(x, y):
@@ -507,6 +549,7 @@ def _loss_gradient_mistakes(x, y):
     ]
     factors = [
         (samples, "is S times the right one: the 1/S of the mean is missing"),
+        (1 / samples, "is 1/S of the right one: the 1/S of the mean is there twice"),
         (1 / classes, "is 1/C of the right one: averaged over the classes too?"),
         (samples / classes, "is S/C of the right one: divided by the classes, not the samples?"),
     ]

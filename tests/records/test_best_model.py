@@ -15,6 +15,7 @@ import train_mlp_pytorch as trainer
 from mlp_pytorch import MLP
 from plots import plot_best_model, plot_learning_rates, style
 from report import activations, best_model, checks, records
+from training.data import get_synthetic
 
 
 @pytest.fixture
@@ -53,7 +54,7 @@ def test_the_derivative_follows_from_the_output(activation):
 
 @pytest.fixture(scope="module")
 def synthetic():
-    return cifar10_utils.get_synthetic(one_hot=False, validation_size=500)
+    return get_synthetic(one_hot=False, validation_size=500)
 
 
 @pytest.mark.parametrize(
@@ -62,8 +63,6 @@ def synthetic():
 def test_a_measured_run_without_an_accuracy_is_one_that_diverged(
     standardize, rate, ends, synthetic, monkeypatch
 ):
-    std = np.full((3, 32, 32), 64, np.float32)
-    monkeypatch.setattr(activations, "pixel_std", lambda _: std)
     monkeypatch.setattr(activations, "STEPS", 4)
     measured = activations.train(synthetic, "elu", 2, standardize, rate, seed=1)
     assert (measured["val_accuracy"] is not None) == ends
@@ -142,13 +141,12 @@ def test_tiles_stand_in_rows():
 
 
 @pytest.mark.parametrize("right", [-31, -2, 0, 1, 5])
-def test_moved_images_take_the_colour_at_the_edge(right):
-    pixels = torch.arange(2 * 3 * 32 * 32).reshape(2, 3, 32, 32).to(torch.uint8)
-    fill = torch.tensor([7, 8, 9], dtype=torch.uint8)[:, None, None]
-    out = best_model.moved(pixels, fill, right)
+def test_moved_images_are_mean_coloured_at_the_edge(right):
+    x = torch.arange(2 * 3 * 32 * 32.0).reshape(2, 3, 32, 32) + 1
+    out = best_model.moved(x, right)
     for column in range(32):
         source = column - right
-        expected = pixels[..., source] if 0 <= source < 32 else fill[..., 0].expand(2, 3, 32)
+        expected = x[..., source] if 0 <= source < 32 else torch.zeros(2, 3, 32)
         assert torch.equal(out[..., column], expected)
 
 
@@ -168,8 +166,8 @@ def folder(tmp_path_factory):
         write_files(folder / cifar10_utils.FOLDER, files)
         flags = ["--data_dir", str(folder), "--dnn_hidden_units", "40,6", "--batch_size", "10"]
         flags += ["--max_steps", "6", "--eval_freq", "2", "--normalization", "batch", "--flip"]
-        flags += ["--standardize", "--half_resolution", "--clean_images", "20", "--bfloat16"]
-        flags += ["--test_at_end", "--test_time_averaging"]
+        flags += ["--standardize", "--half_resolution", "--train_eval_size", "20", "--bfloat16"]
+        flags += ["--test_at_end", "--test_time_augmentation"]
         for name, size, rate in (("validated", "10", "0.01"), ("final", "0", "0.02")):
             trainer.main([*flags, "--validation_size", size, "--learning_rate", rate,
                           "--run_dir", str(folder / name)])  # fmt: skip
@@ -196,7 +194,7 @@ def test_the_study_finds_the_accuracy_that_the_run_recorded(record, folder):
     assert record["validated"]["flags"]["validation_size"] == 10
     without = record["augmentation"]["without"]
     validated = best_model.load_run(folder / "validated", folder)
-    _, unmoved = trainer.evaluate(validated.mlp, validated.validation)
+    _, unmoved = trainer.evaluate(validated.mlp, validated.validation.batches(10))
     assert without["moved"][without["moved_by"].index(0)] == pytest.approx(unmoved)
     pictures = np.load(folder / "best_model.npz")
     assert [(name, len(pictures[name])) for name in pictures] == [("run", 20)]

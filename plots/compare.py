@@ -1,0 +1,89 @@
+"""Draw the curves of several runs, finished or not, into one picture.
+
+python -m plots.compare RUN [RUN ...] [--out FILE.png]
+"""
+
+import argparse
+import textwrap
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from training.argument_files import flag_text
+from training.errors import UsageError, exit_with_message, writing
+from training.files import reading, replacing
+from training.folder import METRICS, read_record
+from training.history import FRAMEWORKS, QUANTITIES, read_history
+
+HELD_OUT = {"val": "validation", "test": "test"}
+
+
+def read_run(path):
+    """The record of the run in the folder path, and the columns of its metrics.csv."""
+    record = read_record(path)
+    if record is None or not (path / METRICS).exists():
+        raise UsageError(f"{path} holds no curves of a run")
+    with reading(path / METRICS):
+        return record, read_history(path / METRICS)
+
+
+def labels(runs):
+    """A name for each run, by path: the flags in which it differs from the others, which are
+    compared where both trainers have them; and the path where nothing else tells runs apart."""
+    rows = {
+        path: {"trainer": FRAMEWORKS.get(record["framework"])} | record["flags"]
+        for path, (record, _) in runs.items()
+    }
+    values = {}
+    for row in rows.values():
+        for name, value in row.items():
+            values.setdefault(name, set()).add(flag_text(value))
+    names = {
+        path: ", ".join(
+            f"{name} {flag_text(value) or 'none'}"
+            for name, value in row.items()
+            if len(values[name]) > 1
+        )
+        for path, row in rows.items()
+    }
+    twice = {name for name in names.values() if [*names.values()].count(name) > 1}
+    return {
+        path: textwrap.fill(f"{path}: {name}".strip(": ") if name in twice else name, 130)
+        for path, name in names.items()
+    }
+
+
+def draw(runs):
+    """The figure: a colour for each run, solid on the held-out set and dashed in training."""
+    figure = Figure(figsize=(10, 4.5), layout="constrained")
+    for axes, (quantity, title) in zip(figure.subplots(1, 2), QUANTITIES.items(), strict=True):
+        for i, (path, label) in enumerate(labels(runs).items()):
+            columns = runs[path][1]
+            for split, style in {"train": "--", "val": ".-", "test": ".-"}.items():
+                points = zip(columns["step"], columns.get(f"{split}_{quantity}", []), strict=False)
+                if points := [(step, value) for step, value in points if value is not None]:
+                    name = f"{label} ({HELD_OUT[split]})" if split in HELD_OUT else None
+                    axes.plot(*zip(*points, strict=True), style, color=f"C{i}", label=name)
+        axes.set(xlabel="step", ylabel=title)
+        axes.grid(alpha=0.3)
+    handles, names = axes.get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside lower center", title="dashed: training batches")
+    return figure
+
+
+@exit_with_message
+def main(argv=None):
+    parser = argparse.ArgumentParser(description="Draw the curves of several runs.")
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="the folder of a run")
+    parser.add_argument("--out", type=Path, default=Path("compare.png"), metavar="FILE.png")
+    args = parser.parse_args(argv)
+    if not args.out.parent.is_dir():
+        raise UsageError(f"--out {args.out}: there is no folder {args.out.parent}")
+    figure = draw({path: read_run(path) for path in args.runs})
+    with writing(args.out), replacing(args.out) as file:
+        figure.savefig(file, format="png", dpi=150)
+    print(f"the curves are in {args.out}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,51 @@
+"""The two modules out of the cells of a Jupyter notebook."""
+
+import ast
+import json
+import re
+from collections import Counter
+
+CLASSES = ("LinearModule", "ELUModule", "SoftMaxModule", "CrossEntropyModule", "MLP")
+WRITTEN = re.compile(r"\s*%%writefile\s+(?:\./)?([\w-]+\.py)\s*\n")  # a cell that is a file
+COMMAND = re.compile(r"^[ \t]*[%!].*$", re.MULTILINE)  # IPython's own
+
+
+def sources(data):
+    """The text of the files by name. Raises a ValueError where it is not plain what they are."""
+    try:
+        cells = [cell for cell in json.loads(data)["cells"] if cell["cell_type"] == "code"]
+        texts = ["".join(cell["source"]) for cell in cells]
+        files = {found[1]: text[found.end() :] for text in texts if (found := WRITTEN.match(text))}
+        if "modules.py" not in files:
+            files = {"modules.py": _definitions(texts), "mlp_numpy.py": "from modules import MLP\n"}
+    except (KeyError, TypeError, RecursionError, MemoryError):
+        raise ValueError("it is no notebook of a known format") from None
+    return {name: text.encode(errors="replace") for name, text in files.items()}
+
+
+def _definitions(texts):
+    """The classes and functions of the cells, and the imports and constants that these name."""
+    nodes = []
+    for text in texts:
+        try:
+            nodes += ast.parse(COMMAND.sub("", text)).body
+        except SyntaxError:
+            continue
+    defined = [node for node in nodes if isinstance(node, ast.ClassDef | ast.FunctionDef)]
+    count = Counter(node.name for node in defined)
+    for name in CLASSES:
+        if count[name] != 1:
+            raise ValueError(f"it defines {name} {count[name]} times")
+    used = {n.id for node in defined for n in ast.walk(node) if isinstance(n, ast.Name)}
+    return "\n\n".join(ast.unparse(node) for node in nodes if node in defined or used & _made(node))
+
+
+def _made(node):
+    """The names that an import or a constant makes."""
+    if isinstance(node, ast.ImportFrom) and node.module in ("modules", "mlp_numpy"):
+        return set()  # the classes are cells here
+    if isinstance(node, ast.Import | ast.ImportFrom):
+        return {alias.asname or alias.name.partition(".")[0] for alias in node.names}
+    if isinstance(node, ast.Assign) and not any(isinstance(n, ast.Call) for n in ast.walk(node)):
+        return {target.id for target in node.targets if isinstance(target, ast.Name)}
+    return set()

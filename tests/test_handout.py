@@ -1,0 +1,114 @@
+"""The assignment to hand out: the package with blanks, and nothing of the solution in them."""
+
+import ast
+import re
+import subprocess
+import sys
+import tokenize
+
+import handout
+import pytest
+from common import ROOT
+
+FILES = handout.files()
+NAMES = [(row, name) for row in handout.BLANKS for name in row[2]]
+BLANKED = sorted({row[0] for row in handout.BLANKS})
+# What is left in a docstring or comment must not look like a derivative.
+FORMULA = re.compile(r"dL|\bd[xXWbY]\w* ?=|h'\(|\bG\b|expm1|grads\[|report/")
+
+
+def functions(tree):
+    """The functions of a file by class, "" for none, and name."""
+    owners = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)} | {"": tree}
+    return {
+        (owner, node.name): node
+        for owner, outer in owners.items()
+        for node in outer.body
+        if isinstance(node, ast.FunctionDef)
+    }
+
+
+def plain(tree):
+    """The text of a tree without docstrings."""
+    for node in ast.walk(tree):
+        documented = isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef)
+        if documented and ast.get_docstring(node) is not None:
+            node.body = node.body[1:] or [ast.Pass()]
+    return ast.unparse(tree)
+
+
+def filled(name, owners=None):
+    """A file of the handout with the blanks of these classes (None: all) filled by the package."""
+    solution, tree = ast.parse((ROOT / name).read_text()), ast.parse(FILES[name])
+    theirs = functions(tree)
+    for (owner, function), node in functions(solution).items():
+        if (owner, function) not in theirs:
+            assert owner == "" and function.startswith("_")
+            tree.body.append(node)
+        elif owners is None or owner in owners:
+            theirs[owner, function].body = node.body
+    return tree
+
+
+@pytest.mark.parametrize(("row", "name"), NAMES)
+def test_a_name_that_does_not_exist_is_an_error(row, name):
+    text = (ROOT / row[0]).read_text()
+    gone = re.sub(rf"def {name}\(", "def other(", text)
+    assert gone != text
+    with pytest.raises(KeyError):
+        handout.blank(gone, [row])
+
+
+@pytest.mark.parametrize("name", BLANKED)
+def test_blanks_name_their_question_and_no_formula_is_left(name):
+    text = FILES[name].decode()
+    blanks = functions(ast.parse(text))
+    for row in (row for row in handout.BLANKS if row[0] == name):
+        for function in row[2]:
+            (statement,) = [n for n in blanks[row[1], function].body if not isinstance(n, ast.Expr)]
+            assert ast.unparse(statement).startswith(
+                f"raise NotImplementedError('question {row[3]}: "
+            )
+    tokens = list(tokenize.generate_tokens(iter(text.splitlines(True)).__next__))
+    prose = [t.string for t in tokens if t.type in (tokenize.STRING, tokenize.COMMENT)]
+    assert not [words for words in prose if FORMULA.search(words)]
+    assert not re.search(r"\b_[a-z]\w*", text)
+
+
+@pytest.mark.parametrize("name", BLANKED)
+def test_filled_with_the_solution_it_is_the_package_again(name):
+    assert plain(filled(name)) == plain(ast.parse((ROOT / name).read_text()))
+
+
+def python(folder, *arguments):
+    return subprocess.run(
+        [sys.executable, *arguments], cwd=folder, capture_output=True, text=True, timeout=300
+    )
+
+
+def test_rows_are_not_done_yet_until_their_part_is_written(tmp_path):
+    assert python(ROOT, "tests/handout.py", tmp_path).returncode == 0
+    check = ("-m", "pytest", "tests", "--submission=.", "-p", "no:randomly")
+    bare = python(tmp_path, *check)
+    assert bare.returncode == 1 and "FAILED" not in bare.stdout
+    assert "20 not done yet" in bare.stdout and "question 1.1 c: SoftMaxModule" in bare.stdout
+    (tmp_path / "modules.py").write_text(ast.unparse(filled("modules.py", ["LinearModule"])))
+    linear = python(tmp_path, *check)
+    assert linear.returncode == 1 and "FAILED" not in linear.stdout
+    assert "4 passed" in linear.stdout and "16 not done yet" in linear.stdout
+    assert python(tmp_path, *check, "-k", "question_1_1_a").returncode == 0
+    assert python(tmp_path, *check, "-k", "question_1_2").returncode == 1
+    for name in BLANKED:
+        (tmp_path / name).write_text(ast.unparse(filled(name)))
+    trained = python(tmp_path, "train_mlp_numpy.py", "--synthetic", "--max_steps", "2")
+    assert trained.returncode == 0 and "test accuracy" in trained.stdout, trained.stderr
+    assert python(tmp_path, *check).returncode == 0
+
+
+@pytest.mark.parametrize("what", ["a folder that is not empty", "a file"])
+def test_a_folder_that_is_not_empty_is_refused(tmp_path, what):
+    (tmp_path / "mine.txt").write_text("mine")
+    process = python(ROOT, "tests/handout.py", tmp_path / ("mine.txt" if what == "a file" else ""))
+    assert process.returncode == 2 and "is no empty folder" in process.stderr.splitlines()[-1]
+    assert "Traceback" not in process.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
