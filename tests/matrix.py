@@ -11,6 +11,7 @@ import importlib.metadata
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import sysconfig
@@ -168,6 +169,7 @@ def main():
     parser.add_argument("--log", default=os.devnull, help="a file for all that pytest prints")
     parser.add_argument("arguments", nargs="*", help="for pytest, after --")
     args = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # and ends what it started
     times = {name: 3 for name in REPEATED if not args.quick}
     with open(args.log, "w") as log:
         runs = [name for name in args.only for _ in range(times.get(name, 1))]
