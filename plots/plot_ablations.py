@@ -4,33 +4,11 @@ import textwrap
 
 from plots import style
 from plots.plot_modifications import label
-from report import comparisons, records
-
-MEASURED = 3  # changes of a recipe, at least, for a panel of its own
-
-
-def families():
-    """The changes of each recipe with wide networks, by the recipe: the shorter ones first."""
-    recipes = {comparisons.compared_with(name) for name in comparisons.compared()}
-    changes = {
-        recipe: [name for name in comparisons.children(recipe)
-                 if label(name) and not same_recipe_at_another_length(name)]
-        for recipe in recipes if recipe.startswith(("wide", "long", "best-cpu"))
-    }  # fmt: skip
-    changes = {recipe: names for recipe, names in changes.items() if len(names) >= MEASURED}
-    return dict(sorted(changes.items(), key=lambda item: epochs(item[0])))
-
-
-def same_recipe_at_another_length(name):
-    return label(name).startswith("epochs") and "," not in label(name)
-
-
-def epochs(name):
-    return records.runs_of(name)[0]["flags"]["epochs"]
+from report import comparisons
 
 
 def draw():
-    shown = families()
+    shown = comparisons.families()
     rows = list(dict.fromkeys(
         row(name) for names in reversed(shown.values()) for name in names
     ))  # fmt: skip
@@ -44,7 +22,9 @@ def draw():
             panel.errorbar(values.mean(), rows.index(row(name)), xerr=error, fmt="o", ms=3.5,
                            color="C0", mfc="C0" if error else "white", capsize=1.5)  # fmt: skip
         panel.set_yticks(range(len(rows)), rows)
-        panel.set(title=f"{recipe}\n{epochs(recipe)} epochs", xlabel="percentage points")
+        panel.set(
+            title=f"{recipe}\n{comparisons.epochs(recipe)} epochs", xlabel="percentage points"
+        )
         panel.grid()
     panels[0].invert_yaxis()
     style.save(figure, "ablations")

@@ -13,21 +13,28 @@ from report.records import runs_of
 
 # The baseline and, by kind, the experiments that change one thing of it.
 BASELINE = "base"
-MODIFICATIONS = {
+KINDS = {
     "Optimisation": (
         *("learning-rate-low", "learning-rate-high", "batch-small", "batch-large"),
         *("steps-few", "steps-many", "sgd", "cosine", "ema"),
     ),
     "Width and depth": ("width-small", "width-large", "depth-one", "depth-four"),
     "Activation": ("relu", "gelu", "tanh"),
-    "Normalisation": ("standardize", "batch-norm", "layer-norm"),
+    "Inputs and normalisation": (
+        *("standardize", "half-resolution", "whiten", "batch-norm", "layer-norm"),
+    ),
     "Initial weights, and penalties on the weights": (
         *("local-fields", "weight-decay", "adam", "l1", "first-layer-l1"),
     ),
     "Regularisation by noise, by the data, by the targets": (
-        *("dropout", "flip", "shift", "flip-shift", "distortion", "mixup", "label-smoothing"),
+        *("dropout", "flip", "shift", "flip-shift", "distortion", "random-affine", "mixup"),
+        "label-smoothing",
     ),
     "Test-time augmentation": ("test-time", "test-time-18-views"),
+}
+FAMILY = 3  # changes of a recipe that are shown together
+MODIFICATIONS = {  # of those, what is recorded
+    kind: tuple(name for name in names if runs_of(name)) for kind, names in KINDS.items()
 }
 SINGLE = tuple(itertools.chain(*MODIFICATIONS.values()))
 
@@ -63,6 +70,25 @@ def depth(name):
     """How many comparisons lead back from an experiment."""
     before = compared_with(name)
     return 1 + depth(before) if before else 0
+
+
+def families():
+    """The changes of each recipe, but for the baseline, that has FAMILY or more: the shorter runs
+    first. A recipe that differs in its number of epochs alone is not a change."""
+    names = {compared_with(name) for name in compared()} - {BASELINE}
+    changes = {name: [child for child in children(name) if changes_more_than_length(child)]
+               for name in names}  # fmt: skip
+    found = {name: names for name, names in changes.items() if len(names) >= FAMILY}
+    return dict(sorted(found.items(), key=lambda item: epochs(item[0])))
+
+
+def changes_more_than_length(name):
+    flags, before = (runs_of(n)[0]["flags"] for n in (name, compared_with(name)))
+    return bool(set(records.differing_recipe(flags, before)) - {"epochs"})
+
+
+def epochs(name):
+    return runs_of(name)[0]["flags"]["epochs"]
 
 
 # Differences --------------------------------------------------------------------------------------

@@ -27,6 +27,7 @@ GENERATED = records.ROOT / "report" / "generated.tex"
 HEADINGS = {
     "wide": "The recipe with the penalty in 25 epochs (the first row), and without its parts",
     "long": "The best network's recipe in a tenth of its time (the first row), and changes of it",
+    "third": "The recipe with whitened inputs in a third of its time (the first row), and changes",
 }
 # The numbers that the text asks for by experiment, as in \val{points cosine}.
 NAMED = {
@@ -92,7 +93,7 @@ def thousands(n):
 def typewriter(words):
     """Words in typewriter letters, without a line break inside of one."""
     text = ", ".join(word.replace(" ", "~") for word in words)
-    return r"\texttt{" + text.replace("_", r"\_").replace("--", "-{}-") + "}"
+    return r"\texttt{" + text.replace("_", r"\_").replace("--", "-{}-").replace("&", r"\&") + "}"
 
 
 def percent(share):
@@ -234,6 +235,8 @@ def modification_values():
 def best_values():
     """Question 2.1: the best model, trained on all training images."""
     record = records.read("best-cpu")
+    commit = record.get("commit")
+    checkout = f"git checkout {commit[:7]} && " if commit else ""
     runs, flags = record["runs"], record["runs"][0]["flags"]
     (validated,) = runs_of("best-cpu-validated")
     layers = layer_sizes(flags)
@@ -246,8 +249,7 @@ def best_values():
         "best seeds": "one seed" if len(runs) == 1 else f"{len(runs)} seeds",
         "best minutes": f"{record['train_seconds'] / 60:.0f}",
         "best epochs": str(flags["epochs"]),
-        "best command": typewriter([record["command"]]).replace("~", " "),
-        "best commit": typewriter([record["commit"][:7]]),
+        "best command": typewriter([checkout + record["command"]]).replace("~", " "),
         "validated validation": fixed(validation_accuracy(validated), 3),
         "validated train": fixed(validated["history"]["train_accuracy"][-1], 3),
         "validated clean": fixed(validated["history"]["clean_accuracy"][-1], 3),
@@ -407,15 +409,23 @@ def best_flags():
 def wide_experiments():
     """The experiments with wide networks, by heading: full length first, then with each shortened
     recipe its changes."""
-    names = [name for name in compared() if name.startswith("best-cpu")]
-    tables = {"Full length, in the order of the work": sorted(names, key=comparisons.depth)}
-    return tables | {HEADINGS[name]: [name, *children(name)] for name in HEADINGS}
+    shortened = {name: changes for name, changes in comparisons.families().items()
+                 if name in HEADINGS}  # fmt: skip
+    tables = {HEADINGS[name]: [name, *changes] for name, changes in shortened.items()}
+    listed = {*SINGLE, *combinations(), *itertools.chain(*tables.values())}
+    others = sorted(set(compared()) - listed, key=lambda name: (comparisons.depth(name), name))
+    return {"Full length, in the order of the work": others} | tables
+
+
+def combinations():
+    """The experiments that combine modifications of the baseline, in the order of their names."""
+    return [name for kind in ("tanh-", "stacked", "combined")
+            for name in compared() if name.startswith(kind)]  # fmt: skip
 
 
 def modifications_table():
     """The rows with the baseline's single modifications, by kind, and their combinations."""
-    combined = [name for name in compared() if name.startswith(("stacked", "combined"))]
-    tables = MODIFICATIONS | {"Combined": sorted(combined, key=comparisons.depth)}
+    tables = MODIFICATIONS | {"Combined": combinations()}
     return modification_row(BASELINE, "baseline: " + baseline_flags()) + "\n" + table(tables)
 
 
@@ -433,6 +443,7 @@ def change(name):
     before = comparisons.compared_with(name)
     flags = changed_flags(runs_of(name)[0]["flags"], runs_of(before)[0]["flags"])
     text = typewriter(flags) if flags else "all training images"
+    text += " (18 views)" if name == "test-time-18-views" else ""
     if before in (BASELINE, *HEADINGS):
         return text + dagger(name)
     return rf"{name} = {before}, " + text + dagger(name)

@@ -58,10 +58,6 @@ def elu(xp, x, alpha):
     return xp.where(x.real > 0, x, alpha * (xp.exp(x) - 1))
 
 
-def elu_slope(x, alpha):
-    return np.diag(np.where(x > 0, 1, alpha * np.exp(x)))
-
-
 def square_log(xp, X):
     return xp.log(1 + X**2)
 
@@ -124,7 +120,8 @@ CASES = {
         lambda X, A: gradient(square_log(np, X), A) * 2 * X / (1 + X**2)),
     "eq:elu-slope": Case(
         r"\begin{cases} 1 & x > 0 \\ \alpha e^x & \text{elsewhere} \end{cases}", elu,
-        {"x": n(20), "alpha": np.array(0.7)}, elu_slope),
+        {"x": n(20), "alpha": np.array(0.7)},
+        lambda x, alpha: np.diag(np.where(x > 0, 1, alpha * np.exp(x)))),
     "eq:tanh-slope": Case(
         r"1 - \tanh^2 x", lambda xp, x: xp.tanh(x), {"x": n(20)},
         lambda x: np.diag(1 - np.tanh(x) ** 2)),
