@@ -146,7 +146,7 @@ def ended(expected, call, *args, **options):
     return said
 
 
-refused, failed, interrupted = (functools.partial(ended, status) for status in (2, 1, 130))
+refused, failed = functools.partial(ended, 2), functools.partial(ended, 1)
 
 
 def at_call(run, name, number, action, monkeypatch):
@@ -164,8 +164,16 @@ def at_call(run, name, number, action, monkeypatch):
     return calls
 
 
-def interrupt():
-    raise KeyboardInterrupt
+def interrupted(run, name, *flags):
+    """The folder of a run that Ctrl-C ended in step 7."""
+
+    def interrupt():
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        at_call(run, "train_step", 7, interrupt, patch)
+        ended(130, run, name, *flags)
+    return run.folder / name
 
 
 # What a run leaves --------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ import os
 
 import numpy as np
 import pytest
-from common import Killed, at_call, ended, failed, interrupt, record_of, results
+from common import Killed, ended, failed, interrupted, record_of, results
 
 import cifar10_utils
 from training.files import load_weights
@@ -44,9 +44,7 @@ def test_every_option_changes_the_run_and_resumes_exactly(option, run, monkeypat
     flags = ["--learning_rate", 0.01, *option.split()]
     whole, plain = run("whole", *flags), run("plain", *flags[:2])
     assert numbers(whole) != numbers(plain)
-    with monkeypatch.context() as patch:
-        at_call(run, "train_step", 7, interrupt, patch)
-        ended(130, run, "again", *flags)
+    interrupted(run, "again", *flags)
     assert results(run("again", "--resume")) == results(whole)
 
 
@@ -102,12 +100,8 @@ def test_epochs_stand_for_steps(data, tmp_path, no_curves):
     assert history["step"] == [0, 8]  # 150 / 20, rounded up
 
 
-def test_a_run_begun_before_a_flag_existed_goes_on(run, monkeypatch):
-    whole = results(run("whole"))
-    with monkeypatch.context() as patch:
-        at_call(run, "train_step", 7, interrupt, patch)
-        ended(130, run, "a")
-    path = run.folder / "a" / "run.json"
+def test_a_run_begun_before_a_flag_existed_goes_on(run):
+    whole, path = results(run("whole")), interrupted(run, "a") / "run.json"
     record = json.loads(path.read_text())
     del record["flags"]["mixup"]
     path.write_text(json.dumps(record))

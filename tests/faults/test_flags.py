@@ -94,14 +94,15 @@ def test_paths_may_begin_with_a_tilde(run, data, tmp_path, monkeypatch):
     assert run.trainer.main(["--resume", "--run_dir", "~/runs/b"]) == run.history
 
 
-def test_an_argument_file_is_read_as_a_shell_reads_it(run, tmp_path):
+def test_an_argument_file_is_read_much_as_a_shell_reads_it(run, tmp_path):
+    """A # begins a comment at the start of a word only, and a backslash means itself."""
     (tmp_path / "flags").mkdir()
     (tmp_path / "flags" / "outer.txt").write_bytes(
-        b'\xef\xbb\xbf# a comment\r\n--dnn_hidden_units ""  # none\r\n@inner.txt\r\n--seed=7\r\n'
+        b'\xef\xbb\xbf# a comment\r\n--dnn_hidden_units ""  # none\r\n@"in ner.txt"\r\n--seed=7\r\n'
     )
-    (tmp_path / "flags" / "inner.txt").write_text(f"--run_dir '{tmp_path}/a b#c'")
+    (tmp_path / "flags" / "in ner.txt").write_text(f"--run_dir {tmp_path}/a\\b#c")
     run("x", f"@{tmp_path}/flags/outer.txt")
-    record = record_of(tmp_path / "a b#c")
+    record = record_of(tmp_path / "a\\b#c")
     assert record["flags"]["dnn_hidden_units"] == [] and record["seed"] == 7
     for content, complaint in ((b"--run_dir 'a", "quote"), (b"@loop", "itself"), (b"\xff", "read")):
         (tmp_path / "loop").write_bytes(content)

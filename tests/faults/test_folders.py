@@ -7,7 +7,7 @@ import shutil
 import signal
 
 import pytest
-from common import at_call, ended, failed, interrupt, listing, refused, results
+from common import at_call, failed, interrupted, listing, refused, results
 
 posix = pytest.mark.skipif(os.name != "posix", reason="as it is on Unix")
 
@@ -85,13 +85,9 @@ def test_a_limit_on_the_size_of_files(run, tmp_path):
 
 
 @pytest.fixture
-def unfinished(run, monkeypatch):
-    """The path of the checkpoint of a run that was interrupted after step 7."""
-
-    with monkeypatch.context() as patch:
-        at_call(run, "train_step", 7, interrupt, patch)
-        ended(130, run, "a")
-    return next((run.folder / "a").glob("checkpoint.*"))
+def unfinished(run):
+    """The path of the checkpoint of a run that was interrupted."""
+    return next(interrupted(run, "a").glob("checkpoint.*"))
 
 
 def test_a_damaged_checkpoint_is_refused(run, unfinished):

@@ -8,25 +8,16 @@ import json
 import os
 import re
 import signal
+from pathlib import Path
 
+import common
 import pytest
-from common import (
-    Fork,
-    Killed,
-    ended,
-    failed,
-    listing,
-    outcome,
-    record_of,
-    refused,
-    results,
-    rows_of,
-)
+from common import Fork, ended, interrupted, listing, record_of, refused, results, rows_of
 
 FULL = functools.partial(OSError, errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-@pytest.mark.parametrize("error", [Killed, FULL], ids=["killed", "disk full"])
+@pytest.mark.parametrize("error", [common.Killed, FULL], ids=["killed", "disk full"])
 @pytest.mark.parametrize("flags", [[], ["--validation_size", "15", "--learning_rate", "0.05"]])
 def test_stopped_at_any_file_a_run_ends_the_same(run, flags, error, monkeypatch):
     """Before the first, second, ... file takes its place, and so after the one before has."""
@@ -43,8 +34,8 @@ def test_stopped_at_any_file_a_run_ends_the_same(run, flags, error, monkeypatch)
         with monkeypatch.context() as patch:
             patch.setattr(os, "replace", stopping)
             try:
-                status, line = outcome(run, folder.name, *flags)
-            except Killed:
+                status, line = common.outcome(run, folder.name, *flags)
+            except common.Killed:
                 status = None
         if not stopped:
             break
@@ -103,6 +94,13 @@ def test_resume_takes_the_flags_from_the_run_and_begins_where_there_is_none(run,
     assert listing(tmp_path / "a") == before
 
 
+def test_data_that_has_moved_is_named_as_a_run_goes_on(run, data, tmp_path):
+    folder = interrupted(run, "a")
+    data = Path(data).rename(tmp_path / "data")
+    run.trainer.main(["--resume", "--run_dir", str(folder), "--data_dir", str(data)])
+    assert results(folder) == results(run("whole", "--data_dir", data))
+
+
 def test_resume_refuses_what_it_cannot_continue(run, data, tmp_path):
     folder = run("a", "--learning_rate", "0.01")
     (tmp_path / "file").write_text("my work")
@@ -149,7 +147,7 @@ def test_a_folder_of_an_earlier_version_is_called_that(run):
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(run, tmp_path):
-    line = failed(run, "a", "--learning_rate", "1e38")
+    line = common.failed(run, "a", "--learning_rate", "1e38")
     sentence = r"the loss is (nan|inf) at step [2-4] with --learning_rate 1e\+38: try a smaller"
     assert re.search(sentence, line)
     assert record_of(tmp_path / "a")["status"] == "failed"

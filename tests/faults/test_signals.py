@@ -35,7 +35,8 @@ def test_a_signal_ends_the_run_with_everything_saved(run, call, name, monkeypatc
         record = record_of(run.folder / "a")
         assert (record["status"], record["steps"]) == ("interrupted", len(steps))
     again = at_call(run, "train_step", None, None, monkeypatch)
-    assert results(run("a", "--resume")) == whole
+    run.trainer.main(["--resume", "--run_dir", str(run.folder / "a")])
+    assert results(run.folder / "a") == whole
     assert len(steps) + len(again) == 12
 
 

@@ -77,7 +77,8 @@ def test_every_record_is_in_the_report_or_in_the_readme():
 
 
 def test_the_digest_follows_the_text_the_records_and_the_figures(tmp_path, monkeypatch):
-    copy = shutil.copytree(ROOT, tmp_path / "copy", copy_function=shutil.copyfile, ignore=lambda folder, names: {
+    copy = tmp_path / "copy"
+    shutil.copytree(ROOT, copy, copy_function=shutil.copyfile, ignore=lambda folder, names: {
         name for name in names if name not in ("plots", "report", "results")
         and not name.endswith((".png", ".json", ".tex", ".npz", ".py"))
     })  # fmt: skip
