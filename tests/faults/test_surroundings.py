@@ -110,8 +110,10 @@ def test_a_program_without_streams_and_without_docstrings(framework, out, option
     command = [sys.executable, option, ROOT / f"train_mlp_{framework}.py", "--synthetic"]
     command += ["--max_steps", "2", "--run_dir", tmp_path / "a"]
     shell = ["sh", "-c", 'exec "$@" 2>&-', "sh"]
-    assert subprocess.run([*shell, *command], stdout=descriptor, timeout=HANG).returncode == 0
+    buffered = {**os.environ, "PYTHONUNBUFFERED": ""}  # so that Python writes as it exits
+    done = subprocess.run([*shell, *command], stdout=descriptor, env=buffered, timeout=HANG)
     os.close(descriptor)
+    assert done.returncode == 0
     assert record_of(tmp_path / "a")["status"] == "completed"
 
 
