@@ -29,7 +29,6 @@ from training.run import SYNTHETIC_WARNING
 ROOT = Path(cifar10_utils.__file__).parent
 REAL = ROOT / cifar10_utils.DEFAULT_DIR
 needs_torch = pytest.mark.skipif(not find_spec("torch"), reason="torch is not installed")
-TRAINERS = ["numpy", pytest.param("pytorch", marks=needs_torch)]
 N = 10  # images in a small batch file
 
 LACKING = ""
@@ -219,24 +218,19 @@ def leaves(tree, path=""):
 HANG = 900  # seconds, more than anything takes that does not hang
 
 
-def start(script, *flags, cwd=None, out=subprocess.PIPE, err=subprocess.PIPE, **environment):
-    return subprocess.Popen(
+def train(script, *flags, cwd=None, status=0, **environment):
+    """Runs a program to its end. Returns the lines on stdout and on stderr."""
+    done = subprocess.run(
         [sys.executable, ROOT / script, *map(str, flags)],
         cwd=cwd,
         env={**os.environ, "no_proxy": "127.0.0.1", **environment},
-        stdout=out,
-        stderr=err,
+        capture_output=True,
         text=True,
+        timeout=HANG,
     )
-
-
-def train(script, *flags, status=0, **options):
-    """Runs a trainer to its end. Returns the lines on stdout and on stderr."""
-    process = start(script, *flags, **options)
-    out, err = process.communicate(timeout=HANG)
-    assert process.returncode == status, err
-    assert "Traceback" not in err and "Warning" not in err
-    return out.splitlines(), err.splitlines()
+    assert done.returncode == status, done.stderr
+    assert "Traceback" not in done.stderr and "Warning" not in done.stderr
+    return done.stdout.splitlines(), done.stderr.splitlines()
 
 
 def wait_for(condition):

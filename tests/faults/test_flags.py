@@ -5,57 +5,47 @@ import os
 import pytest
 from common import record_of, refused, results
 
-WRONG = [
-    (["--learning-rate", "0.1"], "--learning-rate"),
-    (["--learn", "0.1"], "--learn"),
-    (["--nonsense"], "--nonsense"),
-    (["stray"], "stray"),
+VALUES = {  # of flags of both trainers; each is repeated in the message
+    "dnn_hidden_units": ["100,x", "0", "-5", "100,,5", "1e3", ",", "5.0", "999999999"],
+    "learning_rate": ["-1", "0", "nan", "inf", "-inf", "x", ""],
+    "batch_size": ["0", "2.5", "-1", "x", "51"],
+    "seed": ["-1", "1.5", "4294967296", "\N{SUPERSCRIPT TWO}", "1_0"],
+    "max_steps": ["0", "-3", "1e3"],
+    "eval_freq": ["0", "-3", "1.0"],
+    "validation_size": ["-1", "50", "51", "x"],
+}
+BOTH = [
+    *(([f"--{name}={value}"], value) for name, values in VALUES.items() for value in values),
+    *(([f"--{name}=--"], f"--{name}: '--' is no") for name in (*VALUES, "run_dir")),
+    *(([wrong], wrong) for wrong in ("--learning-rate=1", "--learn=1", "--nonsense", "stray")),
     (["@missing.txt"], "missing.txt"),
     (["@\0"], "cannot read the flags"),
-    *(([f"--{n}=--"], f"--{n}: '--' is no") for n in ("seed", "dnn_hidden_units", "run_dir")),
-    *((["--dnn_hidden_units", u], u) for u in ("100,x", "0", "-5", "100,,5", "1e3", ",", "5.0")),
-    (["--dnn_hidden_units", "999999999"], "999999999"),
-    *(([f"--learning_rate={r}"], r) for r in ("-1", "0", "nan", "inf", "-inf", "x", "")),
-    *((["--batch_size", b], b) for b in ("0", "2.5", "-1", "x")),
-    (["--batch_size", "51"], "51 is above 50"),
     (["--batch_size", "31", "--validation_size", "20"], "31 is above 30"),
-    *((["--seed", s], s) for s in ("-1", "1.5", "4294967296", "\N{SUPERSCRIPT TWO}", "1_0")),
-    *((["--max_steps", s], s) for s in ("0", "-3", "1e3")),
-    *((["--eval_freq", s], s) for s in ("0", "-3", "1.0")),
-    *((["--validation_size", s], s) for s in ("-1", "50", "51", "x")),
     (["--synthetic"], "--data_dir"),
     (["--run_dir", ""], "is not the name of a folder"),
     (["--data_dir", ""], "is not the name of a folder"),
     (["--run_dir", 300 * "a"], "name too long" if os.name == "posix" else "--run_dir"),
     (["--resume"], "--run_dir"),
 ]
-WRONG_FOR_PYTORCH = [
-    (["--momentum", "0.9"], "--momentum"),
+PYTORCH = [
+    *(([flag, value], repr(value)) for flag, value in (
+        ("--random_affine", "-0.5"), ("--dropout", "0.999"), ("--label_smoothing", "1"),
+        ("--weight_decay", "inf"), ("--l1", "nan"), ("--shift", "32"), ("--epochs", "0"),
+        ("--activation", "sigmoid"), ("--optimizer", "rmsprop"), ("--schedule", "linear"))),
+    *(([*flags, "--dnn_hidden_units", ""], "hidden layer") for flags in (
+        ["--dropout", "0.1"], ["--activation", "relu"], ["--normalization", "batch"])),
     (["--whiten", "0.3"], "--whiten needs --half_resolution"),
-    (["--optimizer", "rmsprop"], "'rmsprop'"),
     (["--epochs", "3", "--max_steps", "1400"], "--epochs and --max_steps"),
     (["--normalization", "batch", "--batch_size", "1"], "more than one example"),
-    (["--random_affine", "-0.5"], "'-0.5'"),
     (["--warmup_steps", "10", "--max_steps", "10"], "must be below the 10 steps"),
     (["--warmup_steps", "9", "--epochs", "1"], "must be below the 5 steps"),
-    (["--dropout", "0.1", "--dnn_hidden_units", ""], "hidden layer"),
-    (["--activation", "relu", "--dnn_hidden_units", ""], "hidden layer"),
-    (["--normalization", "batch", "--dnn_hidden_units", ""], "hidden layer"),
-    (["--dropout", "0.999"], "'0.999'"),
-    (["--label_smoothing", "1"], "'1'"),
-    (["--weight_decay", "inf"], "'inf'"),
-    (["--l1", "nan"], "'nan'"),
-    (["--shift", "32"], "'32'"),
-    (["--activation", "sigmoid"], "'sigmoid'"),
     (["--activation=--"], "'--' is no value"),
-    (["--schedule", "linear"], "'linear'"),
-    (["--epochs", "0"], "'0'"),
-]
+]  # fmt: skip
 
 
 def test_wrong_flags_are_refused_and_nothing_is_written(run, data, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    for flags, named in WRONG + (WRONG_FOR_PYTORCH if run.framework == "pytorch" else []):
+    for flags, named in BOTH + (PYTORCH if run.framework == "pytorch" else []):
         argv = ["--data_dir", data, "--batch_size", "10", *flags]
         assert named in refused(run.trainer.main, argv), flags
         assert list(tmp_path.iterdir()) == [], flags

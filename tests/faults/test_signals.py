@@ -7,7 +7,7 @@ import sys
 from importlib.util import find_spec
 
 import pytest
-from common import HANG, ROOT, TRAINERS, Fork, at_call, outcome, record_of, results
+from common import HANG, ROOT, Fork, at_call, outcome, record_of, results
 
 STATUS = {"SIGINT": 130, "SIGTERM": 143, "SIGHUP": 129}
 if os.name != "posix":
@@ -65,12 +65,11 @@ trainer.train_step = hang
 
 
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
-@pytest.mark.parametrize("framework", TRAINERS)
-def test_a_second_signal_ends_a_run_that_hangs(framework, name, data, tmp_path):
-    flags = ["--data_dir", data, "--batch_size", 20]
-    status, said = Fork(framework, tmp_path / "a", *flags, prepare=TWICE.format(name)).end()
+def test_a_second_signal_ends_a_run_that_hangs(run, name, data):
+    flags, folder = ["--data_dir", data, "--batch_size", 20], run.folder / "a"
+    status, said = Fork(run.framework, folder, *flags, prepare=TWICE.format(name)).end()
     assert status in (STATUS[name], -getattr(signal, name)) and "Traceback" not in said
-    assert record_of(tmp_path / "a")["status"] != "completed"
+    assert record_of(folder)["status"] != "completed"
 
 
 # The first process of a container or of a namespace: what has no handler there is no signal.
