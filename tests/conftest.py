@@ -121,7 +121,7 @@ def pytest_cmdline_main(config):
     """On two cores where pytest-xdist is installed and nothing else is asked for."""
     alone = hasattr(config, "workerinput") or config.option.usepdb
     if not alone and config.getoption("numprocesses", 0) is None and not config.option.tx:
-        config.option.numprocesses, config.option.dist = 2, "loadfile"
+        config.option.numprocesses, config.option.dist = 2, "worksteal"
 
 
 @pytest.fixture
