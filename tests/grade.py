@@ -155,10 +155,13 @@ def grade_all(args, names, interrupts):
                     if report["note"].startswith("taken"):
                         bar.write(f"    {report['note']}")
         finally:
+            for _ in range(20):  # again, for a process that still starts loses the signal
+                for process in [
+                    process for _, process, _ in running.values() if process.is_alive()
+                ]:
+                    process.terminate()
+                    process.join(0.5)
             for _, process, _ in running.values():
-                process.terminate()
-            for _, process, _ in running.values():
-                process.join(10)
                 process.kill()
                 process.join()
 
