@@ -7,15 +7,17 @@ import argparse
 import textwrap
 from pathlib import Path
 
-from matplotlib.figure import Figure
-
 from training.argument_files import flag_text
-from training.errors import UsageError, exit_with_message, writing
+from training.errors import RunError, UsageError, exit_with_message, writing
 from training.files import reading, replacing
 from training.folder import METRICS, read_record
 from training.history import FRAMEWORKS, QUANTITIES, read_history
 
 HELD_OUT = {"val": "validation", "test": "test"}
+
+
+def path(text):
+    return Path(text).expanduser()
 
 
 def read_run(path):
@@ -24,14 +26,21 @@ def read_run(path):
     if record is None or not (path / METRICS).exists():
         raise UsageError(f"{path} holds no curves of a run")
     with reading(path / METRICS):
-        return record, read_history(path / METRICS)
+        columns = read_history(path / METRICS)
+        if "step" not in columns:
+            raise ValueError("it has no column step")
+        return record, columns
 
 
 def labels(runs):
     """A name for each run, by path: the flags in which it differs from the others, which are
     compared where both trainers have them; and the path where nothing else tells runs apart."""
     rows = {
-        path: {"trainer": FRAMEWORKS.get(record["framework"])} | record["flags"]
+        path: {
+            "trainer": FRAMEWORKS.get(record["framework"]),
+            "data": record["dataset"],
+            **{k: v for k, v in record["flags"].items() if k not in ("synthetic", "eval_freq")},
+        }
         for path, (record, _) in runs.items()
     }
     values = {}
@@ -42,7 +51,7 @@ def labels(runs):
         path: ", ".join(
             f"{name} {flag_text(value) or 'none'}"
             for name, value in row.items()
-            if len(values[name]) > 1
+            if len(values[name]) > 1 or (name, value) == ("data", "synthetic")
         )
         for path, row in rows.items()
     }
@@ -55,6 +64,8 @@ def labels(runs):
 
 def draw(runs):
     """The figure: a colour for each run, solid on the held-out set and dashed in training."""
+    from matplotlib.figure import Figure  # here: a broken matplotlib is told in one line
+
     figure = Figure(figsize=(10, 4.5), layout="constrained")
     for axes, (quantity, title) in zip(figure.subplots(1, 2), QUANTITIES.items(), strict=True):
         for i, (path, label) in enumerate(labels(runs).items()):
@@ -74,12 +85,16 @@ def draw(runs):
 @exit_with_message
 def main(argv=None):
     parser = argparse.ArgumentParser(description="Draw the curves of several runs.")
-    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="the folder of a run")
-    parser.add_argument("--out", type=Path, default=Path("compare.png"), metavar="FILE.png")
+    parser.add_argument("runs", nargs="+", type=path, metavar="RUN", help="the folder of a run")
+    parser.add_argument("--out", type=path, default=Path("compare.png"), metavar="FILE.png")
     args = parser.parse_args(argv)
-    if not args.out.parent.is_dir():
-        raise UsageError(f"--out {args.out}: there is no folder {args.out.parent}")
-    figure = draw({path: read_run(path) for path in args.runs})
+    if args.out.suffix != ".png" or args.out.is_dir() or not args.out.parent.is_dir():
+        raise UsageError(f"--out {args.out} is not the name of a .png file in a folder that exists")
+    runs = {path: read_run(path) for path in args.runs}
+    try:
+        figure = draw(runs)
+    except (ImportError, ValueError) as error:
+        raise RunError(f"matplotlib cannot draw: {error}") from error
     with writing(args.out), replacing(args.out) as file:
         figure.savefig(file, format="png", dpi=150)
     print(f"the curves are in {args.out}")

@@ -149,8 +149,21 @@ def test_the_curves_of_several_runs_are_compared(run, monkeypatch):
     assert (run.folder / "compare.png").read_bytes().startswith(b"\x89PNG")
     compare([one, "--out", "x.png"])
     assert (run.folder / "x.png").exists()
-    for argv in ([], ["nowhere"], [one, str(run.folder)], [one, "--out", "nowhere/x.png"]):
+    strange = run("d") / "metrics.csv"
+    strange.write_text("a,b\n1,2\n")
+    out = ("nowhere/x.png", "x.pdf", "a")
+    for argv in ([], ["nowhere"], [str(run.folder)], [str(strange.parent)],
+                 *([one, "--out", name] for name in out)):  # fmt: skip
         before = listing(run.folder)
         with pytest.raises(SystemExit) as end:
             compare(argv)
-        assert end.value.code in (1, 2) and listing(run.folder) == before
+        assert end.value.code == 2 and listing(run.folder) == before
+
+
+def test_a_comparison_names_synthetic_data():
+    labels = importlib.import_module("plots.compare").labels
+    flags = {"seed": 1, "synthetic": False}  # as where CIFAR-10 could not be downloaded
+    record = {"framework": "numpy", "flags": flags}
+    runs = {name: ({**record, "dataset": name}, {}) for name in ("cifar10", "synthetic")}
+    assert labels(runs) == {"cifar10": "data cifar10", "synthetic": "data synthetic"}
+    assert labels({"a": runs["synthetic"]}) == {"a": "data synthetic"}

@@ -28,7 +28,7 @@ class RunError(Exception):
 class Stopped(KeyboardInterrupt):
     """A signal ended the run: exit status 128 plus its number. The message says what is saved."""
 
-    def __init__(self, number=signal.SIGINT, message="nothing to save yet"):
+    def __init__(self, number=signal.SIGINT, message="nothing new to save"):
         super().__init__(message)
         self.number = number
 
@@ -56,9 +56,10 @@ def exit_with_message(main):
                 message = f"stopped: {stop}"
             finally:
                 out.flush()
-        if UNDER_TORCHRUN in os.environ and os.environ["RANK"] != "0" and status < 128:
-            # If the first process fails too, torchrun ends this one before it repeats that.
-            time.sleep(5)
+        if UNDER_TORCHRUN in os.environ and os.environ.get("RANK", "0") != "0":
+            if status >= 128:  # the first process says so
+                raise SystemExit(status)
+            time.sleep(5)  # if the first process fails too, torchrun ends this one meanwhile
         print(f"{Path(sys.argv[0]).name}: {one_line(message)}", file=err)
         raise SystemExit(status)
 

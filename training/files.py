@@ -94,7 +94,10 @@ def read_checkpoint(path):
     if path.suffix != ".npz":
         import torch
 
-        return torch.load(raw, map_location="cpu", weights_only=True)
+        state = torch.load(raw, map_location="cpu", weights_only=True)
+        if not isinstance(state, dict) or not all(isinstance(v, dict) for v in state.values()):
+            raise ValueError("it is not that of a run")
+        return state
     state = {}
     with np.load(raw, allow_pickle=False) as arrays:
         for key, value in arrays.items():

@@ -20,7 +20,7 @@ from training.history import as_csv, read_history
 RECORD, METRICS, CURVES = "run.json", "metrics.csv", "curves.png"
 CHECKPOINTS = {"numpy": "checkpoint.npz", "pytorch": "checkpoint.pt"}
 NOT_RECORDED = ("framework", "run_dir", "resume", "data_dir")  # what may differ as a run resumes
-RESULTS = ("dataset", "steps", "train_seconds", "test_accuracy", "test_loss")
+RESULTS = ("steps", "train_seconds", "test_accuracy", "test_loss")
 
 
 def read_record(path):
@@ -37,8 +37,10 @@ def read_record(path):
         record = json.loads((path / RECORD).read_bytes())
         if not isinstance(record, dict) or not isinstance(record.get("flags"), dict):
             raise ValueError("it is not the record of a run")
-        if record.get("status") == "completed" and not {*RESULTS} <= record.keys():
-            raise ValueError("it lacks results")
+        results = RESULTS if record["status"] == "completed" else ()
+        if not all(isinstance(record[name], int | float) for name in results):
+            raise ValueError("a result is no number")
+        record["framework"], record["dataset"]  # raises KeyError
         return record
 
 
@@ -81,9 +83,13 @@ class Folder:
                 )
         return earlier
 
-    def read_history(self):
+    def read_history(self, names):
+        """The columns of metrics.csv, which must have these names."""
         with files.reading(self.path / METRICS):
-            return read_history(self.path / METRICS)
+            columns = read_history(self.path / METRICS)
+            if [*columns] != [*names]:
+                raise ValueError("it is not that of this run")
+            return columns
 
     def open(self, stack, resume):
         """Makes the folder unless it is there, and locks it until the ExitStack closes. Returns
@@ -104,7 +110,8 @@ class Folder:
                 raise UsageError(f"another process has just completed the run in {self.path}")
             if earlier["dataset"] not in (None, self.record["dataset"]):
                 before, now = earlier["dataset"], self.record["dataset"]
-                raise UsageError(f"the run in {self.path} is on {before}, not {now}")
+                what = f"the run in {self.path} is on {before}, not {now}"
+                raise UsageError(f"{what}: give its data with --data_dir")
         with files.reading(self.checkpoint):
             if self.checkpoint.exists():
                 return files.read_checkpoint(self.checkpoint)

@@ -2,13 +2,14 @@
 
 import ctypes
 import os
+import signal
 import sys
 from contextlib import contextmanager, suppress
 
 import torch
 from torch import distributed
 
-from training.errors import UNDER_TORCHRUN, RunError, UsageError
+from training.errors import UNDER_TORCHRUN, RunError, UsageError, on_signals
 
 TORCH = torch.__version__
 
@@ -45,7 +46,8 @@ def join(args):
             reason = str(error).splitlines()[0]
             raise UsageError(f"--use_gpu: CUDA does not start ({reason})") from error
     if size() > 1 and not distributed.is_initialized():
-        distributed.init_process_group("nccl" if args.use_gpu else "gloo")
+        with on_signals(signal.SIG_DFL):  # a wait in C++, in which Python sees no signal
+            distributed.init_process_group("nccl" if args.use_gpu else "gloo")
     if args.bfloat16 and precision(args) != "bfloat16" and is_main_process():
         print("no bfloat16 instructions here: matrices are multiplied in float32", file=sys.stderr)
     return torch.device("cuda" if args.use_gpu else "cpu")

@@ -16,7 +16,7 @@ import numpy as np
 from tqdm import tqdm
 
 from training import files
-from training.errors import UNDER_TORCHRUN, RunError, Stopped, on_signals
+from training.errors import UNDER_TORCHRUN, RunError, Stopped, UsageError, on_signals
 from training.flags import total_steps
 from training.folder import Folder, new_record
 from training.history import History
@@ -60,7 +60,7 @@ class Run:
         self.finished = earlier is not None and earlier["status"] == "completed"
         if self.finished:
             self.record |= earlier
-            self.history.columns = self.folder.read_history()
+            self.history.columns = self.folder.read_history(self.history.columns)
 
     @property
     def is_new(self):
@@ -98,6 +98,8 @@ class Run:
                 if self._is_main:
                     self.folder.write_end(status="interrupted", steps=self.step)
                 number = getattr(stop, "number", signal.SIGINT)
+                if self.record["status"] == "completed":
+                    raise Stopped(number, "the run is complete") from stop
                 how = f"--resume --run_dir {shlex.quote(str(self.folder.path))}"
                 raise Stopped(
                     number, f"{str(stop) or ON_DISK}; to continue, give only {how}"
@@ -112,8 +114,13 @@ class Run:
             return
         with files.reading(self.folder.checkpoint):
             progress = json.loads(str(state["run"]["progress"]))
+            if not isinstance(progress, dict) or not isinstance(progress["step"], int):
+                raise ValueError("it is not that of a run")
+            if [*progress["history"]] != [*self.history.columns]:
+                raise ValueError("it has other columns")
             if progress["flags"] != self.record["flags"]:
-                raise ValueError("it belongs to a run with other flags")
+                where = f"{self.folder.checkpoint} and run.json"
+                raise UsageError(f"{where} have different flags: one of them was edited")
             self._best = state.get("best", {})
             if self._best:  # raises an exception unless they fit
                 self._parts["network"].load_state_dict(self._best)
@@ -127,7 +134,7 @@ class Run:
         first, self._signal = self._signal is None, number
         again = not first and UNDER_TORCHRUN in os.environ  # torchrun repeats it
         if not (first and self._in_loop or again):
-            raise Stopped(number, ON_DISK)
+            raise Stopped(number, "nothing is saved yet" if self.is_new else ON_DISK)
 
     def batches(self, train):
         """Yields the remaining batches of the training set, x and y, one for each step."""

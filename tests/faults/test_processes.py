@@ -13,6 +13,9 @@ from common import HANG, ROOT, Fork, record_of, results, rows_of, wait_for
 if os.name != "posix":
     pytest.skip("torchrun and signals as they are on Unix", allow_module_level=True)
 torch = pytest.importorskip("torch")
+import train_mlp_pytorch  # noqa: E402
+from training import errors, flags, processes  # noqa: E402
+
 FLAGS = ["--max_steps", 30, "--eval_freq", 10, "--batch_size", 20, "--dnn_hidden_units", 8]
 
 
@@ -170,3 +173,18 @@ def test_a_process_of_torchrun_ends_at_once(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1].startswith("test accuracy")
+
+
+def test_a_process_that_waits_for_the_others_ends_at_a_signal(monkeypatch):
+    """The wait is in C++, where a handler of Python is never called."""
+    seen = []
+    for name, value in {"TORCHELASTIC_RUN_ID": "x", "RANK": "0", "WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(
+        processes.distributed,
+        "init_process_group",
+        lambda *_: seen.append(signal.getsignal(signal.SIGTERM)),
+    )
+    with errors.on_signals(lambda *_: None):
+        processes.join(flags.parse(train_mlp_pytorch.make_parser(), []))
+    assert seen == [signal.SIG_DFL]

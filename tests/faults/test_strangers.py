@@ -1,5 +1,6 @@
 """Files from strangers: none of their code runs, and each is refused in one line."""
 
+import json
 import os
 from pathlib import Path
 
@@ -39,12 +40,19 @@ class Evil:
         return os.mkdir, ("ran",)
 
 
+def change_progress(state, **changes):
+    state["run"]["progress"] = json.dumps(json.loads(str(state["run"]["progress"])) | changes)
+
+
 FORGED = {  # how the parts of a checkpoint are changed
     "another shape": lambda state, name: state["network"].update(
         {name: state["network"][name][:1]}
     ),
     "no network": lambda state, name: state.pop("network"),
     "no optimizer": lambda state, name: state.update(optimizer={"param_groups": []}),
+    "another progress": lambda state, name: state.update(run={"progress": "[]"}),
+    "another step": lambda state, name: change_progress(state, step="x"),
+    "other columns": lambda state, name: change_progress(state, history=[]),
     # in the pickle that is all of a .pt, or in an array of objects of a .npz
     "code": lambda state, name: state["network"].update(evil=np.array(Evil(), object)),
     "code for torch": lambda state, name: state["network"].update(evil=Evil()),
@@ -62,3 +70,16 @@ def test_a_checkpoint_that_no_run_writes_is_refused(run, kind, monkeypatch):
     write_checkpoint(checkpoint, state)
     assert f"{checkpoint.name} is damaged" in refused(run, "a", "--resume")
     assert not Path("ran").exists()
+
+
+@pytest.mark.parametrize("content", [[], {"run": 5}], ids=str)
+def test_what_torch_saved_of_something_else_is_refused(run, content):
+    if run.framework == "numpy":
+        pytest.skip("only PyTorch's checkpoints hold that")
+    import torch
+
+    (checkpoint,) = interrupted(run, "a").glob("checkpoint.*")
+    torch.save(content, checkpoint)
+    before = checkpoint.read_bytes()
+    assert f"{checkpoint.name} is damaged" in refused(run, "a", "--resume")
+    assert checkpoint.read_bytes() == before
