@@ -26,21 +26,8 @@ SYNTHETIC_WARNING = "*** SYNTHETIC DATA, not CIFAR-10: its accuracy says nothing
 
 
 class Run:
-    """One training run. Both trainers make these calls, in this order:
-
-        run = Run(args)                             # looks at the folder, writes nothing
-        if run.finished:
-            return run.report()
-        with run.training(data, mlp):               # makes the folder or reads the checkpoint
-            if run.is_new:
-                run.log(loss, accuracy)             # of the first batch, before any step
-                run.add_row(held_out=(loss, accuracy))
-            for x, y in run.batches(data.train):
-                run.log(loss, accuracy)             # of the batch, before its step
-                if run.is_due:
-                    run.add_row(held_out=(loss, accuracy))
-            run.restore_best()
-            return run.finish(test=(loss, accuracy))
+    """One training run; `main` of train_mlp_numpy.py shows its calls in their order. Until
+    `training` begins it writes nothing.
 
     `record` is what run.json holds, `step` the number of the current step. processes: the module
     training.processes if torchrun may have started several: only the main process writes.
@@ -114,10 +101,9 @@ class Run:
             return
         with files.reading(self.folder.checkpoint):
             progress = json.loads(str(state["run"]["progress"]))
-            if not isinstance(progress, dict) or not isinstance(progress["step"], int):
-                raise ValueError("it is not that of a run")
-            if [*progress["history"]] != [*self.history.columns]:
-                raise ValueError("it has other columns")
+            known = isinstance(progress, dict) and isinstance(progress["step"], int)
+            if not known or [*progress["history"]] != [*self.history.columns]:
+                raise ValueError("it is not that of this run")
             if progress["flags"] != self.record["flags"]:
                 where = f"{self.folder.checkpoint} and run.json"
                 raise UsageError(f"{where} have different flags: one of them was edited")
