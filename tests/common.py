@@ -4,7 +4,6 @@ import contextlib
 import csv
 import functools
 import hashlib
-import importlib
 import io
 import json
 import multiprocessing
@@ -16,6 +15,7 @@ import struct
 import subprocess
 import sys
 import tarfile
+import tempfile
 import time
 from importlib.util import find_spec
 from pathlib import Path
@@ -175,6 +175,36 @@ def interrupted(run, name, *flags):
     return run.folder / name
 
 
+class Broken(io.StringIO):
+    """A terminal on which nothing can be written."""
+
+    def __init__(self, number):
+        super().__init__()
+        self.number = number
+
+    def isatty(self):
+        return True
+
+    def write(self, _):
+        raise OSError(self.number, os.strerror(self.number))
+
+    flush = close = lambda self: self.write("")
+
+
+@contextlib.contextmanager
+def limit_on_files(size):
+    """Lets the operating system refuse to write more than size bytes into a file."""
+    resource = pytest.importorskip("resource", reason="only Unix limits the size of files")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+
+
 # What a run leaves --------------------------------------------------------------------------------
 
 
@@ -233,6 +263,19 @@ def train(script, *flags, cwd=None, status=0, **environment):
     return done.stdout.splitlines(), done.stderr.splitlines()
 
 
+def small_files():
+    """What use_small_files() has made of cifar10_utils, by name."""
+    return {name: getattr(cifar10_utils, name) for name in ("MD5", "IMAGES_PER_FILE")}
+
+
+def environment_of_small_files(folder, code=""):
+    """The variables with which any Python program takes the small files for CIFAR-10's, and
+    executes code before it begins."""
+    start = f"import cifar10_utils\nvars(cifar10_utils).update({small_files()})\n{code}\n"
+    path = [write_files(folder / "start", {"sitecustomize.py": start.encode()}), ROOT]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, path))}
+
+
 def wait_for(condition):
     end = time.monotonic() + HANG
     while time.monotonic() < end:
@@ -244,51 +287,58 @@ def wait_for(condition):
 
 
 class Fork:
-    """A trainer's main in a process of its own, forked from one that has imported everything but
-    matplotlib: that takes a tenth of a second, where PyTorch's trainer takes seconds to start.
+    """`python -c program argv` in a process forked from one that has imported everything but
+    matplotlib: that takes a tenth of a second, where PyTorch's trainer takes seconds to start."""
 
-    prepare: code that is executed before main, and knows the module `trainer`.
-    """
-
-    def __init__(self, framework, folder, *flags, prepare="", **environment):
-        argv = ["--run_dir", str(folder), *map(str, flags)]
-        self.log = folder.with_name(f"{folder.name}-{os.urandom(4).hex()}.log")
-        data = {name: getattr(cifar10_utils, name) for name in ("MD5", "IMAGES_PER_FILE")}
-        args = framework, argv, prepare, data, {**os.environ, **environment}, os.getcwd(), self.log
-        self.process = fork_server().Process(target=_main, args=args)
+    def __init__(self, program, *argv, **environment):
+        descriptor, self.log = tempfile.mkstemp()
+        os.close(descriptor)
+        environment = {**os.environ, **environment}
+        args = program, [*map(str, argv)], small_files(), environment, os.getcwd(), self.log
+        self.process = fork_server().Process(target=_execute, args=args, daemon=True)
         self.process.start()
 
     def end(self):
         """The exit status (negative: the signal), and what it said."""
-        try:
-            self.process.join(HANG)
-            assert self.process.exitcode is not None, f"it hangs: {self.log.read_text()}"
-        finally:
-            self.process.kill()
-        return self.process.exitcode, self.log.read_text()
+        self.process.join(HANG)
+        status, said = self.process.exitcode, Path(self.log).read_text()
+        self.process.kill()
+        os.unlink(self.log)
+        assert status is not None, f"it hangs: {said}"
+        return status, said
+
+
+NO_CURVES = "import training.folder; training.folder.draw_curves = lambda *_: None"
+CALL_MAIN = {"numpy": "trainer.main()", "pytorch": "trainer.processes.run_and_leave(trainer.main)"}
+
+
+def fork_trainer(framework, *flags, prepare="", curves=False, **environment):
+    """A trainer in a Fork, which draws its curves only where that is asked for. prepare: code that
+    is executed first, and knows the module `trainer`."""
+    lines = [f"import train_mlp_{framework} as trainer", prepare, CALL_MAIN[framework]]
+    return Fork("\n".join(["" if curves else NO_CURVES, *lines]), *flags, **environment)
 
 
 @functools.cache
 def fork_server():
     context = multiprocessing.get_context("forkserver")
-    names = [f"train_mlp_{framework}" for framework in ("numpy", "pytorch")]
-    context.set_forkserver_preload(["common", "torch._dynamo", *names])
+    trainers = [f"train_mlp_{framework}" for framework in CALL_MAIN]
+    context.set_forkserver_preload(["common", "torch._dynamo", *trainers])
     with pytest.MonkeyPatch.context() as patch:  # it is not given this process's sys.path
         patch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
         multiprocessing.forkserver.ensure_running()
     return context
 
 
-def _main(framework, argv, prepare, data, environment, cwd, log):
+def _execute(program, argv, data, environment, cwd, log):
     """In the new process."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(cwd)
     vars(cifar10_utils).update(data)
-    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT)
+    descriptor = os.open(log, os.O_WRONLY | os.O_APPEND)
     for standard in (1, 2):
         os.dup2(descriptor, standard)
-    trainer = importlib.import_module(f"train_mlp_{framework}")
-    exec(prepare, {"trainer": trainer})
-    trainer.main(argv)
+    sys.argv = ["fork", *argv]
+    exec(program, {"__name__": "__main__"})

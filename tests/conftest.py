@@ -150,14 +150,19 @@ def trainer(request, no_curves):
 
 @pytest.fixture
 def run(trainer, data, tmp_path):
-    """A function that trains a small network into the folder `name`, which it returns."""
+    """A function that trains a small network into the folder `name`, which it returns. run.argv
+    gives the flags with which it does."""
 
-    def run(name, *flags, steps=12):
+    def argv(name, *flags, steps=12):
         argv = ["--data_dir", data, "--dnn_hidden_units", "8", "--max_steps", steps]
         argv += ["--batch_size", "20", "--eval_freq", "5", "--run_dir", tmp_path / name, *flags]
-        run.history = trainer.main([str(flag) for flag in argv])
+        return [str(flag) for flag in argv]
+
+    def run(name, *flags, **options):
+        run.history = trainer.main(argv(name, *flags, **options))
         return tmp_path / name
 
+    run.argv = argv
     run.trainer, run.folder = trainer, tmp_path
     run.framework = trainer.__name__.removeprefix("train_mlp_")
     return run

@@ -1,50 +1,56 @@
-"""Training in several processes, on the CPU: under torchrun, and in forks that are started as
-torchrun starts its own."""
+"""Training in several processes, on the CPU: in forks that are started as torchrun starts its own
+processes, and once under torchrun itself."""
 
 import os
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
-from common import HANG, ROOT, Fork, record_of, results, rows_of, wait_for
+from common import (
+    HANG,
+    ROOT,
+    environment_of_small_files,
+    fork_trainer,
+    record_of,
+    refused,
+    results,
+    rows_of,
+    wait_for,
+)
 
 if os.name != "posix":
     pytest.skip("torchrun and signals as they are on Unix", allow_module_level=True)
 torch = pytest.importorskip("torch")
 import train_mlp_pytorch  # noqa: E402
-from training import errors, flags, processes  # noqa: E402
 
 FLAGS = ["--max_steps", 30, "--eval_freq", 10, "--batch_size", 20, "--dnn_hidden_units", 8]
-
-
-def fork(ranks, folder, *flags, prepare=()):
-    """Starts that many processes that train together. prepare: code for the first, second, ..."""
-    store = torch.distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-    environment = {
-        **{"TORCHELASTIC_USE_AGENT_STORE": "True", "TORCHELASTIC_RESTART_COUNT": "0"},
-        **{"TORCHELASTIC_RUN_ID": "none", "MASTER_ADDR": "127.0.0.1"},
-        **{"MASTER_PORT": str(store.port)},
-        **dict.fromkeys(("WORLD_SIZE", "LOCAL_WORLD_SIZE"), str(ranks)),
-    }
-    forks = []
-    for rank in range(ranks):
-        code = dict(enumerate(prepare)).get(rank, "")
-        forks.append(Fork("pytorch", folder, *flags, prepare=code, RANK=str(rank), **environment))
-        forks[-1].store = store  # which must outlive them
-    return forks
+VARIABLES = ["RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"]
 
 
 @pytest.fixture
-def together(data, tmp_path):
-    """A function that trains in two processes into the folder `name`. Returns how each ended."""
+def start(data, tmp_path):
+    """A function that starts processes to train together into the folder `name`. prepare: code for
+    the first, the second, ...; size: the number of processes, if some of them are missing."""
 
-    def together(name, *flags, ranks=2, prepare=()):
-        argv = ["--data_dir", data, *FLAGS, *flags]
-        return [f.end() for f in fork(ranks, tmp_path / name, *argv, prepare=prepare)]
+    def start(name, *flags, prepare=("", ""), size=None):
+        store = torch.distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+        environment = {"TORCHELASTIC_RUN_ID": "none", "TORCHELASTIC_RESTART_COUNT": "0"}
+        environment |= {"TORCHELASTIC_USE_AGENT_STORE": "True", "MASTER_ADDR": "127.0.0.1"}
+        environment["MASTER_PORT"] = str(store.port)
+        argv, forks = ["--data_dir", data, *FLAGS, "--run_dir", tmp_path / name, *flags], []
+        for rank, code in enumerate(prepare):
+            numbers = dict(zip(VARIABLES, 2 * [rank] + 2 * [size or len(prepare)], strict=True))
+            environment |= {name: str(number) for name, number in numbers.items()}
+            forks.append(fork_trainer("pytorch", *argv, prepare=code, **environment))
+            forks[-1].store = store  # which must outlive them
+        return forks
 
-    return together
+    return start
+
+
+def end(forks):
+    return [fork.end() for fork in forks]
 
 
 def in_step(number, code):
@@ -60,131 +66,99 @@ trainer.train_step = train_step
 """
 
 
-@pytest.mark.parametrize("ranks", [2, 4])
-def test_several_processes_end_where_one_does(ranks, together, tmp_path):
-    (status, said), *others = together("several", ranks=ranks)
+def test_several_processes_end_where_one_does(start, tmp_path):
+    (status, said), *others = end(start("several", prepare=4 * [""]))
     assert status == 0 and said.count("test accuracy 0.") == 1, said
-    assert others == [(0, "")] * (ranks - 1)
-    assert together("one", ranks=1)[0][0] == 0
-    pairs = zip(rows_of(tmp_path / "one"), rows_of(tmp_path / "several"), strict=True)
-    for one, several in pairs:
+    assert others == 3 * [(0, "")]
+    assert end(start("one", prepare=[""]))[0][0] == 0
+    for one, several in zip(rows_of(tmp_path / "one"), rows_of(tmp_path / "several"), strict=True):
         for column in one:
             assert float(several[column]) == pytest.approx(float(one[column]), rel=1e-4, abs=1e-4)
     names = sorted(path.name for path in (tmp_path / "several").iterdir())
     assert names == ["checkpoint.pt", "curves.png", "metrics.csv", "run.json"]
-    assert record_of(tmp_path / "several")["processes"] == ranks
-    assert "processes" in together("several", "--resume", ranks=1)[0][1]
+    assert record_of(tmp_path / "several")["processes"] == 4
+    assert "processes" in end(start("several", "--resume", prepare=[""]))[0][1]
 
 
-@pytest.mark.parametrize("rank", [0, 1])
-def test_a_killed_process_ends_all_and_resume_ends_the_same(rank, together, tmp_path):
-    together("whole")
-    kill = in_step(15, "os.kill(os.getpid(), signal.SIGKILL)")
-    ends = together("killed", prepare=["", kill] if rank else [kill])
-    assert ends.pop(rank)[0] == -signal.SIGKILL
-    ((status, said),) = ends
-    assert status == 1 and "--resume goes on from the last checkpoint" in said
-    assert record_of(tmp_path / "killed")["status"] != "completed"
-    assert [status for status, _ in together("killed", "--resume")] == [0, 0]
-    assert results(tmp_path / "killed") == results(tmp_path / "whole")
+TERM = "signal.raise_signal(signal.SIGTERM); " * 2  # torchrun repeats it
+KILL = "os.kill(os.getpid(), signal.SIGKILL)"
+AT_ONCE = "import time; time.sleep = lambda _: None\n"  # in place of a wait for the first to speak
+STOPS = [  # what each process does, how each ends, and the status of the run
+    (in_step(4, TERM), "", [143, 143], "interrupted"),
+    ("", in_step(4, TERM), [143, 143], "interrupted"),
+    (in_step(4, TERM), in_step(5, TERM), [143, 143], "interrupted"),
+    (in_step(4, KILL), AT_ONCE, [-signal.SIGKILL, 1], "running"),
+    ("", in_step(4, KILL), [1, -signal.SIGKILL], "failed"),
+]
 
 
-@pytest.mark.parametrize("receivers", [[0], [1], [0, 1]], ids=str)
-def test_a_signal_stops_all_after_the_same_step(receivers, together, tmp_path):
-    """To one process, or to all, each in a step of its own; twice, as torchrun sends it."""
-    together("whole")
-    send = "signal.raise_signal(signal.SIGTERM); " * 2
-    prepare = [in_step(12 + rank, send) if rank in receivers else "" for rank in (0, 1)]
-    ends = together("stopped", prepare=prepare)
-    assert [status for status, _ in ends] == [143, 143], ends
-    assert "--resume" in ends[0][1]
-    record = record_of(tmp_path / "stopped")
-    assert record["status"] == "interrupted" and record["steps"] in (12, 13, 14)
-    assert [status for status, _ in together("stopped", "--resume")] == [0, 0]
+def test_stopped_in_every_way_they_end_together_and_go_on(start, tmp_path):
+    """A signal to one process or to all stops them after the same step; a killed one ends all."""
+    for *prepare, expected, how in STOPS:
+        ends = end(start("stopped", "--resume", prepare=prepare))
+        assert [status for status, _ in ends] == expected, ends
+        said = [said for status, said in ends if status == 1 or said]
+        assert "--resume" in said[0] and "Traceback" not in said[0]
+        assert record_of(tmp_path / "stopped")["status"] == how
+    for name in ("stopped", "whole"):
+        assert [status for status, _ in end(start(name, "--resume"))] == [0, 0]
     assert results(tmp_path / "stopped") == results(tmp_path / "whole")
 
 
-# torchrun itself ----------------------------------------------------------------------------------
-
-
-def torchrun(*flags):
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    return subprocess.Popen(
-        [*command, ROOT / "train_mlp_pytorch.py", *map(str, flags)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-
-
-def end(process):
-    """Waits for torchrun. Kills it, and what it started, where it hangs."""
-    try:
-        return process.communicate(timeout=HANG)
-    finally:
-        if process.poll() is None:
-            children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
-            pids = children.read_text().split() if children.exists() else []
-            for pid in (*map(int, pids), process.pid):
-                os.kill(pid, signal.SIGKILL)
-            process.wait()
-
-
-def test_ctrl_c_under_torchrun_saves_everything(tmp_path):
-    folder = tmp_path / "a"
-    process = torchrun("--synthetic", "--max_steps", 10**6, "--eval_freq", 5, "--run_dir", folder)
-    try:
-        wait_for(lambda: process.poll() is not None or len(rows_of(folder)) > 1)
-        os.kill(process.pid, signal.SIGINT)
-    finally:
-        out, err = end(process)
-    assert process.returncode != 0
-    record = record_of(folder)
-    assert record["status"] == "interrupted" and record["processes"] == 2, err
-    assert err.count("--resume --run_dir") >= 1 and err.count("SYNTHETIC DATA") == 1
-    assert out.count("step     0") == 1
-
-
-def test_bad_input_under_torchrun_is_reported_once(tmp_path):
-    """What only the first process finds; for what each of them finds, the others wait."""
+def test_bad_input_is_reported_once(start, tmp_path):
+    """What only the first process finds; where the second waits, torchrun ends it meanwhile."""
     (tmp_path / "mine").write_text("my work")
-    process = torchrun("--synthetic", "--run_dir", tmp_path)
-    _, err = end(process)
-    assert process.returncode == 1  # torchrun's own, for any failure
-    assert err.count("holds no run") == err.count("error: ") == 1
-    assert "exitcode  : 2" in err
+    ended = f"import os, signal, time; time.sleep = lambda _: {KILL}"
+    (status, said), second = end(start(".", prepare=["", ended]))
+    assert status == 2 and "holds no run" in said and said.count("\n") == 1
+    assert second == (-signal.SIGKILL, "")
     assert [path.name for path in tmp_path.iterdir()] == ["mine"]
 
 
-def test_a_process_of_torchrun_ends_at_once(tmp_path):
-    """What PyTorch's threads do at random as Python ends, an exit handler does here: abort."""
-    program = "import atexit, os, runpy, sys; atexit.register(os.abort)"
-    program += f"; runpy.run_path({str(ROOT / 'train_mlp_pytorch.py')!r}, run_name='__main__')"
-    flags = ["--synthetic", "--max_steps", "2", "--run_dir", str(tmp_path / "a")]
-    variables = {"TORCHELASTIC_RUN_ID": "none", "RANK": "0", "WORLD_SIZE": "1"}
-    variables["LOCAL_WORLD_SIZE"] = "1"
-    done = subprocess.run(
-        [sys.executable, "-c", program, *flags],
-        capture_output=True,
-        text=True,
-        env={**os.environ, **variables, "PYTHONPATH": str(ROOT)},
-        timeout=HANG,
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[-1].startswith("test accuracy")
+@pytest.mark.parametrize(
+    "flags, named",
+    [
+        (["--normalization", "batch"], "--normalization batch needs --use_gpu"),
+        (["--batch_size", "5"], "--batch_size 5 does not divide into 2"),
+        (["--use_gpu"], "--use_gpu needs 2 CUDA device(s), but there are 1"),
+    ],
+)
+def test_flags_that_several_processes_cannot_have(flags, named, data, monkeypatch):
+    for name in ("TORCHELASTIC_RUN_ID", *VARIABLES):
+        monkeypatch.setenv(name, "2" if "SIZE" in name else "0")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    assert named in refused(train_mlp_pytorch.main, ["--data_dir", data, "--batch_size=10", *flags])
 
 
-def test_a_process_that_waits_for_the_others_ends_at_a_signal(monkeypatch):
+def test_a_process_that_waits_for_the_others_ends_at_a_signal(start):
     """The wait is in C++, where a handler of Python is never called."""
-    seen = []
-    for name, value in {"TORCHELASTIC_RUN_ID": "x", "RANK": "0", "WORLD_SIZE": "2"}.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setattr(
-        processes.distributed,
-        "init_process_group",
-        lambda *_: seen.append(signal.getsignal(signal.SIGTERM)),
-    )
-    with errors.on_signals(lambda *_: None):
-        processes.join(flags.parse(train_mlp_pytorch.make_parser(), []))
-    assert seen == [signal.SIG_DFL]
+    (fork,) = start("a", prepare=[""], size=2)
+    empty = torch.distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    wait_for(lambda: fork.store.num_keys() > empty.num_keys())
+    os.kill(fork.process.pid, signal.SIGTERM)
+    assert fork.end()[0] == -signal.SIGTERM
+
+
+def test_ctrl_c_under_torchrun_saves_everything_and_leaves_at_once(data, tmp_path):
+    """What PyTorch's threads do at random as Python cleans up, an exit handler does here: abort."""
+    abort = "import atexit, os; 'RANK' in os.environ and atexit.register(os.write, 2, b'clean-up')"
+    folder, flags = tmp_path / "a", ["--data_dir", data, *FLAGS, "--max_steps", 10**6]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    with subprocess.Popen(
+        [*torchrun, ROOT / "train_mlp_pytorch.py", *map(str, flags), "--run_dir", folder],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment_of_small_files(tmp_path, abort),
+    ) as process:
+        try:
+            wait_for(lambda: process.poll() is not None or len(rows_of(folder)) > 1)
+            process.send_signal(signal.SIGINT)
+            out, err = process.communicate(timeout=HANG)
+        finally:
+            process.terminate()  # unless it has ended; it ends what it started
+    assert process.returncode != 0
+    record = record_of(folder)
+    assert record["status"] == "interrupted" and record["processes"] == 2, err
+    assert "--resume --run_dir" in err and "clean-up" not in err
+    assert out.count("step     0") == 1

@@ -1,16 +1,32 @@
-"""Where people start runs: notebooks, threads, containers, pipes, shells with old variables."""
+"""Where people start runs: notebooks, threads, pipes, shells with old variables, Windows."""
 
-import builtins
 import errno
 import io
 import os
 import subprocess
 import sys
 import threading
-import types
+from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
-from common import HANG, ROOT, Fork, ended, record_of, refused, results
+from common import (
+    HANG,
+    ROOT,
+    Broken,
+    Fork,
+    archive_of,
+    ended,
+    environment_of_small_files,
+    fork_trainer,
+    record_of,
+    refused,
+    results,
+    use_small_files,
+    write_files,
+)
+
+from cifar10_utils import ARCHIVE
 
 posix = pytest.mark.skipif(os.name != "posix", reason="as it is on Unix")
 BLOCK = "import sys, types; sys.modules['matplotlib'] = "
@@ -23,43 +39,24 @@ DRAWING = {
 
 @posix
 @pytest.mark.parametrize("trouble", DRAWING)
-def test_a_picture_that_cannot_be_drawn_costs_nothing_else(run, trouble, data):
+def test_a_picture_that_cannot_be_drawn_costs_nothing_else(run, trouble):
     """The result is there, the exit status 0, and --resume draws what is missing."""
-    folder, flags = run.folder / "a", ["--data_dir", data, "--max_steps", 2, "--batch_size", 20]
-    status, said = Fork(run.framework, folder, *flags, **DRAWING[trouble]).end()
+    fork = fork_trainer(run.framework, *run.argv("a"), curves=True, **DRAWING[trouble])
+    (status, said), folder = fork.end(), run.folder / "a"
     assert status == 0 and "Traceback" not in said, said
     assert said.splitlines()[-1].startswith("test accuracy")
     assert record_of(folder)["status"] == "completed"
     drawn = (folder / "curves.png").exists()
     assert drawn or sum("curves.png" in line for line in said.splitlines()) == 1
-    assert run.trainer.main(["--resume", "--run_dir", str(folder)])["step"] == [0, 2]
-    assert (folder / "curves.png").exists()
+    assert results(run("a", "--resume")) == results(run("whole"))
 
 
 def test_a_variable_left_in_the_shell_is_no_launch(run, monkeypatch):
     whole = results(run("whole"))
-    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_PORT"):
-        monkeypatch.setenv(name, "3")
-    monkeypatch.setenv("MASTER_ADDR", "nowhere.invalid")
-    assert results(run("a")) == whole
-    monkeypatch.setenv("RANK", "not a number")
-    assert results(run("b")) == whole
-
-
-# Standard streams ---------------------------------------------------------------------------------
-
-
-class Broken(io.StringIO):
-    """A stream on which nothing can be written: a pipe without a reader, a full disk."""
-
-    def __init__(self, number):
-        super().__init__()
-        self.number = number
-
-    def write(self, _):
-        raise OSError(self.number, os.strerror(self.number))
-
-    flush = close = lambda self: self.write("")
+    for value in ("3", "not a number"):
+        for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_PORT"):
+            monkeypatch.setenv(name, value)
+        assert results(run(value)) == whole
 
 
 def closed():
@@ -78,28 +75,22 @@ STREAMS = {
 
 
 @pytest.mark.parametrize("stream", STREAMS)
-@pytest.mark.parametrize("names", [["stdout"], ["stderr"], ["stdout", "stderr"]], ids=str)
-def test_output_is_not_the_run(run, names, stream, monkeypatch):
+def test_output_is_not_the_run(run, stream, monkeypatch):
     whole = results(run("whole"))
     with monkeypatch.context() as patch:
-        for name in names:
+        for name in ("stdout", "stderr"):
             patch.setattr(sys, name, STREAMS[stream]())
-        assert run.trainer.main(["--resume", "--run_dir", str(run("a"))])["step"][-1] == 12
+        run("a", "--resume")
         with pytest.raises(SystemExit) as end:
             run("b", "--max_steps", "0")
     assert end.value.code == 2
     assert results(run.folder / "a") == whole
 
 
-LOST = [("numpy", "a pipe", "-OO"), ("numpy", "/dev/full", "-B")]
-
-
 @posix
-@pytest.mark.parametrize("framework, out, option", [*LOST, ("pytorch", "a pipe", "-B")])
-def test_a_program_without_streams_and_without_docstrings(framework, out, option, tmp_path):
+@pytest.mark.parametrize("out, option", [("a pipe", "-OO"), ("/dev/full", "-B")])
+def test_a_program_without_streams_and_without_docstrings(out, option, data, tmp_path):
     """Standard error closed, and standard output lost: still exit status 0. With python -OO."""
-    if framework == "pytorch":
-        pytest.importorskip("torch")  # which -OO would compile anew
     if out == "a pipe":
         reader, descriptor = os.pipe()
         os.close(reader)
@@ -107,11 +98,12 @@ def test_a_program_without_streams_and_without_docstrings(framework, out, option
         pytest.skip("there is no /dev/full")
     else:
         descriptor = os.open(out, os.O_WRONLY)
-    command = [sys.executable, option, ROOT / f"train_mlp_{framework}.py", "--synthetic"]
-    command += ["--max_steps", "2", "--run_dir", tmp_path / "a"]
+    variables = environment_of_small_files(tmp_path)
+    variables["PYTHONUNBUFFERED"] = ""  # so that Python writes as it exits
+    command = [sys.executable, option, ROOT / "train_mlp_numpy.py", "--data_dir", data]
+    command += ["--max_steps=2", "--batch_size=20", "--run_dir", tmp_path / "a"]
     shell = ["sh", "-c", 'exec "$@" 2>&-', "sh"]
-    buffered = {**os.environ, "PYTHONUNBUFFERED": ""}  # so that Python writes as it exits
-    done = subprocess.run([*shell, *command], stdout=descriptor, env=buffered, timeout=HANG)
+    done = subprocess.run([*shell, *command], stdout=descriptor, env=variables, timeout=HANG)
     os.close(descriptor)
     assert done.returncode == 0
     assert record_of(tmp_path / "a")["status"] == "completed"
@@ -128,8 +120,6 @@ def test_in_a_thread_and_twice_in_a_row(run):
 
 def test_main_in_a_notebook_says_how_flags_are_given(trainer, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["/x/ipykernel_launcher.py", "-f", "/x/kernel-1.json"])
-    monkeypatch.setitem(sys.modules, "ipykernel", types.ModuleType("ipykernel"))
-    monkeypatch.setattr(builtins, "get_ipython", lambda: None, raising=False)
     assert "list" in refused(trainer.main)
 
 
@@ -144,3 +134,56 @@ def test_a_file_system_without_locks_is_used_without(run, number, monkeypatch):
     said = ended(0, run, "a")
     assert "lock" in said and "\n" not in said
     assert record_of(run.folder / "a")["status"] == "completed"
+
+
+# What the standard library and PyTorch look up in os as they are imported on Unix was there then;
+# our modules are imported anew.
+WINDOWS = """
+import importlib, os, signal, sys, warnings
+import common
+
+root = str(common.ROOT) + os.sep
+for name, module in [*sys.modules.items()]:
+    if (getattr(module, "__file__", None) or "").startswith(root):
+        del sys.modules[name]
+for name in ("fcntl", "resource"):
+    sys.modules[name] = None  # so that importing it raises ImportError
+for name in ("O_NOFOLLOW", "O_DIRECTORY", "geteuid", "fork", "killpg", "setsid", "pread",
+             "pwrite", "mkfifo", "fchmod"):
+    if hasattr(os, name):
+        delattr(os, name)
+del signal.SIGHUP
+warnings.simplefilter("error")
+
+import cifar10_utils, common, pytest
+
+folder, *names = sys.argv[1:]
+common.use_small_files(pytest.MonkeyPatch())
+cifar10_utils.main([folder])
+
+def interrupt(*_, **__):
+    raise KeyboardInterrupt
+
+for name in names:
+    trainer = importlib.import_module(f"train_mlp_{name}")
+    argv = ["--data_dir", folder, "--batch_size=20", "--max_steps=3", "--run_dir", folder + name]
+    step, trainer.train_step = trainer.train_step, interrupt
+    common.ended(130, trainer.main, argv)
+    trainer.train_step = step
+    assert "is not empty" in common.refused(trainer.main, argv)
+    for _ in range(2):
+        common.ended(0, trainer.main, [*argv, "--resume"])
+"""
+
+
+@posix
+def test_without_what_only_unix_has(tmp_path, monkeypatch):
+    """As on Windows: one program unpacks the data, and trains there as a person does."""
+    folder = write_files(tmp_path / "a", {ARCHIVE: archive_of(use_small_files(monkeypatch))})
+    names = ["numpy", "pytorch"] if find_spec("torch") else ["numpy"]
+    status, said = Fork(WINDOWS, folder, *names).end()
+    assert status == 0, said
+    for name in names:
+        files = sorted(path.stem for path in Path(f"{folder}{name}").iterdir())
+        assert files == ["checkpoint", "curves", "metrics", "run"]
+        assert record_of(Path(f"{folder}{name}"))["status"] == "completed"
