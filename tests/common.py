@@ -17,6 +17,7 @@ import sys
 import tarfile
 import tempfile
 import time
+import types
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -175,20 +176,13 @@ def interrupted(run, name, *flags):
     return run.folder / name
 
 
-class Broken(io.StringIO):
+def broken_stream(number):
     """A terminal on which nothing can be written."""
 
-    def __init__(self, number):
-        super().__init__()
-        self.number = number
+    def fail(*_):
+        raise OSError(number, os.strerror(number))
 
-    def isatty(self):
-        return True
-
-    def write(self, _):
-        raise OSError(self.number, os.strerror(self.number))
-
-    flush = close = lambda self: self.write("")
+    return types.SimpleNamespace(write=fail, flush=fail, isatty=lambda: True, closed=False)
 
 
 @contextlib.contextmanager

@@ -13,10 +13,8 @@ BOTH = {  # what is named: flags
     "'0'": ["--max_steps 0", "--eval_freq 0", "--batch_size 0", "--learning_rate 0"],
     "'1e3'": ["--max_steps 1e3", "--dnn_hidden_units 1e3"],
     "'1.5'": ["--seed 1.5", "--batch_size 1.5", "--dnn_hidden_units 1.5"],
-    "'inf'": ["--learning_rate inf"],
     "'nan'": ["--learning_rate nan"],
     "'4294967296'": ["--seed 4294967296"],
-    "'\N{SUPERSCRIPT TWO}'": ["--seed \N{SUPERSCRIPT TWO}"],
     "'100,,5'": ["--dnn_hidden_units 100,,5"],
     "--seed: '--' is no value": ["--seed=--"],
     "batch_size 51": ["--batch_size 51"],
@@ -47,11 +45,11 @@ PYTORCH = {
 
 def test_wrong_flags_are_refused_and_nothing_is_written(run, data, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    for table in [BOTH, PYTORCH] if run.framework == "pytorch" else [BOTH]:
-        for named, flags in ((named, flags) for named in table for flags in table[named]):
-            argv = ["--data_dir", data, "--batch_size", "10", *shlex.split(flags)]
-            assert named in refused(run.trainer.main, argv), flags
-            assert list(tmp_path.iterdir()) == [], flags
+    table = [*BOTH.items(), *(PYTORCH.items() if run.framework == "pytorch" else [])]
+    for named, flags in ((named, flags) for named, several in table for flags in several):
+        argv = ["--data_dir", data, "--batch_size", "10", *shlex.split(flags)]
+        assert named in refused(run.trainer.main, argv), flags
+        assert list(tmp_path.iterdir()) == [], flags
 
 
 # Flags that are right in unusual ways -------------------------------------------------------------

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 from common import (
-    Killed,
     ended,
     failed,
     fork_trainer,
@@ -21,28 +20,7 @@ from common import (
     rows_of,
 )
 
-
-@pytest.mark.parametrize("flags", [[], ["--validation_size", 15, "--learning_rate", 0.05]], ids=str)
-def test_killed_before_any_file_takes_its_place_a_run_ends_the_same(run, flags, monkeypatch):
-    whole, replace = results(run("whole", *flags)), os.replace
-
-    def dying(source, target):
-        if next(moments, None) is None:
-            raise Killed
-        replace(source, target)
-
-    for moment in range(100):
-        moments = iter(range(moment))
-        try:
-            with monkeypatch.context() as patch:
-                patch.setattr(os, "replace", dying)
-                run(str(moment), *flags)
-                break  # there are fewer files than that
-        except Killed:
-            assert results(run(str(moment), *flags, "--resume")) == whole
-    assert moment > 8
-
-
+posix = pytest.mark.skipif(os.name != "posix", reason="forks are Unix's")
 KILL = """
 import os, signal
 replace, moments = os.replace, iter(range({}))
@@ -55,20 +33,27 @@ os.replace = dying
 """
 
 
-@pytest.mark.skipif(os.name != "posix", reason="forks are Unix's")
-def test_killed_again_and_again_while_it_writes_a_run_ends_the_same(run):
-    """By SIGKILL, with half of the file written; and three at once complete it: one has it, and
-    the others say so, or come when it is finished."""
-    whole, argv = results(run("whole")), run.argv("a", "--resume")
-    for moment in (0, 2, 3, 2, 3):
+@posix
+def test_killed_while_it_writes_any_file_a_run_ends_the_same(run):
+    """By SIGKILL, with half of the first, second, ... file written."""
+    flags = ["--validation_size", 15, "--learning_rate", 0.05]
+    whole, moment, status = results(run("whole", *flags)), -1, -signal.SIGKILL
+    while status:
+        moment += 1
+        argv = run.argv(str(moment), *flags)
         status, said = fork_trainer(run.framework, *argv, prepare=KILL.format(moment)).end()
-        assert status == -signal.SIGKILL, said
-    assert len(rows_of(run.folder / "a")) > 1
-    ends = [fork.end() for fork in [fork_trainer(run.framework, *argv) for _ in range(3)]]
-    assert 0 in [status for status, _ in ends], ends
-    for status, said in ends:
-        assert status == 0 or status == 2 and "another " in said, said
-    assert results(run.folder / "a") == whole
+        assert status in (0, -signal.SIGKILL), said
+        assert results(run(str(moment), "--resume", *flags)) == whole
+    assert moment > 8
+
+
+@posix
+def test_of_three_processes_that_complete_a_run_at_once_one_has_it(run):
+    """And the others say so, or come when it is finished."""
+    folder, argv = interrupted(run, "a"), run.argv("a", "--resume")
+    for status, said in [f.end() for f in [fork_trainer(run.framework, *argv) for _ in range(3)]]:
+        assert status == 0 or (status == 2 and "another " in said), said
+    assert results(folder) == results(run("whole"))
 
 
 def test_resume_takes_the_flags_from_the_run_and_begins_where_there_is_none(run, tmp_path):

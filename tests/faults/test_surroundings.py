@@ -13,9 +13,9 @@ import pytest
 from common import (
     HANG,
     ROOT,
-    Broken,
     Fork,
     archive_of,
+    broken_stream,
     ended,
     environment_of_small_files,
     fork_trainer,
@@ -59,18 +59,14 @@ def test_a_variable_left_in_the_shell_is_no_launch(run, monkeypatch):
         assert results(run(value)) == whole
 
 
-def closed():
-    stream = io.StringIO()
-    stream.close()
-    return stream
-
-
+CLOSED = io.StringIO()
+CLOSED.close()
 STREAMS = {
-    "None": lambda: None,
-    "closed": closed,
-    "a pipe without a reader": lambda: Broken(errno.EPIPE),
-    "a full disk": lambda: Broken(errno.ENOSPC),
-    "a terminal that is gone": lambda: Broken(errno.EIO),
+    "None": None,
+    "closed": CLOSED,
+    "a pipe without a reader": broken_stream(errno.EPIPE),
+    "a full disk": broken_stream(errno.ENOSPC),
+    "a terminal that is gone": broken_stream(errno.EIO),
 }
 
 
@@ -79,7 +75,7 @@ def test_output_is_not_the_run(run, stream, monkeypatch):
     whole = results(run("whole"))
     with monkeypatch.context() as patch:
         for name in ("stdout", "stderr"):
-            patch.setattr(sys, name, STREAMS[stream]())
+            patch.setattr(sys, name, STREAMS[stream])
         run("a", "--resume")
         with pytest.raises(SystemExit) as end:
             run("b", "--max_steps", "0")
@@ -87,15 +83,17 @@ def test_output_is_not_the_run(run, stream, monkeypatch):
     assert results(run.folder / "a") == whole
 
 
+FULL_DISK = pytest.param("/dev/full", "-B", marks=pytest.mark.skipif(
+    not os.path.exists("/dev/full"), reason="there is no /dev/full"))  # fmt: skip
+
+
 @posix
-@pytest.mark.parametrize("out, option", [("a pipe", "-OO"), ("/dev/full", "-B")])
+@pytest.mark.parametrize("out, option", [("a pipe", "-OO"), FULL_DISK])
 def test_a_program_without_streams_and_without_docstrings(out, option, data, tmp_path):
     """Standard error closed, and standard output lost: still exit status 0. With python -OO."""
     if out == "a pipe":
         reader, descriptor = os.pipe()
         os.close(reader)
-    elif not os.path.exists(out):
-        pytest.skip("there is no /dev/full")
     else:
         descriptor = os.open(out, os.O_WRONLY)
     variables = environment_of_small_files(tmp_path)
