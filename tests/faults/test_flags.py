@@ -1,21 +1,18 @@
 """Wrong flags: each is refused in one line with status 2, before anything is written."""
 
-import os
 import shlex
 
 import pytest
 from common import record_of, refused, results
 
-BOTH = {  # what is named: flags
+BOTH = {  # what is named, and where
     "''": ["--learning_rate=", "--run_dir=", "--data_dir="],
-    "'x'": ["--batch_size x", "--learning_rate x", "--validation_size x"],
+    "'x'": ["--batch_size x", "--learning_rate x", "--dnn_hidden_units 100,x"],
     "'-1'": ["--seed -1", "--learning_rate -1", "--dnn_hidden_units=-1", "--validation_size -1"],
     "'0'": ["--max_steps 0", "--eval_freq 0", "--batch_size 0", "--learning_rate 0"],
-    "'1e3'": ["--max_steps 1e3", "--dnn_hidden_units 1e3"],
     "'1.5'": ["--seed 1.5", "--batch_size 1.5", "--dnn_hidden_units 1.5"],
     "'nan'": ["--learning_rate nan"],
     "'4294967296'": ["--seed 4294967296"],
-    "'100,,5'": ["--dnn_hidden_units 100,,5"],
     "--seed: '--' is no value": ["--seed=--"],
     "batch_size 51": ["--batch_size 51"],
     "31 is above 30": ["--batch_size 31 --validation_size 20"],
@@ -24,16 +21,13 @@ BOTH = {  # what is named: flags
     "--learn": ["--learn 1"],  # no abbreviations
     "stray": ["stray"],
     "missing.txt": ["@missing.txt"],
-    "--data_dir": ["--synthetic"],
-    "--run_dir": ["--resume"],
-    "name too long" if os.name == "posix" else "--run_dir": ["--run_dir " + 300 * "a"],
+    "--data_dir": ["--synthetic"],  # and --data_dir
+    "--run_dir": ["--resume", "--run_dir " + 300 * "a"],
 }
 PYTORCH = {
     "'-0.5'": ["--random_affine -0.5"],
     "'1'": ["--label_smoothing 1", "--dropout 1"],
-    "'nan'": ["--l1 nan"],
     "'sigmoid'": ["--activation sigmoid"],
-    "'rmsprop'": ["--optimizer rmsprop"],
     "hidden layer": ["--dnn_hidden_units= --dropout 0.1", "--dnn_hidden_units= --activation relu"],
     "--whiten needs --half_resolution": ["--whiten 0.3"],
     "--epochs and --max_steps": ["--epochs 3 --max_steps 1400"],
