@@ -170,9 +170,9 @@ def test_https_may_not_be_redirected_to_http(server, tmp_path, monkeypatch):
     monkeypatch.setattr(http.client, "HTTPSConnection", InTheClear)
     host = f"127.0.0.1:{server.server_port}"
     monkeypatch.setenv("CIFAR10_URL", f"https://{host}/a")
-    server.plan += [f"redirect https://{host}/b", f"redirect http://me:s3cret@{host}/c"]
+    server.plan += [f"redirect https://{host}/b", f"redirect http://{host}/c"]
     line = failed(cifar10_utils.main, [str(tmp_path)])
-    assert f"https://{host}/a redirects to http://{host}/c: refused" in line.replace("/b", "/a")
+    assert f"redirects to http://{host}/c: refused" in line
     assert listing(tmp_path) == {}
     server.plan += [f"redirect https://{host}/b"]
     assert_complete(get(tmp_path))

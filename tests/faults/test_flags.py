@@ -22,7 +22,8 @@ BOTH = {  # what is named, and where
     "stray": ["stray"],
     "missing.txt": ["@missing.txt"],
     "--data_dir": ["--synthetic"],  # and --data_dir
-    "--run_dir": ["--resume", "--run_dir " + 300 * "a"],
+    "--run_dir": ["--resume"],
+    300 * "a": ["--run_dir " + 300 * "a"],
 }
 PYTORCH = {
     "'-0.5'": ["--random_affine -0.5"],
