@@ -208,7 +208,8 @@ def listing(folder):
 
 
 def rows_of(folder):
-    return list(csv.DictReader((folder / "metrics.csv").read_text().splitlines()))
+    path = folder / "metrics.csv"
+    return list(csv.DictReader(path.read_text().splitlines())) if path.exists() else []
 
 
 def record_of(folder):
@@ -242,10 +243,11 @@ def leaves(tree, path=""):
 HANG = 900  # seconds, more than anything takes that does not hang
 
 
-def train(script, *flags, cwd=None, status=0, **environment):
-    """Runs a program to its end. Returns the lines on stdout and on stderr."""
+def train(script, *flags, before=(), cwd=None, status=0, **environment):
+    """Runs a program to its end, by way of the command `before` if there is one. Returns the lines
+    on stdout and on stderr."""
     done = subprocess.run(
-        [sys.executable, ROOT / script, *map(str, flags)],
+        [*before, sys.executable, ROOT / script, *map(str, flags)],
         cwd=cwd,
         env={**os.environ, "no_proxy": "127.0.0.1", **environment},
         capture_output=True,
@@ -267,17 +269,14 @@ def environment_of_small_files(folder, code=""):
     executes code before it begins."""
     start = f"import cifar10_utils\nvars(cifar10_utils).update({small_files()})\n{code}\n"
     path = [write_files(folder / "start", {"sitecustomize.py": start.encode()}), ROOT]
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, path))}
+    return {"PYTHONPATH": os.pathsep.join(map(str, path))}
 
 
 def wait_for(condition):
     end = time.monotonic() + HANG
-    while time.monotonic() < end:
-        with contextlib.suppress(FileNotFoundError):
-            if condition():
-                return
+    while not condition():
+        assert time.monotonic() < end, "it hangs"
         time.sleep(0.01)
-    raise TimeoutError
 
 
 class Fork:

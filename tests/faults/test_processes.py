@@ -140,8 +140,8 @@ def test_a_process_that_waits_for_the_others_ends_at_a_signal(start):
 
 
 def test_ctrl_c_under_torchrun_saves_everything_and_leaves_at_once(data, tmp_path):
-    """What PyTorch's threads do at random as Python cleans up, an exit handler does here: abort."""
-    abort = "import atexit, os; 'RANK' in os.environ and atexit.register(os.write, 2, b'clean-up')"
+    """What PyTorch's threads do at random as Python cleans up, an exit handler does here: speak."""
+    speak = "import atexit, os; 'RANK' in os.environ and atexit.register(os.write, 2, b'clean-up')"
     folder, flags = tmp_path / "a", ["--data_dir", data, *FLAGS, "--max_steps", 10**6]
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     with subprocess.Popen(
@@ -149,7 +149,7 @@ def test_ctrl_c_under_torchrun_saves_everything_and_leaves_at_once(data, tmp_pat
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env=environment_of_small_files(tmp_path, abort),
+        env={**os.environ, **environment_of_small_files(tmp_path, speak)},
     ) as process:
         try:
             wait_for(lambda: process.poll() is not None or len(rows_of(folder)) > 1)

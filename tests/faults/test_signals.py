@@ -3,10 +3,9 @@
 import os
 import signal
 import subprocess
-import sys
 
 import pytest
-from common import HANG, ROOT, at_call, ended, environment_of_small_files, record_of, results
+from common import at_call, ended, environment_of_small_files, record_of, results, train
 
 STATUS = {"SIGINT": 130, "SIGTERM": 143, "SIGHUP": 129}
 if os.name != "posix":
@@ -90,13 +89,7 @@ def test_as_the_first_process_too(data, tmp_path):
         subprocess.run([*NAMESPACE, "true"], check=True, capture_output=True)
     except (OSError, subprocess.CalledProcessError):
         pytest.skip("no process namespace can be made here")
-    program = [sys.executable, ROOT / "train_mlp_numpy.py", "--data_dir", data, "--batch_size=20"]
-    done = subprocess.run(
-        [*NAMESPACE, *program, "--run_dir", tmp_path / "a"],
-        env=environment_of_small_files(tmp_path, SEND),
-        capture_output=True,
-        text=True,
-        timeout=HANG,
-    )
-    assert done.returncode == 143, done.stderr
+    flags = ["--data_dir", data, "--batch_size", 20, "--run_dir", tmp_path / "a"]
+    variables = environment_of_small_files(tmp_path, SEND)
+    train("train_mlp_numpy.py", *flags, before=NAMESPACE, status=143, **variables)
     assert record_of(tmp_path / "a")["status"] == "interrupted"

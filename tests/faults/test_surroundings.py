@@ -96,7 +96,7 @@ def test_a_program_without_streams_and_without_docstrings(out, option, data, tmp
         os.close(reader)
     else:
         descriptor = os.open(out, os.O_WRONLY)
-    variables = environment_of_small_files(tmp_path)
+    variables = {**os.environ, **environment_of_small_files(tmp_path)}
     variables["PYTHONUNBUFFERED"] = ""  # so that Python writes as it exits
     command = [sys.executable, option, ROOT / "train_mlp_numpy.py", "--data_dir", data]
     command += ["--max_steps=2", "--batch_size=20", "--run_dir", tmp_path / "a"]
