@@ -208,8 +208,7 @@ def listing(folder):
 
 
 def rows_of(folder):
-    path = folder / "metrics.csv"
-    return list(csv.DictReader(path.read_text().splitlines())) if path.exists() else []
+    return list(csv.DictReader((folder / "metrics.csv").read_text().splitlines()))
 
 
 def record_of(folder):

@@ -152,6 +152,7 @@ def test_ctrl_c_under_torchrun_saves_everything_and_leaves_at_once(data, tmp_pat
         env={**os.environ, **environment_of_small_files(tmp_path, speak)},
     ) as process:
         try:
+            wait_for(lambda: process.poll() is not None or (folder / "metrics.csv").exists())
             wait_for(lambda: process.poll() is not None or len(rows_of(folder)) > 1)
             process.send_signal(signal.SIGINT)
             out, err = process.communicate(timeout=HANG)
