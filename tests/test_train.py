@@ -6,18 +6,19 @@ Runs are made in this process, on a data folder of fifty training and ten test i
 import importlib
 import os
 import re
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
-from common import interrupted, listing, record_of, rows_of
+from common import interrupted, listing, needs_torch, outcome, record_of, rows_of
 
 from cifar10_utils import get_cifar10
 from training.files import load_weights
 
 
+@needs_torch
 def test_both_trainers_draw_the_same_curves(data, tmp_path, no_curves):
     """From the same flags: the same weights, batches and steps, up to the rounding of float32."""
-    pytest.importorskip("torch")
     flags = ["--data_dir", data, "--max_steps", "50", "--batch_size", "20", "--eval_freq", "1"]
     flags += ["--dnn_hidden_units", "20,15", "--validation_size", "10"]
     mains = [importlib.import_module(f"train_mlp_{name}").main for name in ("numpy", "pytorch")]
@@ -107,11 +108,8 @@ def test_the_weights_of_a_finished_run_are_those_it_was_tested_with(size, run, d
     mlp = importlib.import_module(f"mlp_{run.framework}").MLP(3072, [8], 10)
     mlp.load_state_dict(load_weights(folder))
     test_set = get_cifar10(data, validation_size=size).test
-    x, y = test_set.images, test_set.labels
-    if run.framework == "pytorch":
-        torch = importlib.import_module("torch")
-        x, y = torch.from_numpy(x), torch.from_numpy(y)
-    loss, accuracy = run.trainer.evaluate(mlp, [(x, y)])
+    batch = tensors(run, test_set.images, test_set.labels)
+    loss, accuracy = run.trainer.evaluate(mlp, [batch])
     record = record_of(folder)
     assert loss == pytest.approx(record["test_loss"], rel=1e-5)
     assert accuracy == record["test_accuracy"]
@@ -119,17 +117,11 @@ def test_the_weights_of_a_finished_run_are_those_it_was_tested_with(size, run, d
 
 def test_evaluation_averages_over_samples_and_keeps_no_caches(run):
     """Also over batches of unequal sizes."""
-    mlp = run.trainer.MLP(4, [3], 2, seed=1)
-    rng = np.random.default_rng(0)
-    x, y = (
-        rng.standard_normal((7, 4), np.float32),
-        np.eye(2, dtype=np.float32)[[0, 1, 1, 0, 0, 0, 1]],
-    )
-    weights = [value for name, value in mlp.state_dict().items() if "weight" in name]
-    if run.framework == "pytorch":
-        torch = importlib.import_module("torch")
-        x, y = torch.from_numpy(x), torch.from_numpy(y)
-    weights[-1][:] = x[:2, :3]  # the last layer starts at zero
+    mlp, rng = run.trainer.MLP(4, [3], 2), np.random.default_rng(0)
+    x = rng.standard_normal((7, 4), np.float32)
+    y = np.eye(2, dtype=np.float32)[[0, 1, 1, 0, 0, 0, 1]]
+    x, y = tensors(run, x, y)
+    list(mlp.state_dict().values())[-2][:] = x[:2, :3]  # the last layer starts at zero
     whole = run.trainer.evaluate(mlp, [(x, y)])
     parts = run.trainer.evaluate(mlp, [(x[:1], y[:1]), (x[1:], y[1:])])
     assert parts == pytest.approx(whole, rel=1e-6)
@@ -138,32 +130,84 @@ def test_evaluation_averages_over_samples_and_keeps_no_caches(run):
             mlp.backward(y)
 
 
+def tensors(run, *arrays):
+    """The arrays as run's trainer takes them."""
+    return (
+        map(importlib.import_module("torch").from_numpy, arrays)
+        if run.framework == "pytorch"
+        else arrays
+    )
+
+
+# Runs at the extremes end well, or with the sentence about the loss; a warning is an error here
+
+
+def rows(run, name, *flags):
+    """The rows of a run, all finite; None where the loss became too large."""
+    folder = run.folder / name
+    status, said = outcome(run, name, "--dnn_hidden_units", "8,8", "--batch_size", 5, *flags)
+    assert status == 0 or "try a smaller one" in said
+    assert np.isfinite([float(value) for row in rows_of(folder) for value in row.values()]).all()
+    return rows_of(folder) if status == 0 else None
+
+
+def test_any_learning_rate(run):
+    rates = ["1e-38", "1e-12", "1e-6", "1e-3", "1", "1e3", "1e6", "1e12", "1e38"]
+    ended = [rows(run, rate, "--learning_rate", rate) is not None for rate in rates]
+    assert ended == sorted(ended, reverse=True)  # small rates end well, then large ones do not
+    assert ended[3] and not ended[-2]
+
+
+def test_one_example_and_options_at_their_ends(run):
+    flags = ["--batch_size", 1, "--validation_size", 49, "--learning_rate", 1, "--max_steps", 20]
+    last = rows(run, "one", *flags)[-1]
+    assert float(last["train_loss"]) < 0.2  # from the biases alone: less its mean it is zero
+    for options in (
+        ["--normalization", "layer", "--dropout", 0.99],
+        ["--standardize"],  # every standard deviation is 0
+        ["--random_affine", 1, "--shift", 31, "--flip", "--mixup", 1],
+        ["--optimizer", "adam", "--weight_decay", 1000, "--l1", 1000],
+    ):
+        if run.framework == "pytorch":
+            assert rows(run, options[0], *flags, *options)
+
+
 # Pictures of several runs
 
 
-def test_the_curves_of_several_runs_are_compared(run, monkeypatch):
+@pytest.mark.parametrize("trainer", ["numpy"], indirect=True)
+def test_the_curves_of_several_runs_are_compared(run, data, monkeypatch):
+    """Of both trainers, finished or not, with columns of the validation or the test set."""
     compare = importlib.import_module("plots.compare").main
-    one, other = str(run("a")), str(run("b", "--validation_size", 5, "--learning_rate", 0.01))
+    one, other = run("a"), run("b", "--validation_size", 5)
+    runs = [one, other, interrupted(run, "c")]
+    if find_spec("torch"):
+        main = importlib.import_module("train_mlp_pytorch").main
+        flags = ["--data_dir", data, "--max_steps", "1", "--batch_size", "20", "--run_dir"]
+        main([*flags, str(run.folder / "pytorch")])
+        runs.append(run.folder / "pytorch")
     monkeypatch.chdir(run.folder)
-    compare([one, other, str(interrupted(run, "c"))])
+    compare(list(map(str, runs)))
     assert (run.folder / "compare.png").read_bytes().startswith(b"\x89PNG")
-    compare([one, "--out", "x.png"])
-    assert (run.folder / "x.png").exists()
-    strange = run("d") / "metrics.csv"
-    strange.write_text("a,b\n1,2\n")
-    out = ("nowhere/x.png", "x.pdf", "a")
-    for argv in ([], ["nowhere"], [str(run.folder)], [str(strange.parent)],
-                 *([one, "--out", name] for name in out)):  # fmt: skip
-        before = listing(run.folder)
+    (other / "metrics.csv").write_text("a,b\n1,2\n")
+    before = listing(run.folder)
+    for argv in ([], ["nowhere"], [run.folder], [other], [one, "--out", "nowhere/x.png"],
+                 [one, "--out", "x.pdf"], [one, "--out", "a"]):  # fmt: skip
         with pytest.raises(SystemExit) as end:
-            compare(argv)
+            compare(list(map(str, argv)))
         assert end.value.code == 2 and listing(run.folder) == before
 
 
-def test_a_comparison_names_synthetic_data():
+def test_the_legend_of_a_comparison_names_what_differs_and_synthetic_data():
     labels = importlib.import_module("plots.compare").labels
     flags = {"seed": 1, "synthetic": False}  # as where CIFAR-10 could not be downloaded
-    record = {"framework": "numpy", "flags": flags}
-    runs = {name: ({**record, "dataset": name}, {}) for name in ("cifar10", "synthetic")}
-    assert labels(runs) == {"cifar10": "data cifar10", "synthetic": "data synthetic"}
-    assert labels({"a": runs["synthetic"]}) == {"a": "data synthetic"}
+    record = {"framework": "numpy", "dataset": "cifar10", "flags": flags}
+    other = {"framework": "pytorch", "dataset": "cifar10", "flags": {**flags, "seed": 2}}
+    invented = {**record, "dataset": "synthetic"}
+    for runs, expected in (
+        ([record, other], ["trainer NumPy, seed 1", "trainer PyTorch, seed 2"]),
+        ([record, invented], ["data cifar10", "data synthetic"]),
+        ([invented], ["data synthetic"]),
+    ):
+        runs = {str(i): (record, {}) for i, record in enumerate(runs)}
+        assert list(labels(runs).values()) == expected
