@@ -8,7 +8,7 @@ import tokenize
 
 import handout
 import pytest
-from common import ROOT
+from common import HANG, ROOT
 
 FILES = handout.files()
 BLANKED = sorted({row[0] for row in handout.BLANKS})
@@ -71,7 +71,7 @@ def test_filled_with_the_solution_it_is_the_package_again(name):
 
 def python(folder, *arguments):
     return subprocess.run(
-        [sys.executable, *arguments], cwd=folder, capture_output=True, text=True, timeout=300
+        [sys.executable, *arguments], cwd=folder, capture_output=True, text=True, timeout=HANG
     )
 
 
