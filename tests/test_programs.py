@@ -21,6 +21,7 @@ def test_without_torch_data_and_network_it_learns_synthetic_data_and_says_so(tmp
     assert sum("SYNTHETIC DATA, not CIFAR-10" in line for line in err) == 2  # start and end
     assert re.fullmatch(r"test accuracy 0\.[89]\d* \(synthetic, 300 steps, \d+\.\d s\)", out[-1])
     (folder,) = (tmp_path / "runs").iterdir()
+    assert re.fullmatch(r"numpy-\d{8}-\d{6}-\d{6}", folder.name)
     assert record_of(folder)["dataset"] == "synthetic"
     assert not any("step/s" in line for line in err)  # no progress bar where there is no terminal
     names = {path.name for path in tmp_path.iterdir()} - {"__pycache__"}

@@ -14,6 +14,7 @@ from common import interrupted, listing, needs_torch, outcome, record_of, rows_o
 
 from cifar10_utils import get_cifar10
 from training.files import load_weights
+from training.folder import load_flags
 
 
 @needs_torch
@@ -74,45 +75,30 @@ def test_the_same_seed_gives_the_same_file_and_another_does_not(run):
     assert one == same != other
 
 
-def test_the_default_run_folder(trainer, data, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    for _ in range(2):
-        trainer.main(["--data_dir", data, "--max_steps", "1", "--batch_size", "50"])
-    name = trainer.__name__.removeprefix("train_mlp_") + r"-\d{8}-\d{6}-\d{6}"
-    names = [path.name for path in (tmp_path / "runs").iterdir()]
-    assert len(names) == 2 and all(re.fullmatch(name, found) for found in names)
-
-
-def test_the_best_weights_on_validation_are_restored(run, monkeypatch):
-    """The accuracies on validation are dictated: step 2 is best, so its weights must be tested."""
-    seen, accuracies = [], iter([0.5, 0.1, 0.2, 0.9, 0.3, 0.9])  # the first: of the first batch
-
-    def evaluate(network, batches, *_):
-        weights = {name: value + 0 for name, value in network.state_dict().items()}
-        if n := sum(len(x) for x, _ in batches):
-            seen.append((n, weights))
-            return 1.0, next(accuracies, 0.5)
-
-    monkeypatch.setattr(run.trainer, "evaluate", evaluate)
-    run("a", "--validation_size", 20, "--eval_freq", 1, "--batch_size", 10, steps=4)
-    columns = ["step", "train_loss", "train_accuracy", "val_loss", "val_accuracy"]
-    assert list(run.history) == columns
-    assert [n for n, _ in seen] == [10] + [20] * 5 + [10]  # the test set once, at the end
-    equal = [all((w[k] == seen[-1][1][k]).all() for k in w) for _, w in seen[1:]]
-    assert equal == [False, False, True, False, False, True]
-
-
 @pytest.mark.parametrize("size", [0, 20])
-def test_the_weights_of_a_finished_run_are_those_it_was_tested_with(size, run, data):
-    folder = run("a", "--learning_rate", 0.01, "--validation_size", size, "--eval_freq", 1)
-    mlp = importlib.import_module(f"mlp_{run.framework}").MLP(3072, [8], 10)
+def test_a_finished_run_leaves_the_weights_it_was_tested_with(size, run, data):
+    """With a validation set those that were best on it, not the last ones."""
+    flags = ["--learning_rate", 0.005, "--seed", 3, "--eval_freq", 1]
+    folder = run("a", "--validation_size", size, *flags)
+    mlp = run.trainer.make_mlp(load_flags(folder))
     mlp.load_state_dict(load_weights(folder))
-    test_set = get_cifar10(data, validation_size=size).test
-    batch = tensors(run, test_set.images, test_set.labels)
-    loss, accuracy = run.trainer.evaluate(mlp, [batch])
-    record = record_of(folder)
-    assert loss == pytest.approx(record["test_loss"], rel=1e-5)
-    assert accuracy == record["test_accuracy"]
+
+    def scores(split):
+        batch = split.images, split.labels
+        if run.framework == "pytorch":
+            batch = map(importlib.import_module("torch").from_numpy, batch)
+        return run.trainer.evaluate(mlp, [batch])
+
+    record, cifar10 = record_of(folder), get_cifar10(data, validation_size=size)
+    tested = record["test_loss"], record["test_accuracy"]
+    assert tested == pytest.approx(scores(cifar10.test), rel=1e-5)
+    if size:
+        names = ["step", "train_loss", "train_accuracy", "val_loss", "val_accuracy"]
+        assert list(run.history) == names
+        best = np.argmax(run.history["val_accuracy"])
+        assert 0 < best < 12  # neither the first weights nor the last
+        found = run.history["val_loss"][best], run.history["val_accuracy"][best]
+        assert found == pytest.approx(scores(cifar10.validation), rel=1e-5)
 
 
 def test_evaluation_averages_over_samples_and_keeps_no_caches(run):
@@ -120,8 +106,9 @@ def test_evaluation_averages_over_samples_and_keeps_no_caches(run):
     mlp, rng = run.trainer.MLP(4, [3], 2), np.random.default_rng(0)
     x = rng.standard_normal((7, 4), np.float32)
     y = np.eye(2, dtype=np.float32)[[0, 1, 1, 0, 0, 0, 1]]
-    x, y = tensors(run, x, y)
-    list(mlp.state_dict().values())[-2][:] = x[:2, :3]  # the last layer starts at zero
+    if run.framework == "pytorch":
+        x, y = map(importlib.import_module("torch").from_numpy, (x, y))
+    [*mlp.state_dict().values()][-2][:] = x[:2, :3]  # the last layer starts at zero
     whole = run.trainer.evaluate(mlp, [(x, y)])
     parts = run.trainer.evaluate(mlp, [(x[:1], y[:1]), (x[1:], y[1:])])
     assert parts == pytest.approx(whole, rel=1e-6)
@@ -130,46 +117,34 @@ def test_evaluation_averages_over_samples_and_keeps_no_caches(run):
             mlp.backward(y)
 
 
-def tensors(run, *arrays):
-    """The arrays as run's trainer takes them."""
-    return (
-        map(importlib.import_module("torch").from_numpy, arrays)
-        if run.framework == "pytorch"
-        else arrays
-    )
+ENDS = [  # of options of the PyTorch trainer
+    ["--normalization", "layer", "--dropout", 0.99],
+    ["--standardize"],  # every standard deviation is 0
+    ["--random_affine", 1, "--shift", 31, "--flip", "--mixup", 1],
+    ["--optimizer", "adam", "--weight_decay", 1000, "--l1", 1000],
+]
 
 
-# Runs at the extremes end well, or with the sentence about the loss; a warning is an error here
+def test_extremes_end_well_or_with_the_sentence_about_the_loss(run):
+    """And with finite rows, and no warning, which is an error here."""
 
+    def ends_well(*flags):
+        name = str(flags)
+        status, said = outcome(run, name, "--dnn_hidden_units", "8,8", "--batch_size", 5, *flags)
+        assert status == 0 or "try a smaller one" in said
+        cells = [float(cell) for row in rows_of(run.folder / name) for cell in row.values()]
+        assert np.isfinite(cells).all()
+        return status == 0
 
-def rows(run, name, *flags):
-    """The rows of a run, all finite; None where the loss became too large."""
-    folder = run.folder / name
-    status, said = outcome(run, name, "--dnn_hidden_units", "8,8", "--batch_size", 5, *flags)
-    assert status == 0 or "try a smaller one" in said
-    assert np.isfinite([float(value) for row in rows_of(folder) for value in row.values()]).all()
-    return rows_of(folder) if status == 0 else None
-
-
-def test_any_learning_rate(run):
     rates = ["1e-38", "1e-12", "1e-6", "1e-3", "1", "1e3", "1e6", "1e12", "1e38"]
-    ended = [rows(run, rate, "--learning_rate", rate) is not None for rate in rates]
+    ended = [ends_well("--learning_rate", rate) for rate in rates]
     assert ended == sorted(ended, reverse=True)  # small rates end well, then large ones do not
     assert ended[3] and not ended[-2]
-
-
-def test_one_example_and_options_at_their_ends(run):
-    flags = ["--batch_size", 1, "--validation_size", 49, "--learning_rate", 1, "--max_steps", 20]
-    last = rows(run, "one", *flags)[-1]
-    assert float(last["train_loss"]) < 0.2  # from the biases alone: less its mean it is zero
-    for options in (
-        ["--normalization", "layer", "--dropout", 0.99],
-        ["--standardize"],  # every standard deviation is 0
-        ["--random_affine", 1, "--shift", 31, "--flip", "--mixup", 1],
-        ["--optimizer", "adam", "--weight_decay", 1000, "--l1", 1000],
-    ):
-        if run.framework == "pytorch":
-            assert rows(run, options[0], *flags, *options)
+    one_example = ["--batch_size", 1, "--validation_size", 49, "--learning_rate", 1]
+    assert ends_well(*one_example)
+    assert run.history["train_loss"][-1] < 0.5  # from the biases alone: less its mean it is zero
+    for options in ENDS if run.framework == "pytorch" else []:
+        assert ends_well(*one_example, *options)
 
 
 # Pictures of several runs
