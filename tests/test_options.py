@@ -68,13 +68,11 @@ def test_with_every_option_a_run_resumes_exactly(options, run, has_bfloat16):
 def test_bfloat16_is_for_processors_that_have_it(has, run, monkeypatch):
     found = {"avx512_bf16": has, "avx2": True, "architecture": "x86_64"}
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: found)
-    run("plain")
-    plain = run.history
+    plain = rows_of(run("plain"))
     said = ended(0, run, "flag", "--bfloat16")
-    assert (run.history == plain) == ("float32" in said) == (not has)
-    record = record_of(run.folder / "flag")
-    assert record["precision"] == ("bfloat16" if has else "float32")
-    assert record["flags"]["bfloat16"]
+    folder = run.folder / "flag"
+    assert (rows_of(folder) == plain) == ("float32" in said) == (not has)
+    assert record_of(folder)["precision"] == ("bfloat16" if has else "float32")
 
 
 def test_at_end_the_test_set_is_read_once_and_the_rows_before_are_empty(run, monkeypatch):
