@@ -8,6 +8,7 @@ Prints a line for each run, and below it the tests that failed. --quick: each co
 import argparse
 import contextlib
 import importlib.metadata
+import importlib.util
 import os
 import re
 import shutil
@@ -25,12 +26,9 @@ DATA = (ROOT / "cifar10").resolve()
 NOBODY = "65534"  # the user that owns nothing, on Linux
 
 
-class Skip(Exception):
-    """This condition cannot be made on this machine."""
-
-
 class Place:
-    """A fresh clone, and how pytest is started there. Each method below `run` is a condition."""
+    """A fresh clone, and how pytest is started there. Each method below `run` makes a condition, or
+    says why it cannot be made on this machine."""
 
     def __init__(self, base, stack):
         self.base, self.stack, self.clone = base, stack, base / "clone"
@@ -49,7 +47,7 @@ class Place:
         return subprocess.run(command, **options, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
 
     def quiet(self):
-        pass
+        """As it is."""
 
     def busy(self):
         for _ in range(4):
@@ -59,7 +57,7 @@ class Place:
 
     def one_core(self):
         if not shutil.which("taskset"):
-            raise Skip("taskset is not installed")
+            return "taskset is not installed"
         self.prefix = ["taskset", "-c", str(min(os.sched_getaffinity(0)))]
 
     def no_bwrap(self):
@@ -86,22 +84,14 @@ class Place:
         if os.getuid() == 0:
             self.prefix = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"]
         again = "import subprocess, sys; subprocess.run([sys.executable, '-c', ''], check=True)"
-        try:
-            command = [*self.prefix, self.python, "-c", again]
-            subprocess.run(command, check=True, stderr=subprocess.DEVNULL)
-        except (OSError, subprocess.CalledProcessError):
-            raise Skip(f"an ordinary user cannot start {self.python}") from None
-        for path in [self.clone, *self.clone.rglob("*")]:
-            if not path.is_symlink():
-                mode = path.stat().st_mode
-                path.chmod(mode & ~0o222)
-                self.stack.callback(path.chmod, mode)
+        command = ["env", *self.prefix, self.python, "-c", again]
+        if subprocess.run(command, stderr=subprocess.DEVNULL).returncode:
+            return f"an ordinary user cannot start {self.python}"
+        subprocess.run(["chmod", "-R", "a-w", self.clone], check=True)
 
     def random_order(self):
-        try:
-            importlib.metadata.version("pytest-randomly")
-        except importlib.metadata.PackageNotFoundError:
-            raise Skip("pytest-randomly is not installed") from None
+        if not importlib.util.find_spec("pytest_randomly"):
+            return "pytest-randomly is not installed"
         self.options = []
 
     def one_process(self):
@@ -115,21 +105,18 @@ class Place:
 
     def _without(self, package):
         """Takes a virtual environment like this one, but without the package."""
-        files = importlib.metadata.files(package) or ()
-        source, target = Path(sysconfig.get_path("purelib")), self.base / "environment"
+        gone = {file.parts[0] for file in importlib.metadata.files(package) or ()} - {"__pycache__"}
+        source, target = sysconfig.get_path("purelib"), self.base / "environment"
         venv.create(target, symlinks=True)
         (packages,) = target.glob("lib/python*/site-packages")
-        for path in source.iterdir():
-            if path.name in {file.parts[0] for file in files} - {"__pycache__"}:
-                continue
-            if path.is_dir():
-                shutil.copytree(path, packages / path.name, copy_function=_link)
-            else:
-                _link(path, packages / path.name)
+        shutil.copytree(
+            source, packages, copy_function=_link, dirs_exist_ok=True,
+            ignore=lambda folder, _: gone if folder == source else (),
+        )  # fmt: skip
         self.python = target / "bin" / "python"
 
 
-def _link(source, target):
+def _link(source, target):  # no symbolic one: the grader's sandbox would not see what it names
     try:
         os.link(source, target)
     except OSError:  # another file system
@@ -144,18 +131,16 @@ def passes(name, arguments, log):
     """Prints the line of one run. Returns False if it failed."""
     with tempfile.TemporaryDirectory() as base, contextlib.ExitStack() as stack:
         place = Place(Path(base), stack)
-        try:
-            getattr(place, name)()
-        except Skip as reason:
+        if reason := getattr(place, name)():
             print(f"{name:>15}  skipped: {reason}", flush=True)
             return True
         began = time.monotonic()
         done = place.run(arguments)
         seconds = time.monotonic() - began
     log.write(f"===== {name}\n{done.stdout}\n")
-    lines = [*re.sub(r"\x1b\[\d*m", "", done.stdout).splitlines(), "no output"]
+    lines = ["no output", *re.sub(r"\x1b\[\d*m", "", done.stdout).splitlines()]
     verdict = "FAILED" if done.returncode else "passed"
-    print(f"{name:>15}  {verdict} in {seconds:.0f} s: {lines[-2].strip('= ')}", flush=True)
+    print(f"{name:>15}  {verdict} in {seconds:.0f} s: {lines[-1].strip('= ')}", flush=True)
     for line in lines:
         if line.startswith(("FAILED ", "ERROR ")):
             print(f"{'':>15}  {line}", flush=True)

@@ -6,18 +6,20 @@ Runs are made in this process, on a data folder of fifty training and ten test i
 import importlib
 import os
 import re
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
-from common import interrupted, listing, record_of, rows_of
+from common import interrupted, listing, needs_torch, outcome, record_of, rows_of
 
 from cifar10_utils import get_cifar10
 from training.files import load_weights
+from training.folder import load_flags
 
 
+@needs_torch
 def test_both_trainers_draw_the_same_curves(data, tmp_path, no_curves):
     """From the same flags: the same weights, batches and steps, up to the rounding of float32."""
-    pytest.importorskip("torch")
     flags = ["--data_dir", data, "--max_steps", "50", "--batch_size", "20", "--eval_freq", "1"]
     flags += ["--dnn_hidden_units", "20,15", "--validation_size", "10"]
     mains = [importlib.import_module(f"train_mlp_{name}").main for name in ("numpy", "pytorch")]
@@ -73,63 +75,40 @@ def test_the_same_seed_gives_the_same_file_and_another_does_not(run):
     assert one == same != other
 
 
-def test_the_default_run_folder(trainer, data, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    for _ in range(2):
-        trainer.main(["--data_dir", data, "--max_steps", "1", "--batch_size", "50"])
-    name = trainer.__name__.removeprefix("train_mlp_") + r"-\d{8}-\d{6}-\d{6}"
-    names = [path.name for path in (tmp_path / "runs").iterdir()]
-    assert len(names) == 2 and all(re.fullmatch(name, found) for found in names)
-
-
-def test_the_best_weights_on_validation_are_restored(run, monkeypatch):
-    """The accuracies on validation are dictated: step 2 is best, so its weights must be tested."""
-    seen, accuracies = [], iter([0.5, 0.1, 0.2, 0.9, 0.3, 0.9])  # the first: of the first batch
-
-    def evaluate(network, batches, *_):
-        weights = {name: value + 0 for name, value in network.state_dict().items()}
-        if n := sum(len(x) for x, _ in batches):
-            seen.append((n, weights))
-            return 1.0, next(accuracies, 0.5)
-
-    monkeypatch.setattr(run.trainer, "evaluate", evaluate)
-    run("a", "--validation_size", 20, "--eval_freq", 1, "--batch_size", 10, steps=4)
-    columns = ["step", "train_loss", "train_accuracy", "val_loss", "val_accuracy"]
-    assert list(run.history) == columns
-    assert [n for n, _ in seen] == [10] + [20] * 5 + [10]  # the test set once, at the end
-    equal = [all((w[k] == seen[-1][1][k]).all() for k in w) for _, w in seen[1:]]
-    assert equal == [False, False, True, False, False, True]
-
-
 @pytest.mark.parametrize("size", [0, 20])
-def test_the_weights_of_a_finished_run_are_those_it_was_tested_with(size, run, data):
-    folder = run("a", "--learning_rate", 0.01, "--validation_size", size, "--eval_freq", 1)
-    mlp = importlib.import_module(f"mlp_{run.framework}").MLP(3072, [8], 10)
+def test_a_finished_run_leaves_the_weights_it_was_tested_with(size, run, data):
+    """With a validation set those that were best on it, not the last ones."""
+    flags = ["--learning_rate", 0.005, "--seed", 3, "--eval_freq", 1]
+    folder = run("a", "--validation_size", size, *flags)
+    mlp = run.trainer.make_mlp(load_flags(folder))
     mlp.load_state_dict(load_weights(folder))
-    test_set = get_cifar10(data, validation_size=size).test
-    x, y = test_set.images, test_set.labels
-    if run.framework == "pytorch":
-        torch = importlib.import_module("torch")
-        x, y = torch.from_numpy(x), torch.from_numpy(y)
-    loss, accuracy = run.trainer.evaluate(mlp, [(x, y)])
-    record = record_of(folder)
-    assert loss == pytest.approx(record["test_loss"], rel=1e-5)
-    assert accuracy == record["test_accuracy"]
+
+    def scores(split):
+        batch = split.images, split.labels
+        if run.framework == "pytorch":
+            batch = map(importlib.import_module("torch").from_numpy, batch)
+        return run.trainer.evaluate(mlp, [batch])
+
+    record, cifar10 = record_of(folder), get_cifar10(data, validation_size=size)
+    tested = record["test_loss"], record["test_accuracy"]
+    assert tested == pytest.approx(scores(cifar10.test), rel=1e-5)
+    if size:
+        names = ["step", "train_loss", "train_accuracy", "val_loss", "val_accuracy"]
+        assert list(run.history) == names
+        best = np.argmax(run.history["val_accuracy"])
+        assert 0 < best < 12  # neither the first weights nor the last
+        found = run.history["val_loss"][best], run.history["val_accuracy"][best]
+        assert found == pytest.approx(scores(cifar10.validation), rel=1e-5)
 
 
 def test_evaluation_averages_over_samples_and_keeps_no_caches(run):
     """Also over batches of unequal sizes."""
-    mlp = run.trainer.MLP(4, [3], 2, seed=1)
-    rng = np.random.default_rng(0)
-    x, y = (
-        rng.standard_normal((7, 4), np.float32),
-        np.eye(2, dtype=np.float32)[[0, 1, 1, 0, 0, 0, 1]],
-    )
-    weights = [value for name, value in mlp.state_dict().items() if "weight" in name]
+    mlp, rng = run.trainer.MLP(4, [3], 2), np.random.default_rng(0)
+    x = rng.standard_normal((7, 4), np.float32)
+    y = np.eye(2, dtype=np.float32)[[0, 1, 1, 0, 0, 0, 1]]
     if run.framework == "pytorch":
-        torch = importlib.import_module("torch")
-        x, y = torch.from_numpy(x), torch.from_numpy(y)
-    weights[-1][:] = x[:2, :3]  # the last layer starts at zero
+        x, y = map(importlib.import_module("torch").from_numpy, (x, y))
+    [*mlp.state_dict().values()][-2][:] = x[:2, :3]  # the last layer starts at zero
     whole = run.trainer.evaluate(mlp, [(x, y)])
     parts = run.trainer.evaluate(mlp, [(x[:1], y[:1]), (x[1:], y[1:])])
     assert parts == pytest.approx(whole, rel=1e-6)
@@ -138,32 +117,72 @@ def test_evaluation_averages_over_samples_and_keeps_no_caches(run):
             mlp.backward(y)
 
 
+ENDS = [  # of options of the PyTorch trainer
+    ["--normalization", "layer", "--dropout", 0.99],
+    ["--standardize"],  # every standard deviation is 0
+    ["--random_affine", 1, "--shift", 31, "--flip", "--mixup", 1],
+    ["--optimizer", "adam", "--weight_decay", 1000, "--l1", 1000],
+]
+
+
+def test_extremes_end_well_or_with_the_sentence_about_the_loss(run):
+    """And with finite rows, and no warning, which is an error here."""
+
+    def ends_well(*flags):
+        name = str(flags)
+        status, said = outcome(run, name, "--dnn_hidden_units", "8,8", "--batch_size", 5, *flags)
+        assert status == 0 or "try a smaller one" in said
+        cells = [float(cell) for row in rows_of(run.folder / name) for cell in row.values()]
+        assert np.isfinite(cells).all()
+        return status == 0
+
+    rates = ["1e-38", "1e-12", "1e-6", "1e-3", "1", "1e3", "1e6", "1e12", "1e38"]
+    ended = [ends_well("--learning_rate", rate) for rate in rates]
+    assert ended == sorted(ended, reverse=True)  # small rates end well, then large ones do not
+    assert ended[3] and not ended[-2]
+    one_example = ["--batch_size", 1, "--validation_size", 49, "--learning_rate", 1]
+    assert ends_well(*one_example)
+    assert run.history["train_loss"][-1] < 0.5  # from the biases alone: less its mean it is zero
+    for options in ENDS if run.framework == "pytorch" else []:
+        assert ends_well(*one_example, *options)
+
+
 # Pictures of several runs
 
 
-def test_the_curves_of_several_runs_are_compared(run, monkeypatch):
+@pytest.mark.parametrize("trainer", ["numpy"], indirect=True)
+def test_the_curves_of_several_runs_are_compared(run, data, monkeypatch):
+    """Of both trainers, finished or not, with columns of the validation or the test set."""
     compare = importlib.import_module("plots.compare").main
-    one, other = str(run("a")), str(run("b", "--validation_size", 5, "--learning_rate", 0.01))
+    one, other = run("a"), run("b", "--validation_size", 5)
+    runs = [one, other, interrupted(run, "c")]
+    if find_spec("torch"):
+        main = importlib.import_module("train_mlp_pytorch").main
+        flags = ["--data_dir", data, "--max_steps", "1", "--batch_size", "20", "--run_dir"]
+        main([*flags, str(run.folder / "pytorch")])
+        runs.append(run.folder / "pytorch")
     monkeypatch.chdir(run.folder)
-    compare([one, other, str(interrupted(run, "c"))])
+    compare(list(map(str, runs)))
     assert (run.folder / "compare.png").read_bytes().startswith(b"\x89PNG")
-    compare([one, "--out", "x.png"])
-    assert (run.folder / "x.png").exists()
-    strange = run("d") / "metrics.csv"
-    strange.write_text("a,b\n1,2\n")
-    out = ("nowhere/x.png", "x.pdf", "a")
-    for argv in ([], ["nowhere"], [str(run.folder)], [str(strange.parent)],
-                 *([one, "--out", name] for name in out)):  # fmt: skip
-        before = listing(run.folder)
+    (other / "metrics.csv").write_text("a,b\n1,2\n")
+    before = listing(run.folder)
+    for argv in ([], ["nowhere"], [run.folder], [other], [one, "--out", "nowhere/x.png"],
+                 [one, "--out", "x.pdf"], [one, "--out", "a"]):  # fmt: skip
         with pytest.raises(SystemExit) as end:
-            compare(argv)
+            compare(list(map(str, argv)))
         assert end.value.code == 2 and listing(run.folder) == before
 
 
-def test_a_comparison_names_synthetic_data():
+def test_the_legend_of_a_comparison_names_what_differs_and_synthetic_data():
     labels = importlib.import_module("plots.compare").labels
     flags = {"seed": 1, "synthetic": False}  # as where CIFAR-10 could not be downloaded
-    record = {"framework": "numpy", "flags": flags}
-    runs = {name: ({**record, "dataset": name}, {}) for name in ("cifar10", "synthetic")}
-    assert labels(runs) == {"cifar10": "data cifar10", "synthetic": "data synthetic"}
-    assert labels({"a": runs["synthetic"]}) == {"a": "data synthetic"}
+    record = {"framework": "numpy", "dataset": "cifar10", "flags": flags}
+    other = {"framework": "pytorch", "dataset": "cifar10", "flags": {**flags, "seed": 2}}
+    invented = {**record, "dataset": "synthetic"}
+    for runs, expected in (
+        ([record, other], ["trainer NumPy, seed 1", "trainer PyTorch, seed 2"]),
+        ([record, invented], ["data cifar10", "data synthetic"]),
+        ([invented], ["data synthetic"]),
+    ):
+        runs = {str(i): (record, {}) for i, record in enumerate(runs)}
+        assert list(labels(runs).values()) == expected
