@@ -323,8 +323,10 @@ SECTIONS = {  # best_step comes after the others that measure here: it changes h
 @exit_with_message
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
-    parser.add_argument("sections", nargs="*", choices=SECTIONS, help="default: all")
+    parser.add_argument("sections", nargs="*", help=f"of {', '.join(SECTIONS)} (default: all)")
     names = parser.parse_args(argv).sections
+    if unknown := set(names) - set(SECTIONS):
+        parser.error(f"no section {', '.join(unknown)}: see --help")
     if "gpu" in names and not torch.cuda.is_available():
         raise UsageError("the section gpu needs a CUDA device, and there is none")
     everywhere = [name for name in SECTIONS if name != "gpu" or torch.cuda.is_available()]

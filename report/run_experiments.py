@@ -42,10 +42,13 @@ def train(name, seed):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser.add_argument("names", nargs="*", metavar="NAME", help="default: all")
     known = sorted(path.stem for path in records.EXPERIMENTS.glob("*.txt"))
-    parser.add_argument("names", nargs="*", metavar="NAME", choices=known, help="default: all")
+    names = parser.parse_args().names or known
+    if unknown := set(names) - set(known):
+        parser.error(f"no experiment {', '.join(unknown)} in report/experiments")
     failed = []
-    for name in parser.parse_args().names or known:
+    for name in names:
         for seed in records.experiment(name)[1]:
             runs = records.runs_of(name)
             if records.matching(runs, seed=seed):
