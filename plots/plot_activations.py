@@ -26,8 +26,7 @@ def draw():
     for panel, (standardize, rate) in zip(shares, RATES.items(), strict=True):
         for activation, color in style.ACTIVATIONS.items():
             for depth, marker in zip(records.all_values(record, "depth"), "os^D", strict=True):
-                share = records.by_rate(record, "saturated", activation=activation, depth=depth,
-                                        standardize=standardize)[rate]  # fmt: skip
+                share = records.by_rate(record, "saturated", activation, depth, standardize)[rate]
                 if share is not None:
                     panel.plot(range(1, depth + 1), share.mean(axis=0), marker + "-", color=color,
                                ms=2.5, lw=0.8)  # fmt: skip

@@ -18,8 +18,7 @@ def draw():
         for panel, depth in zip(row, depths, strict=True):
             panel.set(xscale="log", ylim=(0, 0.55))
             for activation, color in style.ACTIVATIONS.items():
-                found = records.by_rate(record, "val_accuracy", activation=activation, depth=depth,
-                                        standardize=standardize)  # fmt: skip
+                found = records.by_rate(record, "val_accuracy", activation, depth, standardize)
                 means = [None if values is None else values.mean() for values in found.values()]
                 panel.plot(found.keys(), means, "o-", color=color, ms=3)
                 diverged = [rate for rate, values in found.items() if values is None]

@@ -218,10 +218,8 @@ def main(argv=None):
     folders = [options.run, options.validated or options.run, *(options.augmentation or ())]
     run, validated, *pair = (load_run(folder, options.data_dir) for folder in folders)
     for other in (validated, *pair):
-        if not other.args.validation_size:
-            raise UsageError(
-                f"{other.folder} has no validation split: give --validated, or other runs"
-            )
+        if not other.validation:
+            raise UsageError(f"{other.folder} has no validation split: give --validated")
     record = study(run, validated, pair)
     lines = [f"{json.dumps(name)}: {json.dumps(value)}" for name, value in record.items()]
     records.write("best_model", "{\n" + ",\n".join(lines) + "\n}\n")

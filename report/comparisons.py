@@ -40,27 +40,22 @@ VIEWS = {"test-time-18-views": " (18 views)"}  # where the flag alone says somet
 FAMILY = 3  # changes of a recipe that are shown together
 
 
-def compared_with(name):
-    """The experiment that another is compared with, or None: the one named at the head of its
-    argument file, or else the one that the file begins with. The record of an experiment whose
-    flag is gone names it itself."""
-    record = records.read(name, {})
-    if "flag_since_removed" in record:
-        return record["compared_with"]
-    text = (records.EXPERIMENTS / f"{name}.txt").read_text()
-    found = re.search(r"^# compared with: (.+)$", text, re.M)
-    found = found or re.search(r"^@(.+)\.txt$", text, re.M)
-    return found and found[1]
-
-
 @functools.cache
 def compared():
-    """By name the experiment that another is compared with, where both have a record."""
-    names = {path.stem for path in records.EXPERIMENTS.glob("*.txt") if runs_of(path.stem)}
-    names |= {path.stem for path in records.RESULTS.glob("*.json")
-              if "flag_since_removed" in records.read(path.stem)}  # fmt: skip
-    befores = {name: compared_with(name) for name in sorted(names)}
-    return {name: before for name, before in befores.items() if before and runs_of(before)}
+    """By name the experiment that another is compared with, where both have a record. It is named
+    at the head of an argument file, or is the one that the file begins with; the record of an
+    experiment whose flag is gone names it itself."""
+    found = {}
+    for path in records.EXPERIMENTS.glob("*.txt"):
+        text = path.read_text()
+        for pattern in (r"^@(.+)\.txt$", r"^# compared with: (.+)$"):
+            if match := re.search(pattern, text, re.M):
+                found[path.stem] = match[1]
+    for path in records.RESULTS.glob("*.json"):
+        record = records.read(path.stem)
+        if "flag_since_removed" in record:
+            found[path.stem] = record["compared_with"]
+    return {name: found[name] for name in sorted(found) if runs_of(name) and runs_of(found[name])}
 
 
 def changes(name):

@@ -280,17 +280,15 @@ def tanh_and_elu_values():
         "deep": str(deep),
     }
 
-    def by_rate(activation, depth, standardize, name="val_accuracy"):
-        return records.by_rate(record, name, activation=activation, depth=depth,
-                               standardize=standardize)  # fmt: skip
-
     def best(*case):
         """The accuracies of the seeds at the learning rate that suits the network best."""
-        return max((a for a in by_rate(*case).values() if a is not None), key=np.mean)
+        accuracies = records.by_rate(record, "val_accuracy", *case).values()
+        return max((values for values in accuracies if values is not None), key=np.mean)
 
     def saturated(depth, standardize, rate):
         """The share of saturated outputs in each layer of the Tanh networks."""
-        return by_rate("tanh", depth, standardize, "saturated")[rate].mean(axis=0)
+        shares = records.by_rate(record, "saturated", "tanh", depth, standardize)
+        return shares[rate].mean(axis=0)
 
     for name in ("tanh", "elu"):
         runs = matching(record["runs"], activation=name)
@@ -305,7 +303,8 @@ def tanh_and_elu_values():
     for depth in depths:
         gap = best("elu", depth, True).mean() - best("tanh", depth, True).mean()
         numbers[f"gap {depth}"] = fixed(gap, 3)
-    elu, tanh = (by_rate(name, 1, True)[1e-2].mean() for name in ("elu", "tanh"))
+    elu, tanh = (records.by_rate(record, "val_accuracy", name, 1, True)[1e-2].mean()
+                 for name in ("elu", "tanh"))  # fmt: skip
     first, *later = saturated(deep, True, 1e-1)
     numbers |= {
         "elu ahead standardised rate 1": fixed(elu - tanh, 3),

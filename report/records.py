@@ -126,11 +126,12 @@ def all_values(record, name):
     return sorted({run[name] for run in record["runs"]})
 
 
-def by_rate(record, name, **values):
+def by_rate(record, name, activation, depth, standardize):
     """One entry of the runs with these values, by learning rate: an array, in which the seeds come
     first, or None where a run diverged."""
+    runs = matching(record["runs"], activation=activation, depth=depth, standardize=standardize)
     found = {}
-    for run in matching(record["runs"], **values):
+    for run in runs:
         found.setdefault(run["learning_rate"], []).append(run.get(name))
     return {rate: None if None in entries else np.array(entries)
             for rate, entries in sorted(found.items())}  # fmt: skip

@@ -102,8 +102,7 @@ def job_table():
         f"\n\nOn {machine['cores']} cores with {machine['vectors']} instructions, with "
         f"{threads['numpy']} threads in NumPy and {threads['torch']} in PyTorch.\n\n"
         f"With one thread each, two processes have a parallel efficiency of {two}: the step time "
-        "of one process, divided by twice that of two. The wide network is "
-        "`--dnn_hidden_units 2048 --batch_size 1024`."
+        "of one process, divided by twice that of two."
     )
 
 
