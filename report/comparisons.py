@@ -89,10 +89,17 @@ def paired(name):
 
 
 def differences(runs, others):
-    """The difference in validation accuracy for every seed that both have, in percentage points."""
-    theirs = {run["seed"]: records.validation_accuracy(run) for run in others}
-    return np.array([100 * (records.validation_accuracy(run) - theirs[run["seed"]])
-                     for run in runs if run["seed"] in theirs])  # fmt: skip
+    """The difference in validation accuracy for every seed that both have, in percentage points.
+    Where it is averaged over views in the runs alone, it is compared with a single view of the same
+    weights."""
+    found = []
+    for run in runs:
+        for other in records.matching(others, seed=run["seed"]):
+            before = records.validation_accuracy(other)
+            if "val_accuracy" in run and "val_accuracy" not in other:
+                before = max(run["history"]["val_accuracy"])
+            found.append(100 * (records.validation_accuracy(run) - before))
+    return np.array(found)
 
 
 def standard_error(values):

@@ -85,8 +85,9 @@ def matching(runs, **values):
 
 
 def validation_accuracy(run):
-    """The accuracy at the last step. The best of a run would favour runs with more evaluations."""
-    return run["history"]["val_accuracy"][-1]
+    """The accuracy at the last step: the best of a run would favour runs with more evaluations.
+    Averaged over views it is measured once, with the weights that were best."""
+    return run.get("val_accuracy", run["history"]["val_accuracy"][-1])
 
 
 def n_weights(flags):

@@ -107,8 +107,12 @@ def test_differences_are_of_the_same_seed_at_the_last_step():
     def run(seed, *accuracies):
         return {"seed": seed, "history": {"val_accuracy": accuracies}}
 
-    found = comparisons.differences([run(2, 0.9, 0.5), run(1, 0.3)], [run(1, 0.2), run(2, 0.45)])
+    others = [run(1, 0.2), run(2, 0.45)]
+    found = comparisons.differences([run(2, 0.9, 0.5), run(1, 0.3)], others)
     assert found == pytest.approx([5, 10])
+    views = run(1, 0.3, 0.6, 0.4) | {"val_accuracy": 0.75}  # averaged, with the best weights
+    assert comparisons.differences([views], others) == pytest.approx([15])
+    assert comparisons.differences([views | {"val_accuracy": 0.8}], [views]) == pytest.approx([5])
 
 
 def test_records_name_no_path_of_a_machine():
