@@ -16,7 +16,8 @@ def row(name):
 def draw():
     shown = comparisons.families()
     rows = list(dict.fromkeys(row(name) for names in reversed(shown.values()) for name in names))
-    figure = style.new_figure("Changes of a recipe: differences in validation accuracy", height=2.3)
+    title = "Changes of a recipe: differences in validation accuracy"
+    figure = style.new_figure(title, height=0.69 + 0.115 * len(rows))
     panels = figure.subplots(1, len(shown), sharex=True, sharey=True)
     for panel, (recipe, names) in zip(panels, shown.items(), strict=True):
         panel.axvline(0, color="0.6", lw=0.6)
@@ -25,8 +26,7 @@ def draw():
             error = comparisons.standard_error(values)
             style.dot(panel, values, rows.index(row(name)), error, filled=error is not None)
         panel.set_yticks(range(len(rows)), rows)
-        panel.set(
-            title=f"{recipe}\n{flags_of(recipe)['epochs']} epochs", xlabel="percentage points"
-        )
+        panel.set_title(f"{textwrap.fill(recipe, 12)}\n{flags_of(recipe)['epochs']} epochs")
     panels[0].invert_yaxis()
+    panels[len(panels) // 2].set_xlabel("percentage points")
     style.save(figure, "ablations")

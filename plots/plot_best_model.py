@@ -92,7 +92,7 @@ def draw_first_layer(pictures):
 
 def draw_calibration(results):
     """The reliability diagram on the test set, before and after the temperature."""
-    figure, panel = small_panel("Calibration", 1.6)
+    figure, panel = small_panel("Calibration", 1.3)
     panel.plot([0, 1], [0, 1], color="0.6", lw=0.8)
     for (when, result), color in zip(results.items(), ("C7", "C2"), strict=True):
         confidence, accuracy, _ = result["bins"]
