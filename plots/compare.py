@@ -43,15 +43,13 @@ def labels(runs):
         }
         for path, (record, _) in runs.items()
     }
-    values = {}
-    for row in rows.values():
-        for name, value in row.items():
-            values.setdefault(name, set()).add(flag_text(value))
+    values = {(name, flag_text(value)) for row in rows.values() for name, value in row.items()}
+    different = [name for name, _ in values]  # once for each value
     names = {
         path: ", ".join(
             f"{name} {flag_text(value) or 'none'}"
             for name, value in row.items()
-            if len(values[name]) > 1 or (name, value) == ("data", "synthetic")
+            if different.count(name) > 1 or (name, value) == ("data", "synthetic")
         )
         for path, row in rows.items()
     }

@@ -14,37 +14,31 @@ ORDER = (
 )
 VEHICLES = 4
 TRAINING_IMAGES = 50_000
+SHOWN = 20  # units of the first layer
 CURVES = {  # colour, line and label of a column of metrics.csv
     "train": ("C0", "-", "training, augmented"),
     "clean": ("C2", "--", "training, unaugmented"),
     "val": ("C1", "-", "validation"),
 }
-SHOWN, COLUMNS = 20, 5  # units of the first layer, and in a row
-AUGMENTATION = {"without": "C7", "with": "C2"}
 
 
 def draw_curves():
     """Loss and accuracy of one run with validation images over training, from step 0."""
     (run, *_), best = records.runs_of("best-cpu-validated"), records.runs_of("best-cpu")
+    flags, history = run["flags"], run["history"]
+    n_train = TRAINING_IMAGES - flags["validation_size"]
+    epochs = np.array(history["step"]) * flags["batch_size"] / n_train
     figure, panels = style.loss_and_accuracy(
-        f"MLP {layer_sizes(run['flags'])}: one run with validation images", xlabel="epoch"
+        f"MLP {layer_sizes(flags)}: one run with validation images", xlabel="epoch"
     )
     for quantity, panel in panels.items():
         for split, (color, line, label) in CURVES.items():
-            panel.plot(epochs(run), run["history"][f"{split}_{quantity}"], line, color=color,
-                       label=label)  # fmt: skip
-        panel.plot(epochs(run)[-1], best[0][f"test_{quantity}"], "*", color="C3", ms=9,
-                   mec="white", mew=0.5, zorder=3, label="test, trained on all images")  # fmt: skip
+            panel.plot(epochs, history[f"{split}_{quantity}"], line, color=color, label=label)
+        panel.plot(epochs[-1], best[0][f"test_{quantity}"], "*", color="C3", ms=9, mec="white",
+                   mew=0.5, zorder=3, label="test, trained on all images")  # fmt: skip
     figure.set_figheight(1.8)
     figure.legend(*panel.get_legend_handles_labels(), loc="outside lower center", ncols=4)
     style.save(figure, "best_model_curves")
-
-
-def epochs(run):
-    """The rows of a run's history, in passes over its training images."""
-    flags = run["flags"]
-    n_train = TRAINING_IMAGES - flags["validation_size"]
-    return np.array(run["history"]["step"]) * flags["batch_size"] / n_train
 
 
 def draw_confusion(record):
@@ -57,6 +51,7 @@ def draw_confusion(record):
         0.55 * style.TEXT_WIDTH, 2.83,
     )  # fmt: skip
     axes = figure.subplots()
+    axes.grid(False)
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     for (row, column), count in np.ndenumerate(matrix):
         dark = image.norm(shares[row, column]) > 0.55
@@ -75,45 +70,44 @@ def draw_confusion(record):
 
 
 def tile(pictures, columns):
-    """pictures (n, 3, 32, 32) uint8 as one image (rows, columns, 3), with white lines between."""
-    n, _, height, width = pictures.shape
-    padded = np.full((n, height + 2, width + 2, 3), 255, np.uint8)
-    padded[:, 1:-1, 1:-1] = pictures.transpose(0, 2, 3, 1)
-    grid = padded.reshape(n // columns, columns, height + 2, width + 2, 3)
-    return grid.transpose(0, 2, 1, 3, 4).reshape(-1, columns * (width + 2), 3)
+    """pictures (n, 3, height, width) uint8 as one image (rows, columns, 3), with white lines
+    between."""
+    padded = np.pad(pictures, ((0, 0), (0, 0), (1, 1), (1, 1)), constant_values=255)
+    n, _, height, width = padded.shape
+    grid = padded.reshape(n // columns, columns, 3, height, width).transpose(0, 3, 1, 4, 2)
+    return grid.reshape(-1, columns * width, 3)
+
+
+def small_panel(title, height):
+    figure = style.new_figure(title, 0.43 * style.TEXT_WIDTH, height)
+    return figure, figure.subplots()
 
 
 def draw_first_layer(pictures):
-    figure = style.new_figure("First layer", 0.43 * style.TEXT_WIDTH, 2.1)
-    axes = figure.subplots()
-    axes.imshow(tile(pictures["run"][:SHOWN], COLUMNS), interpolation="nearest")
-    axes.axis("off")
+    figure, panel = small_panel("First layer", 2.1)
+    panel.imshow(tile(pictures["run"][:SHOWN], 5), interpolation="nearest")
+    panel.axis("off")
     style.save(figure, "best_model_first_layer")
 
 
-def draw_calibration(record):
+def draw_calibration(results):
     """The reliability diagram on the test set, before and after the temperature."""
-    figure = style.new_figure("Calibration", 0.43 * style.TEXT_WIDTH, 1.6)
-    panel = figure.subplots()
+    figure, panel = small_panel("Calibration", 1.3)
     panel.plot([0, 1], [0, 1], color="0.6", lw=0.8)
-    for (when, result), color in zip(record["calibration"].items(), ("C7", "C2"), strict=True):
+    for (when, result), color in zip(results.items(), ("C7", "C2"), strict=True):
         confidence, accuracy, _ = result["bins"]
         panel.plot(confidence, accuracy, "o-", color=color, ms=2.5, label=f"{when} the temperature")
     panel.set(xlabel="confidence", ylabel="accuracy")
-    panel.grid()
     panel.legend(loc="upper left")
     style.save(figure, "best_model_calibration")
 
 
-def draw_augmentation(record):
+def draw_augmentation(runs):
     """The accuracy of two runs, without and with augmentation, on moved images."""
-    figure = style.new_figure("What augmentation teaches", 0.43 * style.TEXT_WIDTH, 1.3)
-    panel = figure.subplots()
-    for name, color in AUGMENTATION.items():
-        run = record["augmentation"][name]
+    figure, panel = small_panel("What augmentation teaches", 1.3)
+    for (name, run), color in zip(runs.items(), ("C7", "C2"), strict=True):
         panel.plot(run["moved_by"], run["moved"], "o-", color=color, ms=2, label=name)
     panel.set(xlabel="shift to the right (pixels)", ylabel="accuracy")
-    panel.grid()
     panel.legend(title="augmentation", loc="lower center")
     style.save(figure, "best_model_augmentation")
 
@@ -124,6 +118,6 @@ def draw():
     draw_confusion(record)
     draw_first_layer(np.load(records.RESULTS / "best_model.npz"))
     if record["augmentation"]:
-        draw_augmentation(record)
-    if all("bins" in result for result in record["calibration"].values()):
-        draw_calibration(record)
+        draw_augmentation(record["augmentation"])
+    if "bins" in record["calibration"]["before"]:
+        draw_calibration(record["calibration"])

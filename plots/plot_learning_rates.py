@@ -17,11 +17,11 @@ def draw():
     for row, standardize in zip(panels, SHORT, strict=True):
         for panel, depth in zip(row, depths, strict=True):
             panel.set(xscale="log", ylim=(0, 0.55))
-            panel.grid()
             for activation, color in style.ACTIVATIONS.items():
-                points = records.activation_points(record, activation, depth, standardize)
-                panel.plot(*zip(*points.items(), strict=True), "o-", color=color, ms=3)
-                diverged = [rate for rate, mean in points.items() if mean is None]
+                found = records.by_rate(record, "val_accuracy", activation, depth, standardize)
+                means = [None if values is None else values.mean() for values in found.values()]
+                panel.plot(found.keys(), means, "o-", color=color, ms=3)
+                diverged = [rate for rate, values in found.items() if values is None]
                 panel.plot(diverged, [DIVERGED] * len(diverged), "x", color=color, ms=5)
         row[0].set_ylabel(f"accuracy\n({SHORT[standardize]})")
     for panel in panels[-1]:

@@ -3,16 +3,8 @@
 import numpy as np
 
 from plots import style
-from report import comparisons, records
-
-
-def label(name):
-    """The flags that an experiment changes, as one would type them."""
-    flags, before = (
-        records.runs_of(n)[0]["flags"] for n in (name, comparisons.compared_with(name))
-    )
-    text = ", ".join(records.changed_flags(flags, before))
-    return f"{text} (18 views)" if name == "test-time-18-views" else text
+from report import comparisons
+from report.comparisons import standard_error
 
 
 def draw():
@@ -26,11 +18,10 @@ def draw():
         panel.axvline(0, color="0.6", lw=0.6)
         for y, name in enumerate(names):
             values = differences[name]
-            counts = abs(values.mean()) > line
-            panel.errorbar(values.mean(), y, xerr=comparisons.standard_error(values), fmt="o", ms=3,
-                           color="C0", mfc="C0" if counts else "white", capsize=1.5)  # fmt: skip
-        panel.set_yticks(range(len(names)), map(label, names))
+            style.dot(panel, values, y, standard_error(values), abs(values.mean()) > line)
+        labels = [", ".join(comparisons.changes(name)) for name in names]
+        panel.set_yticks(range(len(names)), labels)
         panel.invert_yaxis()
         panel.set_xlabel("percentage points")
-        panel.grid(axis="x")
+        panel.grid(False, axis="y")
     style.save(figure, "modifications")

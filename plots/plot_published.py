@@ -1,12 +1,9 @@
 """Question 2.1: published test accuracies of fully connected networks, and ours, by parameters."""
 
-import itertools
-
 import numpy as np
 
 from plots import style
 from report import records
-from training.curves import layer_sizes
 
 PUBLISHED = (  # test accuracy in %, weights in millions, what; the large ones by Neyshabur 2020
     (70.25, 20.3, "Mocanu 2018, dense"),
@@ -22,17 +19,12 @@ OTHERS = (  # test accuracy in %, where the label stands, what: of unknown size
 OURS = {"numpy-100": "default", "combined-3-views": "small", "best-cpu": "best"}
 
 
-def n_weights(flags):
-    """The number of weights of a run's network, in millions."""
-    sizes = map(int, layer_sizes(flags).split("-"))
-    return sum(n * m for n, m in itertools.pairwise(sizes)) / 1e6
-
-
 def draw():
     figure = style.new_figure(
         "Test accuracy of fully connected networks", 0.46 * style.TEXT_WIDTH, 2.0
     )
     axes = figure.subplots()
+    axes.grid(False)
     for accuracy, x, what in OTHERS:
         axes.axhline(accuracy, color="0.75", lw=0.7, ls="--", zorder=0)
         axes.text(x, accuracy + 0.4, what, color="0.4", size=style.SMALL)
@@ -43,7 +35,7 @@ def draw():
     for name, what in OURS.items():
         runs = records.runs_of(name)
         accuracy = 100 * np.mean([run["test_accuracy"] for run in runs])
-        at = n_weights(runs[0]["flags"]), accuracy
+        at = records.n_weights(runs[0]["flags"]), accuracy
         axes.plot(*at, "*", color="C3", ms=8)
         axes.annotate(f"ours, {what}", at, (6, -3), textcoords="offset points", color="C3",
                       size=style.SMALL)  # fmt: skip

@@ -29,18 +29,15 @@ def draw():
     axes = figure.subplots()
     for y, name in enumerate(STEPS):
         runs = records.runs_of(name)
-        values = [records.validation_accuracy(run) for run in runs]
+        values = np.array([records.validation_accuracy(run) for run in runs])
         train = records.column(runs, "train_accuracy")[:, -1].mean()
         axes.plot(values, [y] * len(values), "|", color="C0", ms=7, mew=0.8)
-        if len(values) > 1:
-            axes.errorbar(np.mean(values), y, xerr=np.std(values, ddof=1), fmt="o", color="C0",
-                          ms=3, capsize=2)  # fmt: skip
-        else:
-            axes.plot(values, [y], "o", mfc="white", color="C0", ms=4)
-        text = f"{np.mean(values):.3f} (training {train:.2f})"
-        axes.text(np.mean(values) + 0.012, y, text, va="center", size=style.SMALL)
+        spread = np.std(values, ddof=1) if len(values) > 1 else None
+        style.dot(axes, values, y, spread, filled=spread is not None)
+        text = f"{values.mean():.3f} (training {train:.2f})"
+        axes.text(values.mean() + 0.012, y, text, va="center", size=style.SMALL)
     axes.set_yticks(range(len(STEPS)), STEPS.values())
     axes.invert_yaxis()
     axes.set(xlabel="validation accuracy at the last step", xlim=(0.465, 0.9))
-    axes.grid(axis="x")
+    axes.grid(False, axis="y")
     style.save(figure, "staircase")

@@ -13,14 +13,14 @@ TEXT_WIDTH = 17 / 2.54  # inches: a line of the report
 ACTIVATIONS = {"elu": "C0", "tanh": "C3"}
 NAMES = {"elu": "ELU", "tanh": "Tanh"}
 LABELS = {"loss": "loss (nats)", "accuracy": "accuracy"}
-INPUTS = {False: "pixels minus their mean", True: "standardised pixels"}
 SMALL = 7  # points: the smallest text, as printed
 SETTINGS = {
     **{"font.size": 7.5, "figure.titlesize": 8.5, "axes.titlesize": 7.5},
     **{"xtick.labelsize": SMALL, "ytick.labelsize": SMALL, "legend.fontsize": SMALL},
     **{"lines.linewidth": 1.2, "axes.linewidth": 0.6, "grid.linewidth": 0.6, "grid.alpha": 0.3},
     **{"xtick.major.width": 0.6, "ytick.major.width": 0.6, "patch.linewidth": 0.6},
-    **{"axes.axisbelow": True, "pdf.fonttype": 42},  # TrueType, whose text can be searched
+    **{"axes.grid": True, "axes.axisbelow": True},
+    **{"pdf.fonttype": 42},  # TrueType, whose text can be searched
 }
 matplotlib.rcParams.update(SETTINGS)
 
@@ -37,8 +37,13 @@ def loss_and_accuracy(title, xlabel="step"):
     panels = dict(zip(LABELS, figure.subplots(1, 2), strict=True))
     for quantity, panel in panels.items():
         panel.set(xlabel=xlabel, ylabel=LABELS[quantity])
-        panel.grid()
     return figure, panels
+
+
+def dot(panel, values, y, spread, filled):
+    """The mean of some values, and unless it is None their spread."""
+    panel.errorbar(values.mean(), y, xerr=spread, fmt="o", ms=3, color="C0", capsize=1.5,
+                   mfc="C0" if filled else "white")  # fmt: skip
 
 
 def save(figure, name):

@@ -19,6 +19,7 @@ import train_mlp_pytorch as trainer
 from mlp_pytorch import ACTIVATIONS, MLP
 from report import records
 from training import flags
+from training.argument_files import as_words
 from training.data_pytorch import TensorData
 from training.optimization import make_optimizer
 
@@ -57,13 +58,11 @@ def load(seed):
     return cifar10_utils.get_cifar10(one_hot=False, validation_size=VALIDATION, seed=seed)
 
 
-def train(data, activation, depth, standardize, learning_rate, seed):
-    """Trains one network. Returns its validation accuracy and the saturation of its layers; if
-    its loss is not finite, only the accuracy, which is then None."""
-    argv = ["--activation", activation, "--learning_rate", str(learning_rate)]
-    argv += ["--dnn_hidden_units", ",".join([str(UNITS)] * depth), "--seed", str(seed)]
-    argv += ["--standardize"] if standardize else []
-    args = flags.parse(trainer.make_parser(), argv)
+def train(data, depth, **asked):
+    """Trains one network; asked: some of its flags. Returns its validation accuracy and the
+    saturation of its layers; if its loss is not finite, only the accuracy, which is then None."""
+    words = as_words(asked | {"dnn_hidden_units": [UNITS] * depth})
+    args = flags.parse(trainer.make_parser(), words)
     training_set, validation = (TensorData(split, "cpu") for split in (data.train, data.validation))
     training_set.position = 0
     mlp = trainer.make_mlp(args)
@@ -74,23 +73,21 @@ def train(data, activation, depth, standardize, learning_rate, seed):
         if not math.isfinite(loss):
             return {"val_accuracy": None}
     _, accuracy = trainer.evaluate(mlp, validation.batches(trainer.EVAL_BATCH))
-    shares = saturation(mlp, activation, next(validation.batches(PROBE))[0])
+    shares = saturation(mlp, args.activation, next(validation.batches(PROBE))[0])
     return {"val_accuracy": round(accuracy, 4), "saturated": [float(f"{v:.4g}") for v in shares]}
 
 
 def at_start(x, activation, seed):
     """What the initial weights of a network of START_DEPTH hidden layers do to a random gradient
     at its last hidden layer, for inputs x (S, n): the root mean square where it reaches the first
-    layer over that at the start, and the saturation of the layers."""
+    layer over that at the start."""
     mlp = MLP(x.shape[1], [UNITS] * START_DEPTH, 10, activation=activation, seed=seed)
-    inputs = out = mlp.layers[0](x).detach().requires_grad_()
-    for layer in mlp.layers[1:-1]:
-        out = layer(out)
+    inputs = mlp.layers[0](x).detach().requires_grad_()
+    out = mlp.layers[1:-1](inputs)
     gradient = torch.randn(out.shape, generator=torch.Generator().manual_seed(seed))
     out.backward(gradient)
     ratio = inputs.grad.square().mean().sqrt() / gradient.square().mean().sqrt()
-    return {"activation": activation, "seed": seed, "gradient": round(ratio.item(), 4),
-            "saturated": [round(share, 4) for share in saturation(mlp, activation, x)]}  # fmt: skip
+    return {"activation": activation, "seed": seed, "gradient": round(ratio.item(), 4)}
 
 
 def save(record):
@@ -106,18 +103,17 @@ def main():
     x = torch.from_numpy(load(SEEDS[0]).validation.images[:PROBE]).flatten(start_dim=1)
     cases = itertools.product(("elu", "tanh"), SEEDS)
     record["start"] = [at_start(x / x.std(dim=0), *case) for case in cases]
+    save(record)
     inputs = [(standardize, rate) for standardize in RATES for rate in RATES[standardize]]
     cases = itertools.product(SEEDS, DEPTHS, inputs, ("elu", "tanh"))
     for seed, depth, (standardize, rate), activation in cases:
         run = {"seed": seed, "depth": depth, "standardize": standardize,
                "learning_rate": rate, "activation": activation}  # fmt: skip
-        if records.matching(record["runs"], **run):
-            continue
-        run |= train(load(seed), **run)
-        print(run, flush=True)
-        record["runs"].append(run)
-        save(record)
-    save(record)
+        if not records.matching(record["runs"], **run):
+            run |= train(load(seed), **run)
+            print(run, flush=True)
+            record["runs"].append(run)
+            save(record)
 
 
 if __name__ == "__main__":

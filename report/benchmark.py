@@ -5,7 +5,7 @@
 The candidates of a comparison take turns for many rounds, so other work on the machine slows all of
 them equally: the ratios, medians over the rounds, are more reliable than the times. The record is
 report/results/benchmark.json; report/PERFORMANCE.md and plots/speed.png are made from it. If
-sections are named, only these are measured again. All take about three minutes. `gpu` needs CUDA.
+sections are named, only these are measured again. All take a few minutes. `gpu` needs CUDA.
 """
 
 import argparse
@@ -13,7 +13,6 @@ import copy
 import functools
 import itertools
 import json
-import multiprocessing
 import os
 import platform
 import subprocess
@@ -33,36 +32,38 @@ import train_mlp_pytorch
 from mlp_pytorch import ACTIVATIONS, InputMap
 from report import records
 from training import flags
+from training.argument_files import as_words
 from training.data_pytorch import TensorData, load_tensors
 from training.errors import UsageError, exit_with_message
 from training.optimization import make_optimizer
 from training.processes import keep_freed_memory, mean, precision
 
 DATA = records.ROOT / cifar10_utils.DEFAULT_DIR
-N_INPUTS, N_CLASSES = cifar10_utils.N_INPUTS, cifar10_utils.N_CLASSES
 RATE = 1e-3  # the trainers' default
-WIDE = ["--dnn_hidden_units", "2048", "--batch_size", "1024"]  # for several processes
+BEST = f"@{records.EXPERIMENTS}/whitened.txt"
 GROWTH = {  # the hidden layers and the batch size behind each point of the figure
     "width": {n: ([n], 200) for n in (32, 64, 100, 256, 512, 1024, 2048)},
     "depth": {n: ([100] * n, 200) for n in (1, 2, 4, 8, 16)},
     "batch": {n: ([100], n) for n in (32, 64, 128, 256, 512, 1024, 2048, 4096)},
 }
-SPAWN = multiprocessing.get_context("spawn")  # a fresh process: it shares no memory with this one
 DATA_SIZES = (1000, 2500, 5000, 10_000, 25_000, 50_000)
+PROCESSES = {  # flags of the runs in one process and in two
+    "default": ["--max_steps=300", "--eval_freq=300"],
+    "wide": ["--dnn_hidden_units=2048", "--batch_size=1024", "--max_steps=16", "--eval_freq=16"],
+}
 
 
 # The steps ----------------------------------------------------------------------------------------
 
 
-def trainer_args(hidden, *others):
-    """The flags of both trainers: the defaults, but for the hidden layers and others."""
-    argv = ["--dnn_hidden_units", flags.flag_text(hidden), *others]
-    return flags.parse(train_mlp_pytorch.make_parser(), argv)
+def trainer_args(*words, **asked):
+    """The flags of both trainers: the defaults but for these."""
+    return flags.parse(train_mlp_pytorch.make_parser(), [*words, *as_words(asked)])
 
 
 def numpy_step(data, hidden, batch):
     """The step of train_mlp_numpy.py, from the batch to the update."""
-    mlp = train_mlp_numpy.make_mlp(trainer_args(hidden))
+    mlp = train_mlp_numpy.make_mlp(trainer_args(dnn_hidden_units=hidden))
     return lambda: train_mlp_numpy.train_step(mlp, *data.next_batch(batch), RATE)
 
 
@@ -83,18 +84,19 @@ def pytorch_step(args, tensors):
 def alone(mlp, x):
     """For each kind of layer a function that runs the layers of that kind forward and backward, on
     the inputs that they get from the batch x."""
-    kinds, given = {}, {}
+    autocast = torch.autocast("cpu", torch.bfloat16, enabled=mlp.bfloat16)
+    kinds, out = {}, x.flatten(start_dim=1)
     for layer in mlp.layers:
-        layer.register_forward_pre_hook(lambda layer, args: given.update({layer: args[0]}))
-        kinds.setdefault(kind_of(layer), []).append(layer)
-    mlp(x)
-    given = {layer: x.detach().requires_grad_(x.requires_grad) for layer, x in given.items()}
+        given = out.detach().requires_grad_(out.requires_grad)
+        kinds.setdefault(kind_of(layer), []).append((layer, given))
+        with autocast:
+            out = layer(given)
 
     def run(layers):
-        for layer in layers:
-            with torch.autocast("cpu", torch.bfloat16, enabled=mlp.bfloat16):
-                out = layer(given[layer])
-            wanted = [t for t in (given[layer], *layer.parameters()) if t.requires_grad]
+        for layer, given in layers:
+            with autocast:
+                out = layer(given)
+            wanted = [t for t in (given, *layer.parameters()) if t.requires_grad]
             if wanted:  # not for the map of the inputs, which is not trained
                 torch.autograd.grad(out, wanted, torch.ones_like(out))
 
@@ -114,7 +116,7 @@ def products(hidden, batch):
     outputs, gradients of the weights, and gradients of the inputs of all layers but the first."""
     rng = np.random.default_rng(0)
     layers = []
-    for fan_in, fan_out in itertools.pairwise([N_INPUTS, *hidden]):
+    for fan_in, fan_out in itertools.pairwise([cifar10_utils.N_INPUTS, *hidden]):
         weight = np.asfortranarray(rng.standard_normal((fan_out, fan_in), np.float32))
         x, dout = (rng.standard_normal((batch, n), np.float32) for n in (fan_in, fan_out))
         layers.append((x, weight, dout))
@@ -131,11 +133,9 @@ def products(hidden, batch):
 
 def bare_step(data):
     """The default step of a hand-written PyTorch loop over float tensors that are in memory."""
-    x, y = data.next_batch(4000)
-    x = torch.from_numpy(x.reshape(len(x), -1))
-    pairs = zip(x.split(200), torch.from_numpy(y).split(200), strict=True)
-    batches = itertools.cycle(list(pairs))
-    mlp = train_mlp_pytorch.make_mlp(trainer_args([100]))
+    x, y = map(torch.from_numpy, data.next_batch(4000))
+    batches = itertools.cycle(list(zip(x.flatten(1).split(200), y.split(200), strict=True)))
+    mlp = train_mlp_pytorch.make_mlp(trainer_args())
     layers, parameters = mlp.layers, list(mlp.parameters())
 
     def step():
@@ -149,92 +149,93 @@ def bare_step(data):
     return step
 
 
+def evaluation(data):
+    """The evaluation of all of data, and the products of the large layer on as many batches."""
+    mlp, batch = train_mlp_numpy.make_mlp(trainer_args()), train_mlp_numpy.EVAL_BATCH
+    x, weight = (np.zeros((n, cifar10_utils.N_INPUTS), np.float32) for n in (batch, 100))
+
+    def bare():
+        for _ in range(data.num_examples // batch):
+            x @ weight.T
+
+    return {"products": bare, "numpy": lambda: train_mlp_numpy.evaluate(mlp, data.batches(batch))}
+
+
 # Measuring ----------------------------------------------------------------------------------------
 
 
-def one_round(candidates, turn=0.06):
-    """The median time of a call in milliseconds, by name. Each candidate gets about `turn`
-    seconds; its first three calls are a warm-up and do not count."""
-    medians = {}
-    for name, call in candidates.items():
-        times, began = [], time.perf_counter()
-        while len(times) < 4 or time.perf_counter() - began < turn:
-            start = time.perf_counter()
-            call()
-            times.append(1000 * (time.perf_counter() - start))
-        medians[name] = float(np.median(times[3:]))
-    return medians
-
-
-def measure(candidates, seconds, elsewhere=None):
-    """Medians by name: arrays (rounds,).
-
-    elsewhere: a connection to a process that runs a round of other candidates on request. A
-    library's threads keep spinning for a while after its last product, so two libraries in one
-    process would slow each other down.
-    """
+def measure(candidates, seconds):
+    """The median time of a call in milliseconds, by name: arrays (rounds,)."""
     rounds, end = [], time.perf_counter() + seconds
     while len(rounds) < 3 or time.perf_counter() < end:
-        medians = one_round(candidates)
-        if elsewhere:
-            time.sleep(0.1)
-            elsewhere.send(True)
-            medians |= elsewhere.recv()
-        rounds.append(medians)
-    return {name: np.array([medians[name] for medians in rounds]) for name in rounds[0]}
+        rounds.append([turn(call) for call in candidates.values()])
+    return dict(zip(candidates, np.array(rounds).T, strict=True))
 
 
-def serve_pytorch(connection):
-    """Does a round of PyTorch's candidates at each request, in a process of its own."""
-    data = cifar10_utils.get_cifar10(DATA, one_hot=False).train
-    ours, _, _ = pytorch_step(trainer_args([100]), TensorData(data, "cpu"))
-    candidates = {"pytorch bare": bare_step(data), "pytorch": ours}
-    asked = True
-    while asked:
-        connection.send(one_round(candidates))
-        asked = connection.recv()
+def turn(call):
+    """The median time of the calls in about 60 milliseconds; the first three are a warm-up."""
+    time.sleep(0.1)  # for a while after its last product, the threads of a library spin
+    times, began = [], time.perf_counter()
+    while len(times) < 4 or time.perf_counter() - began < 0.06:
+        start = time.perf_counter()
+        call()
+        times.append(1000 * (time.perf_counter() - start))
+    return np.median(times[3:])
 
 
-def summary(values):
-    """Best and median."""
-    return {"best": round(float(values.min()), 3), "median": round(float(np.median(values)), 3)}
-
-
-def comparison(times, pairs):
-    """The times and, for each pair, the ratio of the best times and the median ratio."""
-    ratios = {}
-    for one, other in pairs:
-        ratio = summary(times[one] / times[other])
-        ratio["best"] = round(float(times[one].min() / times[other].min()), 3)
-        ratios[f"{one} to {other}"] = ratio
-    return {"milliseconds": {name: summary(values) for name, values in times.items()},
-            "ratios": ratios}  # fmt: skip
+def best_and_median(values, best):
+    return {"best": round(float(best), 3), "median": round(float(np.median(values)), 3)}
 
 
 @functools.cache
 def load(one_hot=True):
-    return cifar10_utils.get_cifar10(DATA, one_hot=one_hot)
+    return cifar10_utils.get_cifar10(DATA, one_hot=one_hot).train
 
 
 def default_step():
-    """The default step beside its alternatives."""
-    ours, theirs = SPAWN.Pipe()
-    process = SPAWN.Process(target=serve_pytorch, args=(theirs,))
-    process.start()
-    ours.recv()  # it is ready
-    candidates = {"products": products([100], 200), "numpy": numpy_step(load().train, [100], 200)}
-    times = measure(candidates, 40, ours)
-    ours.send(False)
-    process.join()
+    """The default step beside its alternatives: the times, the ratios of the best times, and the
+    median ratios."""
+    ours, _, _ = pytorch_step(trainer_args(), TensorData(load(one_hot=False), "cpu"))
+    times = measure({
+        "products": products([100], 200), "numpy": numpy_step(load(), [100], 200),
+        "pytorch bare": bare_step(load(one_hot=False)), "pytorch": ours,
+    }, 60)  # fmt: skip
     pairs = [("numpy", other) for other in times if other != "numpy"]
-    return comparison(times, [*pairs, ("pytorch", "pytorch bare")])
+    return {
+        "milliseconds": {name: best_and_median(t, t.min()) for name, t in times.items()},
+        "ratios": {
+            f"{one} to {other}": best_and_median(
+                times[one] / times[other], times[one].min() / times[other].min()
+            )
+            for one, other in [*pairs, ("pytorch", "pytorch bare")]
+        },
+    }
+
+
+def growth():
+    """Milliseconds of a NumPy step and its products against width, depth and batch, and of an
+    evaluation and its products against the number of examples."""
+    data, labels = load(), load(one_hot=False).labels
+    points = {
+        name: {n: {"products": products(*case), "numpy": numpy_step(data, *case)}
+               for n, case in cases.items()}
+        for name, cases in GROWTH.items()
+    }  # fmt: skip
+    points["data"] = {n: evaluation(cifar10_utils.DataSet(data.pixels[:n], labels[:n], data.mean))
+                      for n in DATA_SIZES}  # fmt: skip
+    found = {}
+    for name, cases in points.items():
+        times = [measure(candidates, 2) for candidates in cases.values()]
+        found[name] = {"at": list(cases)} | {
+            who: [round(float(np.median(t[who])), 4) for t in times] for who in times[0]
+        }
+    return found
 
 
 def best_step():
     """The step of the best network on the CPU, and each of its parts alone; `rest` is what these
     leave of it."""
-    argv = [f"@{records.EXPERIMENTS}/whitened.txt", "--data_dir", str(DATA)]
-    args = flags.parse(train_mlp_pytorch.make_parser(), argv)
+    args = trainer_args(BEST, data_dir=DATA)
     keep_freed_memory()
     tensors = load_tensors(args, torch.device("cpu")).train
     step, mlp, optimizer = pytorch_step(args, tensors)
@@ -249,45 +250,6 @@ def best_step():
     return {"precision": precision(args), "milliseconds": rounded}
 
 
-def evaluation_times(data):
-    """Evaluating all of data, beside the products of the large layer on as many batches."""
-    mlp = train_mlp_numpy.make_mlp(trainer_args([100]))
-    batch = train_mlp_numpy.EVAL_BATCH
-    x = np.zeros((batch, N_INPUTS), np.float32)
-    weight = np.zeros((100, N_INPUTS), np.float32)
-
-    def bare():
-        for _ in range(data.num_examples // batch):
-            x @ weight.T
-
-    return measure(
-        {"products": bare, "numpy": lambda: train_mlp_numpy.evaluate(mlp, data.batches(batch))}, 1
-    )
-
-
-def growth():
-    """Milliseconds of a NumPy step and its products against width, depth and batch, and of an
-    evaluation and its products against the number of examples."""
-    data, labels = load().train, load(one_hot=False).train.labels
-    points = {
-        name: {
-            n: measure({"products": products(*case), "numpy": numpy_step(data, *case)}, 1)
-            for n, case in cases.items()
-        }
-        for name, cases in GROWTH.items()
-    }
-    points["data"] = {
-        n: evaluation_times(cifar10_utils.DataSet(data.pixels[:n], labels[:n], data.mean))
-        for n in DATA_SIZES
-    }
-    return {
-        name: {"at": list(cases)}
-        | {who: [round(float(np.median(times[who])), 4) for times in cases.values()]
-           for who in ("products", "numpy")}
-        for name, cases in points.items()
-    }  # fmt: skip
-
-
 # Whole runs ---------------------------------------------------------------------------------------
 
 
@@ -300,8 +262,9 @@ def trainer_run(trainer, *argv, launcher=(), **environment):
                        check=True, capture_output=True, env=os.environ | environment)  # fmt: skip
         wall = time.perf_counter() - began
         record = records.read_finished(Path(folder, "run"))
-    return {"wall_seconds": round(wall, 2), "train_seconds": round(record["train_seconds"], 2),
-            "peak_rss_mb": record["peak_rss_mb"], "steps": record["steps"]}  # fmt: skip
+    recorded = {name: record[name] for name in ("peak_rss_mb", "steps", "test_accuracy")}
+    seconds = {"wall_seconds": wall, "train_seconds": record["train_seconds"]}
+    return {name: round(value, 2) for name, value in seconds.items()} | recorded
 
 
 def default_run():
@@ -315,68 +278,54 @@ def default_run():
 def processes():
     """Milliseconds of a step in one process and in two, and the parallel efficiency of two."""
     two = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    kinds = {
+        "one process, one thread": {"OMP_NUM_THREADS": "1"},
+        "one process, all threads": {},
+        "two processes, one thread each": {"OMP_NUM_THREADS": "1", "launcher": two},
+    }
     result = {}
-    for name, argv in (
-        ("default", ["--max_steps", "300", "--eval_freq", "300"]),
-        ("wide", [*WIDE, "--max_steps", "16", "--eval_freq", "16"]),
-    ):
-        runs = {
-            "one process, one thread": ([], {"OMP_NUM_THREADS": "1"}),
-            "one process, all threads": ([], {}),
-            "two processes, one thread each": (two, {"OMP_NUM_THREADS": "1"}),
-        }
-        steps = {}
-        for kind, (launcher, environment) in runs.items():
-            run = trainer_run("train_mlp_pytorch.py", *argv, launcher=launcher, **environment)
-            steps[kind] = round(1000 * run["train_seconds"] / run["steps"], 3)
+    for name, argv in PROCESSES.items():
+        runs = {kind: trainer_run("train_mlp_pytorch.py", *argv, **how)
+                for kind, how in kinds.items()}  # fmt: skip
+        steps = {kind: round(1000 * run["train_seconds"] / run["steps"], 3)
+                 for kind, run in runs.items()}  # fmt: skip
         one, _, both = steps.values()
         result[name] = {"milliseconds": steps, "efficiency": round(one / both / 2, 3)}
     return result
 
 
 def gpu():
-    """Whole runs on CUDA: the default one, a wide one, and the widest layers in bfloat16 with their
-    rate of arithmetic."""
-    batch, width = 4096, 4096
-    jobs = {
-        "default": [],
-        "wide": ["--dnn_hidden_units", "2048,1024,512", "--batch_size", "1024"],
-        "widest": ["--dnn_hidden_units", f"{width},{width},{width}", "--batch_size", f"{batch}",
-                   "--bfloat16", "--max_steps", "500", "--eval_freq", "500"],
-    }  # fmt: skip
+    """The default run and the best network's on CUDA."""
     runs = {name: trainer_run("train_mlp_pytorch.py", "--use_gpu", *argv)
-            for name, argv in jobs.items()}  # fmt: skip
-    for run in runs.values():
-        run["steps_per_second"] = round(run["steps"] / run["train_seconds"], 1)
-    # Forward, gradients of the weights and, in all layers but the first, of the inputs.
-    products = 2 * batch * (2 * N_INPUTS * width + 3 * (2 * width**2 + width * N_CLASSES))
-    rate = products * runs["widest"]["steps_per_second"]
-    return {"device": torch.cuda.get_device_name(), **runs, "tflops": round(rate / 1e12, 1)}
+            for name, argv in {"default": [], "best": [BEST]}.items()}  # fmt: skip
+    return {"device": torch.cuda.get_device_name(), **runs}
 
 
 def machine():
     variables = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS")
     threads = next((os.environ[name] for name in variables if name in os.environ), os.cpu_count())
-    versions = {"python": platform.python_version(), "numpy": np.__version__,
-                "torch": torch.__version__}  # fmt: skip
-    return {"cores": os.cpu_count(), "vectors": torch.backends.cpu.get_cpu_capability(),
-            "bfloat16": precision(trainer_args([], "--bfloat16")) == "bfloat16",
-            "versions": versions,
-            "threads": {"numpy": int(threads), "torch": torch.get_num_threads()}}  # fmt: skip
+    return {
+        "cores": os.cpu_count(),
+        "vectors": torch.backends.cpu.get_cpu_capability(),
+        "bfloat16": precision(trainer_args(bfloat16=True)) == "bfloat16",
+        "versions": {"python": platform.python_version(), "numpy": np.__version__,
+                     "torch": torch.__version__},
+        "threads": {"numpy": int(threads), "torch": torch.get_num_threads()},
+    }  # fmt: skip
 
 
-SECTIONS = {
+SECTIONS = {  # best_step comes after the others that measure here: it changes how memory is freed
     section.__name__: section
-    for section in (machine, default_step, best_step, growth, default_run, processes, gpu)
+    for section in (machine, default_step, growth, best_step, default_run, processes, gpu)
 }
 
 
 @exit_with_message
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
-    parser.add_argument("sections", nargs="*", help=f"some of {', '.join(SECTIONS)} (default: all)")
+    parser.add_argument("sections", nargs="*", help=f"of {', '.join(SECTIONS)} (default: all)")
     names = parser.parse_args(argv).sections
-    if unknown := [name for name in names if name not in SECTIONS]:
+    if unknown := set(names) - set(SECTIONS):
         parser.error(f"no section {', '.join(unknown)}: see --help")
     if "gpu" in names and not torch.cuda.is_available():
         raise UsageError("the section gpu needs a CUDA device, and there is none")

@@ -33,10 +33,6 @@ from training.data_pytorch import load_tensors
 from training.errors import UsageError, exit_with_message
 from training.files import load_weights
 
-CLASSES = (
-    *("airplane", "automobile", "bird", "cat", "deer"),
-    *("dog", "frog", "horse", "ship", "truck"),
-)
 BINS = 15  # of the confidence, equally wide
 UNITS_SHOWN = 20  # of the first layer
 MOST_MOVED = 8  # pixels to either side
@@ -68,20 +64,17 @@ def predict_all(run, data):
     views = run.args.test_time_augmentation
     predict = (TestTimeAugmentation(run.mlp) if views else run.mlp).eval()
     batches = data.batches(trainer.EVAL_BATCH, half_resolution=False if views else None)
-    logits = [predict(x) for x, _ in batches]
-    return torch.cat(logits).double().numpy(), data.labels.numpy()
+    return torch.cat([predict(x) for x, _ in batches]).double().numpy(), data.labels.numpy()
 
 
-# Confusion ----------------------------------------------------------------------------------------
+# On the test set ----------------------------------------------------------------------------------
 
 
 def confusion_matrix(predictions, labels):
     """(C, C) counts: rows are the true classes, columns the predicted ones."""
-    n = len(CLASSES)
-    return np.bincount(n * labels + predictions, minlength=n * n).reshape(n, n)
-
-
-# Calibration --------------------------------------------------------------------------------------
+    matrix = np.zeros((cifar10_utils.N_CLASSES, cifar10_utils.N_CLASSES), int)
+    np.add.at(matrix, (labels, predictions), 1)
+    return matrix
 
 
 def probabilities(logits, temperature=1.0):
@@ -99,10 +92,9 @@ def fit_temperature(logits, labels):
     low, high = -2.0, 2.0  # of log10 b
     for _ in range(50):
         middle = (low + high) / 2
-        p = probabilities(logits, 10**-middle)
-        rising = np.mean((p * logits).sum(axis=1) - at_label) >= 0
-        low, high = (low, middle) if rising else (middle, high)
-    return 10 ** -((low + high) / 2)
+        expected = (probabilities(logits, 10**-middle) * logits).sum(axis=1)
+        low, high = (low, middle) if np.mean(expected - at_label) >= 0 else (middle, high)
+    return 10**-low
 
 
 def calibration(logits, labels, temperature):
@@ -112,14 +104,12 @@ def calibration(logits, labels, temperature):
     p = probabilities(logits, temperature)
     confidence, right = p.max(axis=1), p.argmax(axis=1) == labels
     bins = np.minimum((confidence * BINS).astype(int), BINS - 1)
-    confident, correct = (np.bincount(bins, weights, BINS) for weights in (confidence, right))
-    counts = np.bincount(bins, minlength=BINS)
-    full = counts > 0
-    means = (sums[full] / counts[full] for sums in (confident, correct))
+    sums = np.stack([np.bincount(bins, w, BINS) for w in (confidence, right, np.ones(len(p)))])
+    sums = sums[:, sums[2] > 0]
     return {
-        "bins": np.stack([*means, counts[full]]).round(4).tolist(),
+        "bins": np.stack([*sums[:2] / sums[2], sums[2]]).round(4).tolist(),
         "loss": round(float(-np.log(p[np.arange(len(labels)), labels]).mean()), 4),
-        "error": round(float(np.abs(confident - correct).sum() / len(labels)), 4),
+        "error": round(float(np.abs(sums[0] - sums[1]).sum() / len(labels)), 4),
     }
 
 
@@ -170,21 +160,21 @@ def moved(x, right):
     return affine_sample(x, maps.expand(len(x), 2, 3), x.shape[-1])
 
 
-def compared(run):
-    """The accuracy of a run on its validation images moved by up to MOST_MOVED pixels, each image
-    seen once and not in views, and its neighbour_similarity."""
-    data, distances = run.validation, list(range(-MOST_MOVED, MOST_MOVED + 1))
-    accuracies = []
-    for distance in distances:
-        there = (
-            (downsample(moved(x, distance), data.size), y)
-            for x, y in data.batches(trainer.EVAL_BATCH, half_resolution=False)
-        )
-        accuracies.append(round(trainer.evaluate(run.mlp, there)[1], 4))
+def moved_accuracy(run, distance):
+    """The accuracy of a run on its moved validation images, each seen once and not in views."""
+    data = run.validation
+    batches = data.batches(trainer.EVAL_BATCH, half_resolution=False)
+    there = ((downsample(moved(x, distance), data.size), y) for x, y in batches)
+    return round(trainer.evaluate(run.mlp, there)[1], 4)
+
+
+def what_was_learned(run):
+    """What two runs with and without augmentation are compared in."""
+    distances = range(-MOST_MOVED, MOST_MOVED + 1)
     return {
         "run": run.record,
-        "moved_by": distances,
-        "moved": accuracies,
+        "moved_by": list(distances),
+        "moved": [moved_accuracy(run, distance) for distance in distances],
         "neighbour_similarity": neighbour_similarity(first_weights(run.mlp)),
     }
 
@@ -192,16 +182,17 @@ def compared(run):
 # The study ----------------------------------------------------------------------------------------
 
 
-def study(run, validated):
-    """The record of a run; validated is one of the same recipe with a validation split."""
+def study(run, validated, pair):
+    """The record of a run; validated is one of the same recipe with a validation split, pair may
+    hold one without augmentation and one with it."""
     logits, labels = predict_all(run, run.test)
     matrix = confusion_matrix(logits.argmax(axis=1), labels)
     temperature = fit_temperature(*predict_all(validated, validated.validation))
     recipes = run.record["flags"], validated.record["flags"]
     return {
-        "classes": CLASSES,
+        "classes": cifar10_utils.CLASSES,
         "run": run.record,
-        "validated": None if validated is run else validated.record,
+        "validated": validated.record,
         "differing_flags": sorted(records.differing_recipe(*recipes)),
         "test_accuracy": round(matrix.trace() / matrix.sum(), 4),
         "confusion": matrix.tolist(),
@@ -211,7 +202,8 @@ def study(run, validated):
             "before": calibration(logits, labels, 1.0),
             "after": calibration(logits, labels, temperature),
         },
-    }  # fmt: skip
+        "augmentation": dict(zip(("without", "with"), map(what_was_learned, pair), strict=False)),
+    }
 
 
 @exit_with_message
@@ -223,17 +215,12 @@ def main(argv=None):
     add("--augmentation", type=Path, nargs=2, metavar=("WITHOUT", "WITH"), help="runs to compare")
     add("--data_dir", default=cifar10_utils.DEFAULT_DIR, help="folder of CIFAR-10's files")
     options = parser.parse_args(argv)
-    run = load_run(options.run, options.data_dir)
-    validated = load_run(options.validated, options.data_dir) if options.validated else run
-    pair = [load_run(folder, options.data_dir) for folder in options.augmentation or ()]
+    folders = [options.run, options.validated or options.run, *(options.augmentation or ())]
+    run, validated, *pair = (load_run(folder, options.data_dir) for folder in folders)
     for other in (validated, *pair):
-        if not other.args.validation_size:
-            raise UsageError(
-                f"{other.folder} has no validation split: give --validated, or other runs"
-            )
-    record = study(run, validated)
-    names = "without", "with"
-    record["augmentation"] = dict(zip(names, map(compared, pair), strict=False))
+        if not other.validation:
+            raise UsageError(f"{other.folder} has no validation split: give --validated")
+    record = study(run, validated, pair)
     lines = [f"{json.dumps(name)}: {json.dumps(value)}" for name, value in record.items()]
     records.write("best_model", "{\n" + ",\n".join(lines) + "\n}\n")
     units = sample(first_weights(run.mlp), UNITS_SHOWN)
@@ -241,10 +228,9 @@ def main(argv=None):
     before, after = (record["calibration"][when]["error"] for when in ("before", "after"))
     print(
         f"test accuracy {record['test_accuracy']} (recorded: {run.record['test_accuracy']:.4f}), "
-        f"calibration error {before}, at temperature {record['temperature']} {after}"
+        f"calibration error {before}, at temperature {record['temperature']} {after}; flags that "
+        f"differ between the recipes: {', '.join(record['differing_flags']) or 'none'}"
     )
-    if record["differing_flags"]:
-        print(f"not quite the same recipe: {', '.join(record['differing_flags'])} differ")
 
 
 if __name__ == "__main__":

@@ -8,16 +8,16 @@ learns one batch by heart; besides, the scale of the pixels.
 """
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import torch
 from torch.nn import functional as F
 
 import cifar10_utils
-from mlp_numpy import MLP
 from modules import CrossEntropyModule, ELUModule, LinearModule, SoftMaxModule
 from report import records
-from train_mlp_numpy import train_step
+from train_mlp_numpy import make_mlp, train_step
 
 SEEDS = 42, 1, 2
 STEP = 1e-6  # of the central differences
@@ -30,47 +30,39 @@ S, M, N, C = 20, 7, 6, 5  # samples, features, features, classes
 
 def gradient_errors(rng):
     """By module and variable, the largest distance of the gradient from central differences and
-    from PyTorch's, as a share of the largest gradient. All in float64."""
+    from PyTorch's, as a share of the largest gradient. All in float64. What comes after a module is
+    the sum of its outputs with random weights."""
     linear, softmax, cross_entropy = LinearModule(M, N), SoftMaxModule(), CrossEntropyModule()
     linear.params["bias"][:] = rng.standard_normal((1, N))
     x, logits = rng.standard_normal((S, M)), rng.standard_normal((S, C))
     p, labels = softmax.forward(logits), rng.integers(0, C, S)
-    return {
-        "LinearModule": module_errors(linear, F.linear, x, rng),
-        "ELUModule": module_errors(ELUModule(), F.elu, x, rng),
-        "SoftMaxModule": module_errors(softmax, lambda z: F.softmax(z, 1), logits, rng),
-        "CrossEntropyModule": errors(
-            {"x": cross_entropy.backward(p, labels)},
-            lambda: cross_entropy.forward(p, labels),
-            lambda p: F.nll_loss(p.log(), torch.from_numpy(labels)),
-            {"x": p},
-        ),
+    loss = SimpleNamespace(  # as a module of one input
+        forward=lambda p: cross_entropy.forward(p, labels),
+        backward=lambda dout: dout * cross_entropy.backward(p, labels),
+        params={}, grads={},
+    )  # fmt: skip
+    cases = {
+        "LinearModule": (linear, F.linear, x),
+        "ELUModule": (ELUModule(), F.elu, x),
+        "SoftMaxModule": (softmax, lambda z: F.softmax(z, 1), logits),
+        "CrossEntropyModule": (loss, lambda p: F.nll_loss(p.log(), torch.from_numpy(labels)), p),
     }
+    return {name: errors(*case, rng) for name, case in cases.items()}
 
 
-def module_errors(module, function, x, rng):
-    """The errors of a module with the input x; function computes the same in PyTorch. What comes
-    after it is the sum of its outputs with random weights."""
-    dout = rng.standard_normal(module.forward(x).shape)
-    return errors(
-        {"x": module.backward(dout), **module.grads},
-        lambda: (module.forward(x) * dout).sum(),
-        lambda *tensors: (function(*tensors) * torch.from_numpy(dout)).sum(),
-        {"x": x, **module.params},
-    )
-
-
-def errors(ours, loss, torch_loss, arrays):
-    """By variable, the errors of our gradient: from central differences of loss(), and from the
-    gradient of torch_loss, a function of the arrays."""
+def errors(module, function, x, rng):
+    """By variable, the errors of a module's gradients at the input x. function computes the same in
+    PyTorch."""
+    dout = rng.standard_normal(np.shape(module.forward(x)))
+    arrays, ours = {"x": x, **module.params}, {"x": module.backward(dout), **module.grads}
     tensors = [torch.tensor(array, requires_grad=True) for array in arrays.values()]
-    theirs = torch.autograd.grad(torch_loss(*tensors), tensors)
+    theirs = torch.autograd.grad(function(*tensors), tensors, torch.tensor(dout))
     found = {}
     for (name, array), gradient in zip(arrays.items(), theirs, strict=True):
-        others = {"differences": central_differences(loss, array), "pytorch": gradient.numpy()}
+        numbers = central_differences(lambda: (module.forward(x) * dout).sum(), array)
         found[name] = {
             way: float(f"{abs(ours[name] - other).max() / abs(other).max():.1e}")
-            for way, other in others.items()
+            for way, other in (("differences", numbers), ("pytorch", gradient.numpy()))
         }
     return found
 
@@ -92,8 +84,7 @@ def central_differences(loss, array):
 
 
 def network(hidden, seed):
-    return MLP(cifar10_utils.N_INPUTS, hidden, cifar10_utils.N_CLASSES, dtype=np.float32,
-               seed=seed, input_scale=cifar10_utils.PIXEL_RMS)  # fmt: skip
+    return make_mlp(SimpleNamespace(dnn_hidden_units=hidden, seed=seed))
 
 
 def without_hidden_layers(seed):

@@ -9,7 +9,7 @@ from statistics import NormalDist
 import numpy as np
 
 from report import records
-from report.records import runs_of
+from report.records import flags_of, runs_of
 
 # The baseline and, by kind, the experiments that change one thing of it.
 BASELINE = "base"
@@ -32,63 +32,52 @@ KINDS = {
     ),
     "Test-time augmentation": ("test-time", "test-time-18-views"),
 }
-FAMILY = 3  # changes of a recipe that are shown together
 MODIFICATIONS = {  # of those, what is recorded
-    kind: tuple(name for name in names if runs_of(name)) for kind, names in KINDS.items()
+    kind: [name for name in names if runs_of(name)] for kind, names in KINDS.items()
 }
-SINGLE = tuple(itertools.chain(*MODIFICATIONS.values()))
-
-
-def compared_with(name):
-    """The experiment that another is compared with, or None: the one named at the head of its
-    argument file, or else the one that the file begins with. The record of an experiment whose
-    flag is gone names it itself."""
-    record = records.read(name, {})
-    if "flag_since_removed" in record:
-        return record["compared_with"]
-    text = (records.EXPERIMENTS / f"{name}.txt").read_text()
-    found = re.search(r"^# compared with: (.+)$", text, re.M)
-    found = found or re.search(r"^@(.+)\.txt$", text, re.M)
-    return found and found[1]
-
-
-def children(name):
-    """The experiments that are compared with this one, in the order of their names."""
-    return [other for other in compared() if compared_with(other) == name]
+SINGLE = [*itertools.chain(*MODIFICATIONS.values())]
+VIEWS = {"test-time-18-views": " (18 views)"}  # where the flag alone says something else
+FAMILY = 3  # changes of a recipe that are shown together
 
 
 @functools.cache
 def compared():
-    """Every experiment with a record that is compared with another."""
-    names = {path.stem for path in records.EXPERIMENTS.glob("*.txt") if runs_of(path.stem)}
-    names |= {path.stem for path in records.RESULTS.glob("*.json")
-              if "flag_since_removed" in records.read(path.stem)}  # fmt: skip
-    return sorted(name for name in names if compared_with(name))
+    """By name the experiment that another is compared with, where both have a record. It is named
+    at the head of an argument file, or is the one that the file begins with; the record of an
+    experiment whose flag is gone names it itself."""
+    found = {}
+    for path in records.EXPERIMENTS.glob("*.txt"):
+        text = path.read_text()
+        for pattern in (r"^@(.+)\.txt$", r"^# compared with: (.+)$"):
+            if match := re.search(pattern, text, re.M):
+                found[path.stem] = match[1]
+    for path in records.RESULTS.glob("*.json"):
+        record = records.read(path.stem)
+        if "flag_since_removed" in record:
+            found[path.stem] = record["compared_with"]
+    return {name: found[name] for name in sorted(found) if runs_of(name) and runs_of(found[name])}
+
+
+def changes(name):
+    """The flags that an experiment changes in the one that it is compared with."""
+    changed = records.changed_flags(flags_of(name), flags_of(compared()[name]))
+    return [flag + VIEWS.get(name, "") for flag in changed]
 
 
 def depth(name):
     """How many comparisons lead back from an experiment."""
-    before = compared_with(name)
-    return 1 + depth(before) if before else 0
+    return 1 + depth(compared()[name]) if name in compared() else 0
 
 
 def families():
     """The changes of each recipe, but for the baseline, that has FAMILY or more: the shorter runs
     first. A recipe that differs in its number of epochs alone is not a change."""
-    names = {compared_with(name) for name in compared()} - {BASELINE}
-    changes = {name: [child for child in children(name) if changes_more_than_length(child)]
-               for name in names}  # fmt: skip
-    found = {name: names for name, names in changes.items() if len(names) >= FAMILY}
-    return dict(sorted(found.items(), key=lambda item: epochs(item[0])))
-
-
-def changes_more_than_length(name):
-    flags, before = (runs_of(n)[0]["flags"] for n in (name, compared_with(name)))
-    return bool(set(records.differing_recipe(flags, before)) - {"epochs"})
-
-
-def epochs(name):
-    return runs_of(name)[0]["flags"]["epochs"]
+    found = {}
+    for name, before in compared().items():
+        if before != BASELINE and any(not flag.startswith("epochs ") for flag in changes(name)):
+            found.setdefault(before, []).append(name)
+    large = {recipe: names for recipe, names in found.items() if len(names) >= FAMILY}
+    return dict(sorted(large.items(), key=lambda item: flags_of(item[0])["epochs"]))
 
 
 # Differences --------------------------------------------------------------------------------------
@@ -96,18 +85,26 @@ def epochs(name):
 
 def paired(name):
     """The differences from the experiment that this one is compared with, one for every seed."""
-    return differences(runs_of(name), runs_of(compared_with(name)))
+    return differences(runs_of(name), runs_of(compared()[name]))
 
 
 def differences(runs, others):
-    """The difference in validation accuracy for every seed that both have, in percentage points."""
-    theirs = {run["seed"]: records.validation_accuracy(run) for run in others}
-    return np.array([100 * (records.validation_accuracy(run) - theirs[run["seed"]])
-                     for run in runs if run["seed"] in theirs])  # fmt: skip
+    """The difference in validation accuracy for every seed that both have, in percentage points.
+    Where it is averaged over views in the runs alone, it is compared with a single view of the same
+    weights."""
+    found = []
+    for run in runs:
+        for other in records.matching(others, seed=run["seed"]):
+            before = records.validation_accuracy(other)
+            if "val_accuracy" in run and "val_accuracy" not in other:
+                before = max(run["history"]["val_accuracy"])
+            found.append(100 * (records.validation_accuracy(run) - before))
+    return np.array(found)
 
 
 def standard_error(values):
-    return np.std(values, ddof=1) / math.sqrt(len(values))
+    """Of their mean; None of a single value."""
+    return np.std(values, ddof=1) / math.sqrt(len(values)) if len(values) > 1 else None
 
 
 def what_counts(samples):

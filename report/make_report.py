@@ -10,14 +10,14 @@ everything the report is made from. The PDF contains it too, so one can check th
 import hashlib
 import itertools
 import math
-import re
+from statistics import NormalDist
 
 import numpy as np
 
 import cifar10_utils
 from report import comparisons, records
-from report.comparisons import BASELINE, MODIFICATIONS, SINGLE, children, compared, paired
-from report.records import changed_flags, column, runs_of, validation_accuracy
+from report.comparisons import BASELINE, MODIFICATIONS, SINGLE, changes, compared, paired
+from report.records import changed_flags, column, flags_of, matching, runs_of, validation_accuracy
 from training.curves import layer_sizes
 
 TEXT = records.ROOT / "report" / "report.tex"
@@ -43,8 +43,6 @@ NAMED = {
     "train of": ("base", "combined-1-training", "combined-2-augmented"),
     "accuracies of": ("best-cpu-first", "best-cpu-l1", "best-cpu-control"),
 }
-
-
 FLAG_COLUMNS = 4
 
 
@@ -68,20 +66,17 @@ def mean_and_spread(values, digits=4):
     return rf"${np.mean(values):.{digits}f} \pm {np.std(values, ddof=1):.{digits}f}$"
 
 
-def accuracies(runs):
-    """The test accuracy of each run."""
-    return " and ".join(fixed(run["test_accuracy"]) for run in runs)
+def over_runs(runs, name, digits=4):
+    """The mean and the spread of one result of the runs."""
+    return mean_and_spread([run[name] for run in runs], digits)
 
 
-def test_accuracy(runs, digits=4):
-    return mean_and_spread([run["test_accuracy"] for run in runs], digits)
+def each(runs, name):
+    """One result of each run."""
+    return " and ".join(fixed(run[name]) for run in runs)
 
 
-def test_loss(runs):
-    return mean_and_spread([run["test_loss"] for run in runs], 3)
-
-
-def between(values, digits):
+def between(values, digits=0):
     """The range of some values."""
     return f"${min(values):.{digits}f}$ to ${max(values):.{digits}f}$"
 
@@ -90,14 +85,14 @@ def thousands(n):
     return rf"${n // 1000}\,{n % 1000:03}$"
 
 
+def percent(share):
+    return rf"${100 * share:.0f}\,\%$"
+
+
 def typewriter(words):
     """Words in typewriter letters, without a line break inside of one."""
     text = ", ".join(word.replace(" ", "~") for word in words)
     return r"\texttt{" + text.replace("_", r"\_").replace("--", "-{}-").replace("&", r"\&") + "}"
-
-
-def percent(share):
-    return rf"${100 * share:.0f}\,\%$"
 
 
 def row(*cells):
@@ -110,15 +105,14 @@ def row(*cells):
 def values():
     """Every number in the text, by the name under which report.tex calls for it."""
     numbers = numpy_values() | agreement_values() | checked_values()
-    numbers |= numeric_values() | activation_values() | modification_values()
+    numbers |= exact_values() | modification_values()
     numbers |= best_values() | best_model_values() | tanh_and_elu_values()
     return numbers
 
 
 def numpy_values():
     """Question 1.2: the runs at the default flags."""
-    runs = runs_of("numpy-100")
-    flags = runs[0]["flags"]
+    runs, flags = runs_of("numpy-100"), flags_of("numpy-100")
     accuracies = [run["test_accuracy"] for run in runs]
     n_train = cifar10_utils.IMAGES_PER_FILE * len(cifar10_utils.TRAIN_FILES)
     n_test = cifar10_utils.IMAGES_PER_FILE
@@ -135,10 +129,10 @@ def numpy_values():
         "epochs": fixed(flags["max_steps"] * flags["batch_size"] / n_train, 1),
         "test images": thousands(n_test),
         "seeds": str(len(runs)),
-        "accuracy": test_accuracy(runs),
+        "accuracy": mean_and_spread(accuracies),
         "lowest accuracy": fixed(min(accuracies)),
         "highest accuracy": fixed(max(accuracies)),
-        "loss": test_loss(runs),
+        "loss": over_runs(runs, "test_loss", 3),
         "first loss": fixed(column(runs, "test_loss")[:, 0].mean(), 6),
         "last train loss": mean_and_spread(column(runs, "train_loss")[:, -1], 3),
         "last train accuracy": mean_and_spread(column(runs, "train_accuracy")[:, -1]),
@@ -155,40 +149,50 @@ def checked_values():
     return {
         "difference step": scientific(record["step"], 0),
         "learned": f"{record['learned']:g}",
-        "learned steps": between([run["steps"] for run in heart], 0),
+        "learned steps": between([run["steps"] for run in heart]),
         "learned seeds": str(len(heart)),
         "pixel rms": fixed(record["pixel_rms"], 2),
-        "at the floor": between([100 * run["at_the_floor"] for run in none], 0) + r"\,\%",
-        "loss without floor": between([run["loss_without_floor"] for run in none], 0),
+        "at the floor": between([100 * run["at_the_floor"] for run in none]) + r"\,\%",
+        "loss without floor": between([run["loss_without_floor"] for run in none]),
         "slow rate": scientific(slow[0]["flags"]["learning_rate"], 0),
-        "slow loss": test_loss(slow),
-        "slow accuracy": test_accuracy(slow, 3),
+        "slow loss": over_runs(slow, "test_loss", 3),
+        "slow accuracy": over_runs(slow, "test_accuracy", 3),
     }
 
 
 def agreement_values():
     """Question 2.1: the largest distances between NumPy and PyTorch curves of the same seed."""
     theirs = runs_of("pytorch-100")
-    ours = [records.with_seed(runs_of("numpy-100"), run["seed"]) for run in theirs]
-
-    def distances(quantity):
-        for name in (f"train_{quantity}", f"test_{quantity}"):
-            yield np.abs(column(ours, name) - column(theirs, name)), column(theirs, name)
-
-    loss = max((distance / value).max() for distance, value in distances("loss"))
+    seeds = [run["seed"] for run in theirs]
+    ours = [run for seed in seeds for run in matching(runs_of("numpy-100"), seed=seed)]
+    loss, accuracy = (
+        [(np.abs(column(ours, name) - column(theirs, name)), column(theirs, name))
+         for name in (f"train_{quantity}", f"test_{quantity}")]
+        for quantity in ("loss", "accuracy")
+    )  # fmt: skip
     return {
         "torch version": theirs[0]["versions"]["torch"].partition("+")[0],
         "agreement seeds": str(len(theirs)),
-        "loss distance": scientific(loss),
-        "accuracy distance": fixed(max(distance.max() for distance, _ in distances("accuracy"))),
-        "pytorch accuracy": test_accuracy(theirs),
-        "numpy accuracy same seeds": test_accuracy(ours),
+        "loss distance": scientific(max((distance / value).max() for distance, value in loss)),
+        "accuracy distance": fixed(max(distance.max() for distance, _ in accuracy)),
+        "pytorch accuracy": over_runs(theirs, "test_accuracy"),
+        "numpy accuracy same seeds": over_runs(ours, "test_accuracy"),
     }
 
 
-def numeric_values():
-    """Question 1.1: the floor of the softmax, in both precisions."""
-    numbers = {"log classes": fixed(math.log(cifar10_utils.N_CLASSES), 6)}
+def exact_values():
+    """The floor of the softmax, and moments of activations of a standard normal Z."""
+    # E[exp(k Z) where Z < 0], for k = 1 and 2.
+    once, twice = (math.exp(k**2 / 2) * NormalDist().cdf(-k) for k in (1, 2))
+    relu = 1 / math.sqrt(2 * math.pi)  # E[max(Z, 0)]
+    square = 1 / 2 + twice - 2 * once + 1 / 2
+    numbers = {
+        "log classes": fixed(math.log(cifar10_utils.N_CLASSES), 6),
+        "elu mean": fixed(relu + once - 1 / 2, 2),
+        "relu mean": fixed(relu, 2),
+        "elu square": fixed(square, 3),
+        "elu gain": f"{1 / square:.2f}",
+    }
     for name, dtype in (("single", np.float32), ("double", np.float64)):
         tiny = float(np.finfo(dtype).tiny)
         numbers[f"{name} floor"] = scientific(tiny)
@@ -196,85 +200,56 @@ def numeric_values():
     return numbers
 
 
-def activation_values():
-    """Questions 1.2 and 2.2: moments of h(Z) for a standard normal Z, by quadrature."""
-    z = np.linspace(-12, 12, 240_001)
-    density = np.exp(-(z**2) / 2) / math.sqrt(2 * math.pi)
-
-    def expected(values):
-        return float(np.trapezoid(values * density, z))
-
-    elu = np.where(z > 0, z, np.expm1(np.minimum(z, 0)))
-    square = expected(elu**2)
-    return {
-        "elu mean": fixed(expected(elu), 2),
-        "relu mean": fixed(expected(np.maximum(z, 0)), 2),
-        "elu square": fixed(square, 3),
-        "elu gain": f"{1 / square:.2f}",
-    }
-
-
 def modification_values():
     """Question 2.1: what counts as a difference, and the numbers that the text names."""
     singles = [paired(name) for name in SINGLE]
-    numbers = {
-        "validation images": thousands(runs_of(BASELINE)[0]["flags"]["validation_size"]),
+    line = comparisons.what_counts(singles)
+    long = [validation_accuracy(run) for run in runs_of("long")]
+    return {
+        "validation images": thousands(flags_of(BASELINE)["validation_size"]),
         "single modifications": str(len(SINGLE)),
-        "what counts": fixed(comparisons.what_counts(singles), 1),
-        "wide changes": str(len(children("wide"))),
-        "spread of long": fixed(
-            np.std([validation_accuracy(r) for r in runs_of("long")], ddof=1), 3
-        ),
-        "counting": str(sum(abs(d.mean()) > comparisons.what_counts(singles) for d in singles)),
+        "what counts": fixed(line, 1),
+        "wide changes": str(len(comparisons.families()["wide"])),
+        "spread of long": fixed(np.std(long, ddof=1), 3),
+        "counting": str(sum(abs(values.mean()) > line for values in singles)),
+        **{f"{kind} {name}": NUMBERS[kind](name) for kind in NAMED for name in NAMED[kind]},
     }
-    for kind, names in NAMED.items():
-        numbers |= {f"{kind} {name}": NUMBERS[kind](name) for name in names}
-    return numbers
 
 
 def best_values():
     """Question 2.1: the best model, trained on all training images."""
     record = records.read("best-cpu")
-    commit = record.get("commit")
-    checkout = f"git checkout {commit[:7]} && " if commit else ""
-    runs, flags = record["runs"], record["runs"][0]["flags"]
-    (validated,) = runs_of("best-cpu-validated")
-    layers = layer_sizes(flags)
-    sizes = map(int, layers.split("-"))
+    runs, flags = record["runs"], flags_of("best-cpu")
+    history = runs_of("best-cpu-validated")[0]["history"]
+    single = "test_single_view_accuracy"
     return {
-        "best layers": layers,
-        "best weights": fixed(sum(n * m for n, m in itertools.pairwise(sizes)) / 1e6, 1),
-        "best accuracy": accuracies(runs),
-        "best single view": single_view(runs),
+        "best layers": layer_sizes(flags),
+        "best weights": fixed(records.n_weights(flags), 1),
+        "best accuracy": each(runs, "test_accuracy"),
+        "best single view": f"; single views: {each(runs, single)}" if single in runs[0] else "",
         "best seeds": "one seed" if len(runs) == 1 else f"{len(runs)} seeds",
         "best minutes": f"{record['train_seconds'] / 60:.0f}",
         "best epochs": str(flags["epochs"]),
-        "best command": typewriter([checkout + record["command"]]).replace("~", " "),
-        "validated validation": fixed(validation_accuracy(validated), 3),
-        "validated train": fixed(validated["history"]["train_accuracy"][-1], 3),
-        "validated clean": fixed(validated["history"]["clean_accuracy"][-1], 3),
+        "best command": typewriter([records.command(record)]).replace("~", " "),
+        "validated validation": fixed(history["val_accuracy"][-1], 3),
+        "validated train": fixed(history["train_accuracy"][-1], 3),
+        "validated clean": fixed(history["clean_accuracy"][-1], 3),
     }
-
-
-def single_view(runs):
-    """The accuracies of single views, of runs that recorded them."""
-    scores = [run.get("test_single_view_accuracy") for run in runs]
-    return "" if None in scores else "; single views: " + " and ".join(map(fixed, scores))
 
 
 def best_model_values():
     """Question 2.1: what report/best_model.py found on the best model."""
     record = records.read("best_model")
     classes, confusion = record["classes"], np.array(record["confusion"])
-    order = np.argsort(record["class_accuracy"])
+    worst, *_, best = np.argsort(record["class_accuracy"])
     mistakes = confusion - np.diag(confusion.diagonal())
     pairs = np.triu(mistakes + mistakes.T)
     first, second = np.unravel_index(pairs.argmax(), pairs.shape)
     numbers = {
-        "worst class": classes[order[0]],
-        "worst class accuracy": fixed(record["class_accuracy"][order[0]], 3),
-        "best class": classes[order[-1]],
-        "best class accuracy": fixed(record["class_accuracy"][order[-1]], 3),
+        "worst class": classes[worst],
+        "worst class accuracy": fixed(record["class_accuracy"][worst], 3),
+        "best class": classes[best],
+        "best class accuracy": fixed(record["class_accuracy"][best], 3),
         "confused classes": f"{classes[first]} and {classes[second]}",
         "confused images": str(pairs.max()),
         "wrong images": str(mistakes.sum()),
@@ -296,77 +271,75 @@ def tanh_and_elu_values():
     """Question 2.2: the measured comparison."""
     record = records.read("activations")
     depths = records.all_values(record, "depth")
+    deep = depths[-1]
     numbers = {
         "measured steps": str(record["steps"]),
         "measured seeds": str(len(records.all_values(record, "seed"))),
         "measured units": str(record["units"]),
         "threshold": fixed(record["threshold"], 2),
-        "deep": str(depths[-1]),
+        "deep": str(deep),
     }
-    for activation in ("tanh", "elu"):
-        runs = records.matching(record["runs"], activation=activation)
-        numbers[f"{activation} runs"] = str(len(runs))
-        diverged = records.matching(runs, val_accuracy=None)
-        numbers[f"{activation} diverged"] = str(len(diverged))
-        for depth, name in ((depths[0], "shallow"), (depths[-1], "deep")):
-            best = mean_and_spread(best_rate(record, activation, depth, standardize=False), 3)
-            numbers[f"{activation} pixels {name}"] = best
+
+    def best(*case):
+        """The accuracies of the seeds at the learning rate that suits the network best."""
+        accuracies = records.by_rate(record, "val_accuracy", *case).values()
+        return max((values for values in accuracies if values is not None), key=np.mean)
+
+    def saturated(depth, standardize, rate):
+        """The share of saturated outputs in each layer of the Tanh networks."""
+        shares = records.by_rate(record, "saturated", "tanh", depth, standardize)
+        return shares[rate].mean(axis=0)
+
+    for name in ("tanh", "elu"):
+        runs = matching(record["runs"], activation=name)
+        start = [run["gradient"] for run in matching(record["start"], activation=name)]
+        numbers |= {
+            f"{name} runs": str(len(runs)),
+            f"{name} diverged": str(len(matching(runs, val_accuracy=None))),
+            f"{name} pixels shallow": mean_and_spread(best(name, 1, False), 3),
+            f"{name} pixels deep": mean_and_spread(best(name, deep, False), 3),
+            f"start {name}": fixed(np.mean(start), 2),
+        }
     for depth in depths:
-        tanh, elu = (np.mean(best_rate(record, name, depth, True)) for name in ("tanh", "elu"))
-        numbers[f"gap {depth}"] = fixed(elu - tanh, 3)
-    elu, tanh = (records.activation_points(record, name, depths[0], True)[1e-2]
+        gap = best("elu", depth, True).mean() - best("tanh", depth, True).mean()
+        numbers[f"gap {depth}"] = fixed(gap, 3)
+    elu, tanh = (records.by_rate(record, "val_accuracy", name, 1, True)[1e-2].mean()
                  for name in ("elu", "tanh"))  # fmt: skip
-    numbers["elu ahead standardised rate 1"] = fixed(elu - tanh, 3)
-    numbers["saturated standardised rate 1"] = percent(saturated(record, depths[0], True, 1e-2)[0])
-    first, *later = saturated(record, depths[-1], True, 1e-1)
-    numbers |= {"first saturated": percent(first), "later saturated": percent(max(later))}
+    first, *later = saturated(deep, True, 1e-1)
+    numbers |= {
+        "elu ahead standardised rate 1": fixed(elu - tanh, 3),
+        "saturated standardised rate 1": percent(saturated(1, True, 1e-2)[0]),
+        "first saturated": percent(first),
+        "later saturated": percent(max(later)),
+    }
     for i, rate in enumerate((1e-3, 1e-2), 1):
         numbers[f"raw rate {i}"] = scientific(rate, 0)
-        numbers[f"raw saturated {i}"] = percent(saturated(record, depths[0], False, rate)[0])
-    for name in ("elu", "tanh"):
-        start = records.matching(record["start"], activation=name)
-        numbers[f"start {name}"] = fixed(np.mean([run["gradient"] for run in start]), 2)
+        numbers[f"raw saturated {i}"] = percent(saturated(1, False, rate)[0])
     return numbers
-
-
-def saturated(record, depth, standardize, rate):
-    """The share of saturated outputs in each layer of the Tanh networks, over the seeds."""
-    runs = records.matching(record["runs"], activation="tanh", depth=depth,
-                            standardize=standardize, learning_rate=rate)  # fmt: skip
-    return np.mean([run["saturated"] for run in runs], axis=0)
-
-
-def best_rate(record, activation, depth, standardize):
-    """The accuracies of the seeds at the learning rate that suits the network best."""
-    points = records.activation_points(record, activation, depth, standardize)
-    best = max((rate for rate, mean in points.items() if mean), key=points.get)
-    runs = records.matching(record["runs"], activation=activation, depth=depth,
-                            standardize=standardize, learning_rate=best)  # fmt: skip
-    return [run["val_accuracy"] for run in runs]
-
-
-def validation(runs, digits):
-    return mean_and_spread([validation_accuracy(run) for run in runs], digits)
 
 
 def train_accuracy(runs):
     """The mean accuracy on the training batches before the last evaluation."""
-    return column(runs, "train_accuracy")[:, -1].mean()
+    return fixed(column(runs, "train_accuracy")[:, -1].mean(), 3)
+
+
+def validation(runs):
+    return mean_and_spread([validation_accuracy(run) for run in runs], 3)
 
 
 def points(name):
     """The mean difference and, of more than one seed, its standard error, in percentage points."""
     values = paired(name)
-    error = rf" \pm {comparisons.standard_error(values):.1f}" if len(values) > 1 else ""
-    return f"${values.mean():+z.1f}{error}$"
+    error = comparisons.standard_error(values)
+    return f"${values.mean():+z.1f}" + (rf" \pm {error:.1f}$" if error else "$")
 
 
 # How a number that the text asks for by experiment is made.
 NUMBERS = {
     "points": points,
-    "validation of": lambda name: validation(runs_of(name), 3),
-    "train of": lambda name: fixed(train_accuracy(runs_of(name)), 3),
-    "accuracies of": lambda name: accuracies(runs_of(name)),
+    "validation of": lambda name: validation(runs_of(name)),
+    "train of": lambda name: train_accuracy(runs_of(name)),
+    "accuracies of": lambda name: each(runs_of(name), "test_accuracy"),
 }
 
 
@@ -378,13 +351,13 @@ def numpy_table():
     rows = []
     none, *others = records.NUMPY_RUNS
     for name in (none, "numpy-none-slow", *others):
-        runs = runs_of(name)
-        units = ", ".join(map(str, runs[0]["flags"]["dnn_hidden_units"]))
-        train = mean_and_spread(column(runs, "train_accuracy")[:, -1])
-        cells = train, test_accuracy(runs), test_loss(runs), str(len(runs))
+        runs, flags = runs_of(name), flags_of(name)
+        units = ", ".join(map(str, flags["dnn_hidden_units"])) or "none"
         if name == "numpy-none-slow":
-            units = f"none, learning rate {scientific(runs[0]['flags']['learning_rate'], 0)}"
-        rows.append(row(units or "none", *cells))
+            units += f", learning rate {scientific(flags['learning_rate'], 0)}"
+        train = mean_and_spread(column(runs, "train_accuracy")[:, -1])
+        scores = over_runs(runs, "test_accuracy"), over_runs(runs, "test_loss", 3)
+        rows.append(row(units, train, *scores, str(len(runs))))
     return "\n".join(rows)
 
 
@@ -398,35 +371,32 @@ def checks_table():
     )
 
 
+def changes_from_default(name):
+    return changed_flags(flags_of(name), flags_of("pytorch-100"))
+
+
 def best_flags():
     """Question 2.1: the flags of the best network, column by column."""
-    flags, defaults = (runs_of(name)[0]["flags"] for name in ("best-cpu", "pytorch-100"))
-    cells = [typewriter([flag]) for flag in changed_flags(flags, defaults)]
+    cells = [typewriter([flag]) for flag in changes_from_default("best-cpu")]
     height = math.ceil(len(cells) / FLAG_COLUMNS)
     return "\n".join(row(*cells[i::height]) for i in range(height))
+
+
+def modifications():
+    """The baseline's single modifications, by kind, and their combinations."""
+    combined = [name for kind in ("tanh-", "stacked", "combined")
+                for name in compared() if name.startswith(kind)]  # fmt: skip
+    return MODIFICATIONS | {"Combined": combined}
 
 
 def wide_experiments():
     """The experiments with wide networks, by heading: full length first, then with each shortened
     recipe its changes."""
-    shortened = {name: changes for name, changes in comparisons.families().items()
-                 if name in HEADINGS}  # fmt: skip
-    tables = {HEADINGS[name]: [name, *changes] for name, changes in shortened.items()}
-    listed = {*SINGLE, *combinations(), *itertools.chain(*tables.values())}
-    others = sorted(set(compared()) - listed, key=lambda name: (comparisons.depth(name), name))
-    return {"Full length, in the order of the work": others} | tables
-
-
-def combinations():
-    """The experiments that combine modifications of the baseline, in the order of their names."""
-    return [name for kind in ("tanh-", "stacked", "combined")
-            for name in compared() if name.startswith(kind)]  # fmt: skip
-
-
-def modifications_table():
-    """The rows with the baseline's single modifications, by kind, and their combinations."""
-    tables = MODIFICATIONS | {"Combined": combinations()}
-    return modification_row(BASELINE, "baseline: " + baseline_flags()) + "\n" + table(tables)
+    families = comparisons.families()
+    shortened = {HEADINGS[name]: [name, *families[name]] for name in families if name in HEADINGS}
+    listed = {*itertools.chain(*modifications().values(), *shortened.values())}
+    others = sorted(compared().keys() - listed, key=lambda name: (comparisons.depth(name), name))
+    return {"Full length, in the order of the work": others} | shortened
 
 
 def table(tables):
@@ -440,37 +410,27 @@ def table(tables):
 
 def change(name):
     """What an experiment changes in the one that it is compared with."""
-    before = comparisons.compared_with(name)
-    flags = changed_flags(runs_of(name)[0]["flags"], runs_of(before)[0]["flags"])
-    text = typewriter(flags) if flags else "all training images"
-    text += " (18 views)" if name == "test-time-18-views" else ""
-    if before in (BASELINE, *HEADINGS):
-        return text + dagger(name)
-    return rf"{name} = {before}, " + text + dagger(name)
-
-
-def dagger(name):
-    return r"\,\smash{$^\dagger$}" if "flag_since_removed" in records.read(name) else ""
+    before, flags = compared()[name], changes(name)
+    removed = "flag_since_removed" in records.read(name)
+    return (
+        ("" if before in (BASELINE, *HEADINGS) else f"{name} = {before}, ")
+        + (typewriter(flags) if flags else "all training images")
+        + (r"\,\smash{$^\dagger$}" if removed else "")
+    )
 
 
 def modification_row(name, label):
     runs = runs_of(name)
-    validated = "val_accuracy" in runs[0]["history"]
-    compare = name not in (BASELINE, *HEADINGS) and validated
-    compare = compare and "val_accuracy" in runs_of(comparisons.compared_with(name))[0]["history"]
+    validated = [n for n in (name, compared().get(name))
+                 if n and "val_accuracy" in runs_of(n)[0]["history"]]  # fmt: skip
     return row(
         label,
-        fixed(train_accuracy(runs), 3),
-        validation(runs, 3) if validated else "",
-        points(name) if compare else "",
-        test_accuracy(runs, 3),
+        train_accuracy(runs),
+        validation(runs) if name in validated else "",
+        points(name) if len(validated) == 2 and name not in HEADINGS else "",
+        over_runs(runs, "test_accuracy", 3),
         str(len(runs)),
     )
-
-
-def baseline_flags():
-    flags, defaults = (runs_of(name)[0]["flags"] for name in (BASELINE, "pytorch-100"))
-    return typewriter(changed_flags(flags, defaults))
 
 
 # Files --------------------------------------------------------------------------------------------
@@ -478,25 +438,25 @@ def baseline_flags():
 
 def generated():
     """The text of generated.tex."""
-    lines = ["% Made from report/results by make_report.py: change nothing here."]
-    lines += [rf"\setval{{{name}}}{{{value}}}" for name, value in values().items()]
-    for name, rows in (
-        ("NumpyTable", numpy_table()),
-        ("ModificationsTable", modifications_table()),
-        ("WideTable", table(wide_experiments())),
-        ("BestFlags", best_flags()),
-        ("ChecksTable", checks_table()),
-    ):
-        lines.append(rf"\newcommand*{{\{name}}}{{" + f"%\n{rows}%\n}}")
-    return "\n".join(lines) + "\n"
+    baseline = "baseline: " + typewriter(changes_from_default(BASELINE))
+    tables = {
+        "NumpyTable": numpy_table(),
+        "ModificationsTable": f"{modification_row(BASELINE, baseline)}\n{table(modifications())}",
+        "WideTable": table(wide_experiments()),
+        "BestFlags": best_flags(),
+        "ChecksTable": checks_table(),
+    }
+    return "\n".join([
+        "% Made from report/results by make_report.py: change nothing here.",
+        *(rf"\setval{{{name}}}{{{value}}}" for name, value in values().items()),
+        *(rf"\newcommand*{{\{name}}}{{" + f"%\n{rows}%\n}}" for name, rows in tables.items()),
+    ]) + "\n"  # fmt: skip
 
 
 def digest():
-    """SHA-256 of what the PDF shows: its text, the generated numbers, its figures, the records."""
-    names = re.findall(r"\\includegraphics(?:\[.*?\])?\{(\w+)\}", TEXT.read_text())
-    pictures = [records.ROOT / "plots" / f"{name}.png" for name in names]
-    paths = [TEXT, GENERATED, *(path for path in pictures if path.exists())]
-    paths += sorted(p for p in records.RESULTS.iterdir() if p.suffix in (".json", ".npz"))
+    """SHA-256 of what the PDF shows: its text, the generated numbers, the figures, the records."""
+    pictures = sorted((records.ROOT / "plots").glob("*.png"))
+    paths = [TEXT, GENERATED, *pictures, *sorted(records.RESULTS.glob("*.[jn]*"))]
     digests = (hashlib.sha256(path.read_bytes()).digest() for path in paths)
     return hashlib.sha256(b"".join(digests)).hexdigest()
 

@@ -1,5 +1,6 @@
 """The records in report/results: reading and writing them, and comparing the runs they hold."""
 
+import itertools
 import json
 import re
 from pathlib import Path
@@ -8,6 +9,7 @@ import numpy as np
 
 from training import files
 from training.argument_files import flag_text
+from training.curves import layer_sizes
 from training.errors import UsageError
 from training.folder import read_record
 from training.history import read_history
@@ -17,8 +19,10 @@ EXPERIMENTS = ROOT / "report" / "experiments"
 RESULTS = ROOT / "report" / "results"
 BUILD = ROOT / "report" / "build"  # generated files that the report includes; not in git
 NUMPY_RUNS = "numpy-none", "numpy-100", "numpy-100-100", "numpy-200-200-200"
-OF_A_RUN = "validation_size", "eval_freq", "train_eval_size", "clean_images", "test_at_end"
-NO_RECIPE = "seed", "use_gpu", "checkpoint_freq", *OF_A_RUN  # may differ within a recipe
+NO_RECIPE = (  # flags that may differ within a recipe
+    *("seed", "use_gpu", "validation_size", "eval_freq", "test_at_end"),
+    *("train_eval_size", "clean_images", "checkpoint_freq"),
+)
 
 
 def read(name, missing=None):
@@ -40,6 +44,11 @@ def runs_of(name):
     return read(name, {"runs": []})["runs"]
 
 
+def flags_of(name):
+    """The flags of an experiment's first run."""
+    return runs_of(name)[0]["flags"]
+
+
 def experiment(name):
     """The trainer and the seeds that the head of an experiment's argument file names."""
     text = (EXPERIMENTS / f"{name}.txt").read_text()
@@ -47,10 +56,10 @@ def experiment(name):
     return head["trainer"], [int(seed) for seed in head["seeds"].split()]
 
 
-def missing_seeds(name):
-    """The seeds of an experiment without a run on record: none when the record is complete."""
-    done = [run["seed"] for run in runs_of(name)]
-    return [seed for seed in experiment(name)[1] if seed not in done]
+def command(record):
+    """What trains an experiment again, at the commit whose flags it has."""
+    commit = record.get("commit", "")[:7]
+    return f"git checkout {commit} && {record['command']}" if commit else record["command"]
 
 
 def read_finished(folder):
@@ -70,14 +79,21 @@ def column(runs, name):
     return np.array([run["history"][name] for run in runs])
 
 
-def with_seed(runs, seed):
-    """The run with this seed."""
-    return next(run for run in runs if run["seed"] == seed)
+def matching(runs, **values):
+    """The runs whose entries have these values."""
+    return [run for run in runs if values.items() <= run.items()]
 
 
 def validation_accuracy(run):
-    """The accuracy at the last step. The best of a run would favour runs with more evaluations."""
-    return run["history"]["val_accuracy"][-1]
+    """The accuracy at the last step: the best of a run would favour runs with more evaluations.
+    Averaged over views it is measured once, with the weights that were best."""
+    return run.get("val_accuracy", run["history"]["val_accuracy"][-1])
+
+
+def n_weights(flags):
+    """The number of weights of a run's network, in millions."""
+    sizes = map(int, layer_sizes(flags).split("-"))
+    return sum(n * m for n, m in itertools.pairwise(sizes)) / 1e6
 
 
 def differing(one, other):
@@ -103,12 +119,7 @@ def changed_flags(flags, before):
     return changes
 
 
-# The comparison of Tanh and ELU: report/activations.py --------------------------------------------
-
-
-def matching(runs, **values):
-    """The runs whose entries have these values."""
-    return [run for run in runs if values.items() <= run.items()]
+# The comparison of Tanh and the ELU: report/activations.py ----------------------------------------
 
 
 def all_values(record, name):
@@ -116,11 +127,12 @@ def all_values(record, name):
     return sorted({run[name] for run in record["runs"]})
 
 
-def activation_points(record, activation, depth, standardize):
-    """The mean accuracy over the seeds by learning rate; None where a run diverged."""
+def by_rate(record, name, activation, depth, standardize):
+    """One entry of the runs with these values, by learning rate: an array, in which the seeds come
+    first, or None where a run diverged."""
     runs = matching(record["runs"], activation=activation, depth=depth, standardize=standardize)
-    points = {}
-    for rate in sorted({run["learning_rate"] for run in runs}):
-        values = [run["val_accuracy"] for run in matching(runs, learning_rate=rate)]
-        points[rate] = None if None in values else np.mean(values)
-    return points
+    found = {}
+    for run in runs:
+        found.setdefault(run["learning_rate"], []).append(run.get(name))
+    return {rate: None if None in entries else np.array(entries)
+            for rate, entries in sorted(found.items())}  # fmt: skip

@@ -42,17 +42,20 @@ def train(name, seed):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
-    parser.add_argument("names", nargs="*", help="experiments to run (default: all)")
+    parser.add_argument("names", nargs="*", metavar="NAME", help="default: all")
     known = sorted(path.stem for path in records.EXPERIMENTS.glob("*.txt"))
     names = parser.parse_args().names or known
-    if unknown := [name for name in names if name not in known]:
+    if unknown := set(names) - set(known):
         parser.error(f"no experiment {', '.join(unknown)} in report/experiments")
     failed = []
     for name in names:
-        for seed in records.missing_seeds(name):
+        for seed in records.experiment(name)[1]:
+            runs = records.runs_of(name)
+            if records.matching(runs, seed=seed):
+                continue
             print(f"{name}, seed {seed}", flush=True)
             try:
-                runs = [*records.runs_of(name), train(name, seed)]
+                runs.append(train(name, seed))
             except subprocess.CalledProcessError:  # the trainer has said why
                 failed.append(f"{name}, seed {seed}")
             else:

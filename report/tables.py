@@ -5,6 +5,8 @@
 Each table is between two comments with its name; the rest of the page stays unchanged.
 """
 
+import textwrap
+
 import numpy as np
 
 from report import records
@@ -28,21 +30,26 @@ PARTS = {  # of the best network's step, and their labels in PERFORMANCE.md
 }
 
 
+def markdown(*rows):
+    """A table; the first row is its head."""
+    head, *others = (f"| {' | '.join(map(str, row))} |" for row in rows)
+    return "\n".join([head, "|---" * len(rows[0]) + "|", *others])
+
+
 def accuracy_table():
     """Test accuracy of the NumPy networks at the default flags, over the seeds."""
-    lines = ["| `--dnn_hidden_units` | test accuracy | seeds |", "|---|---|---|"]
+    rows = [("`--dnn_hidden_units`", "test accuracy", "seeds")]
     for name in records.NUMPY_RUNS:
-        runs = records.runs_of(name)
-        units = flag_text(runs[0]["flags"]["dnn_hidden_units"]) or '""'
-        values = [run["test_accuracy"] for run in runs]
-        spread = np.std(values, ddof=1)
-        lines.append(f"| `{units}` | {np.mean(values):.4f} ± {spread:.4f} | {len(values)} |")
-    return "\n".join(lines)
+        units = flag_text(records.flags_of(name)["dnn_hidden_units"]) or '""'
+        values = [run["test_accuracy"] for run in records.runs_of(name)]
+        accuracy = f"{np.mean(values):.4f} ± {np.std(values, ddof=1):.4f}"
+        rows.append((f"`{units}`", accuracy, len(values)))
+    return markdown(*rows)
 
 
 def last_line():
     """The last line that the first command of the README prints."""
-    run = records.with_seed(records.runs_of("numpy-100"), 42)
+    (run,) = records.matching(records.runs_of("numpy-100"), seed=42)
     return (
         f"```\ntest accuracy {run['test_accuracy']:.4f} ({run['dataset']}, {run['steps']} steps, "
         f"{run['train_seconds']:.1f} s)\n```"
@@ -51,72 +58,68 @@ def last_line():
 
 def step_table():
     """The time of the default step, of the alternatives and of the matrix products alone."""
-    record = records.read("benchmark")
-    times, ratios = (record["default_step"][name] for name in ("milliseconds", "ratios"))
-    lines = ["| a default step | best, ms | median, ms | NumPy's time over this one |",
-             "|---|---|---|---|"]  # fmt: skip
+    record = records.read("benchmark")["default_step"]
+    times, ratios = record["milliseconds"], record["ratios"]
+    rows = [("a default step", "best, ms", "median, ms", "NumPy's time over this one")]
     for name, label in STEPS.items():
         ratio = ratios.get(f"numpy to {name}")
         ratio = f"{ratio['best']:.2f} (best), {ratio['median']:.2f} (median)" if ratio else ""
-        best, median = times[name]["best"], times[name]["median"]
-        lines.append(f"| {label} | {best:.2f} | {median:.2f} | {ratio} |")
+        time = times[name]
+        rows.append((label, f"{time['best']:.2f}", f"{time['median']:.2f}", ratio))
     bare = ratios["pytorch to pytorch bare"]
-    lines.append(
-        f"\nThe PyTorch trainer's step takes {bare['best']:.2f} (best) and {bare['median']:.2f} "
+    return markdown(*rows) + (
+        f"\n\nThe PyTorch trainer's step takes {bare['best']:.2f} (best) and {bare['median']:.2f} "
         "(median) times as long as the bare loop's."
     )
-    return "\n".join(lines)
 
 
 def best_step_table():
     """Where the step of the best network spends its time."""
-    record = records.read("benchmark")["best_step"]
+    record = records.read("benchmark").get("best_step")
+    if not record:
+        return "Not measured yet: `python -m report.benchmark best_step`."
     times = record["milliseconds"]
-    lines = [f"| part of a step ({record['precision']}) | ms | share |", "|---|---|---|"]
-    lines += [
-        f"| {label} | {times[name]:.1f} | {times[name] / times['step']:.0%} |"
-        for name, label in PARTS.items()
-        if name in times
-    ]
-    return "\n".join(lines)
+    return markdown(
+        (f"part of a step ({record['precision']})", "ms", "share"),
+        *((label, f"{times[name]:.1f}", f"{times[name] / times['step']:.0%}")
+          for name, label in PARTS.items() if name in times),
+    )  # fmt: skip
 
 
 def job_table():
     """What whole runs take: time, memory, and a second process."""
     record = records.read("benchmark")
-    lines = ["| default run | start to end | training steps | peak memory |", "|---|---|---|---|"]
+    rows = [("default run", "start to end", "training steps", "peak memory")]
     for name, run in record["default_run"].items():
-        lines.append(
-            f"| `train_mlp_{name}.py` | {run['wall_seconds']:.1f} s | {run['train_seconds']:.1f} s "
-            f"| {run['peak_rss_mb']:.0f} MB |"
-        )
+        times = f"{run['wall_seconds']:.1f} s", f"{run['train_seconds']:.1f} s"
+        rows.append((f"`train_mlp_{name}.py`", *times, f"{run['peak_rss_mb']:.0f} MB"))
     machine = record["machine"]
     threads = machine["threads"]
     two = " and ".join(
         f"{run['efficiency']:.0%} ({name} network)" for name, run in record["processes"].items()
     )
-    return "\n".join(lines) + (
+    return markdown(*rows) + (
         f"\n\nOn {machine['cores']} cores with {machine['vectors']} instructions, with "
         f"{threads['numpy']} threads in NumPy and {threads['torch']} in PyTorch.\n\n"
         f"With one thread each, two processes have a parallel efficiency of {two}: the step time "
-        "of one process, divided by twice that of two. The wide network is "
-        "`--dnn_hidden_units 2048 --batch_size 1024`."
+        "of one process, divided by twice that of two."
     )
 
 
 def best_text():
     """The best network: its accuracy, its training time, the command."""
     record = records.read("best-cpu")
-    layers = ", ".join(map(str, record["runs"][0]["flags"]["dnn_hidden_units"]))
-    minutes = record["train_seconds"] / 60
-    accuracies = " and ".join(f"{run['test_accuracy']:.4f}" for run in record["runs"])
-    return (
-        f"The best network of the report, with hidden layers of {layers} units, reaches test\n"
-        f"accuracies of {accuracies} (two seeds; probabilities averaged over 150 views) after\n"
-        f"{minutes:.0f} minutes of training on two shared CPU cores with bfloat16 support. Its\n"
-        f"flags have changed since, so its command is for commit `{record['commit'][:7]}`:\n\n"
-        f"```\ngit checkout {record['commit'][:7]} && {record['command']}\n```"
+    runs = record["runs"]
+    layers = ", ".join(map(str, runs[0]["flags"]["dnn_hidden_units"]))
+    accuracies = " and ".join(f"{run['test_accuracy']:.4f}" for run in runs)
+    changed = ". Its flags have changed since, so it needs an earlier commit"
+    text = (
+        f"The best network of the report, with hidden layers of {layers} units, reaches a test "
+        f"accuracy of {accuracies} (one for each seed; probabilities averaged over 150 views) "
+        f"after {record['train_seconds'] / 60:.0f} minutes of training on two shared CPU cores "
+        f"with bfloat16 support{changed if 'commit' in record else ''}:"
     )
+    return f"{textwrap.fill(text, 100)}\n\n```\n{records.command(record)}\n```"
 
 
 PAGES = {
@@ -125,7 +128,11 @@ PAGES = {
         "accuracy": accuracy_table,
         "best": best_text,
     },
-    records.ROOT / "report" / "PERFORMANCE.md": {"job": job_table, "step": step_table},
+    records.ROOT / "report" / "PERFORMANCE.md": {
+        "job": job_table,
+        "step": step_table,
+        "best step": best_step_table,
+    },
 }
 
 
