@@ -28,3 +28,10 @@ Around them:
 
 None of it imports this package's own modules.py: the expected values are independent of it.
 """
+
+import os
+
+# Before NumPy is loaded: on a machine with many cores, threads that wait for one another would use
+# up the processor time of a submission, and tell a number of cores by it.
+ONE_THREAD = {f"{name}_NUM_THREADS": "1" for name in ("OMP", "OPENBLAS", "MKL")}
+os.environ.update(ONE_THREAD)
