@@ -310,26 +310,24 @@ def _differing(calls):
     """The name of a function that backward calls at complex numbers or a little beside others.
 
     calls: whether in backward, the function, its name, and its arguments by place. What is in the
-    same place and has the same shape is compared. Single numbers may be near one another by
+    same place and has the same form is compared. Single numbers may be near one another by
     chance: only if many of a place are, they have been moved.
     """
-    found = collections.defaultdict(list)
+    alike = collections.defaultdict(list)
     for backward, function, name, places in calls:
         for place, value in places.items():
             if backward and (value.dtype.kind == "c" or name == "gradient"):
                 return [name]
-            if value.dtype.kind == "f":
-                found[function, name, place, value.shape].append((backward, value.ravel()))
-    for (_, name, _, _), values in found.items():
-        late, values = map(np.array, zip(*values, strict=True))
-        single = values.shape[1] == 1
-        near = []
-        for i in np.flatnonzero(late) if values.size else ():
+            if value.dtype.kind == "f" and value.size:
+                form = name, function, place, value.dtype, value.shape
+                alike[form].append((backward, value.ravel()))
+    for (name, *_), found in alike.items():
+        late, values = map(np.array, zip(*found, strict=True))
+        single, near = values.shape[1] == 1, []
+        for i in np.flatnonzero(late):
             apart = abs(values[:i] - values[i]).max(axis=1)
             near.append(np.any((apart > 1e-12) & (apart < (1e-3 if single else 0.1))))
-        if single and len(set(values[late].flat)) > 3 and np.mean(near) > 0.4:
-            return [name]
-        if not single and any(near):
+        if any(near) and (not single or len(set(values[late].flat)) > 3 and np.mean(near) > 0.4):
             return [name]
     return []
 
