@@ -26,7 +26,7 @@ from . import ONE_THREAD
 from .diagnosis import NotGraded
 from .folder import walk
 from .launch import MEMORY
-from .submission import Lost
+from .submission import Lost, Waits
 from .worker import ARRAYS_LIMIT, LENGTHS, TEXT_LIMIT, pack, unpack
 
 HERE, ROOT = Path(__file__).parent, Path(__file__).parents[2]
@@ -167,9 +167,9 @@ class Child:
             raise Lost("gives an answer that is too long")
         try:
             number, lines, arrays = unpack(self._receive(head), self._receive(size))
-        except ValueError:
+        except (ValueError, OverflowError):
             raise Lost("gives a malformed answer") from None
-        if number != self.number:
+        if number != self.number or not lines:
             raise Lost("gives an answer out of turn")
         return lines, arrays
 
@@ -214,7 +214,7 @@ class Child:
         if self.folder and _size(self.folder) > DISK:
             raise Lost(f"writes more than {DISK >> 20} MiB, or too many folders")
         if self.asleep >= ASLEEP:
-            raise Lost("waits, without using the processor: for input, or a lock?", waits=True)
+            raise Waits("waits, without using the processor: for input, or a lock?")
         self.budget.check(self.seconds)
         if self.seconds - self.start > self.limit:
             raise Lost(f"takes more than {self.limit:g} s of processor time: an endless loop?")

@@ -76,7 +76,7 @@ def chosen(report, names):
 
 def not_graded(directory, sentence, seed):
     """The report on a submission of which nothing could be run: one sentence, and no verdicts."""
-    result = report(directory, Submission({}, errors={"modules": sentence}), seed)
+    result = report(directory, Submission({}, None, {"modules": sentence}), seed)
     empty = {"cell": NotGraded.cell, "passed": False, "remarks": [], "diagnosis": sentence}
     rows = [row | empty | {"follows": []} for row in result["rows"]]
     return result | {"passed": False, "rows": rows, "note": sentence}

@@ -1,8 +1,8 @@
 """A submission as the checks see it: modules to make, arrays to send and arrays that come back.
 
-The submission itself runs in a child process (process.py), or in this one for the tests of the
-mutants. None of its own objects comes here, and all that comes is judged here: the keys of params
-and grads, shapes and dtypes, what was written to. What goes wrong is a Failure with a sentence.
+The submission itself runs in a child process (process.py). None of its own objects comes here, and
+all that comes is judged here: the keys of params and grads, shapes and dtypes, what was written to.
+What goes wrong is a Failure with a sentence.
 
 The assignment leaves some things open: weights may be stored (N, M) or (M, N), the bias (N,) or
 (1, N), targets may be one-hot or class numbers, the classes may take arguments that other years of
@@ -15,7 +15,6 @@ import itertools
 
 import numpy as np
 
-from . import worker
 from .diagnosis import Failure, NotGraded, as_failure
 from .worker import FILES, SOURCES
 
@@ -26,31 +25,15 @@ ALPHA_NAMES = {"alpha", "a", "neg_slope", "negative_slope"}
 
 
 class Lost(Exception):
-    """The process of a submission has ended or is of no more use; says what it did.
+    """The process of a submission has ended or is of no more use; says what it did."""
 
-    waits: whether it did nothing.
-    """
 
-    def __init__(self, sentence, waits=False):
-        super().__init__(sentence)
-        self.waits = waits
+class Waits(Lost):
+    """It did nothing for too long."""
 
 
 class Again(Exception):
-    """A check has to begin again, with a new process: the last one waited for too long, once."""
-
-
-class Inside:
-    """No process but this one, for the tests of the mutants."""
-
-    def __init__(self):
-        self.session = worker.Session()
-
-    def ask(self, operation, arrays, limit, **fields):
-        return self.session.answer(operation, [array.copy() for array in arrays], fields)
-
-    def end(self):
-        pass
+    """A check has to begin again, with a new process: the last one waited, once."""
 
 
 class Submission:
@@ -58,8 +41,7 @@ class Submission:
 
     Args:
         sources: the text of every file by its name, the two and those that they import.
-        connect: a function that starts a child process; without it, the submission runs in this
-            one, and only the two modules are there.
+        connect: a function that starts a child process.
         errors: sentences about modules that could not be read, by name.
         call_limit, import_limit: seconds for a call, and for importing a module.
 
@@ -67,7 +49,7 @@ class Submission:
     and every check that needs the file fails with it.
     """
 
-    def __init__(self, sources, connect=Inside, errors=(), call_limit=CALL, import_limit=IMPORT):
+    def __init__(self, sources, connect, errors=(), call_limit=CALL, import_limit=IMPORT):
         self.sources = {
             name: text.encode() if isinstance(text, str) else text for name, text in sources.items()
         }
@@ -101,24 +83,23 @@ class Submission:
             except Lost as lost:
                 raise Failure(f"this row {lost}") from None
             self.generation, self.known = self.generation + 1, {}
-            with contextlib.suppress(Again):  # a new process, then
-                texts = [np.frombuffer(text, np.uint8) for text in self.sources.values()]
-                self._prepare("modules", "files", texts, names=list(self.sources))
+            with contextlib.suppress(Again):  # in a new process
                 for name in FILES:
-                    self._prepare(name, "load", name=name)
+                    if name not in self.errors:
+                        self._load(name)
 
-    def _prepare(self, module, operation, arrays=(), **fields):
-        """Asks for what a module needs, unless it has failed before."""
-        if self.process is not None and module not in self.errors:
-            try:
-                what = f"importing {module}.py"
-                self.ask(what, operation, arrays, self.import_limit, **fields)
-            except NotGraded:
-                raise
-            except Failure as failure:
-                self.errors[module] = failure.sentence.replace(
-                    "an endless loop", "an endless loop, or does it train as it is imported"
-                )
+    def _load(self, name):
+        """Has a module imported, or notes why it cannot be."""
+        files = [np.frombuffer(text, np.uint8) for text in self.sources.values()]
+        fields = {"name": name, "names": list(self.sources)}
+        try:
+            self.ask(f"importing {name}.py", "load", files, self.import_limit, **fields)
+        except NotGraded:
+            raise
+        except Failure as failure:
+            self.errors[name] = failure.sentence.replace(
+                "an endless loop", "an endless loop, or does it train as it is imported"
+            )
 
     def ask(self, what, operation, arrays=(), limit=None, **fields):
         """The answer to a request: lines and arrays. `what` names it in sentences."""
@@ -132,12 +113,12 @@ class Submission:
         except NotGraded:
             self.close()
             raise
-        except (Lost, ValueError) as error:
+        except Lost as lost:
             self.close()
-            if getattr(error, "waits", False) and what not in self.waited:
+            if isinstance(lost, Waits) and what not in self.waited:
                 self.waited.add(what)
                 raise Again(what) from None
-            self.fatal[what] = f"{what} {error}"
+            self.fatal[what] = f"{what} {lost}"
             raise Failure(self.fatal[what]) from None
         if kind == "failure":
             raise as_failure(clean(" ".join(lines)))
@@ -293,7 +274,7 @@ class Module:
     clears_cache = changes_list = takes_alpha = integer = False
 
     def __init__(self, submission, name):
-        self.submission, self.name, self.generation = submission, name, submission.generation
+        self.submission, self.name, self.process = submission, name, submission.process
         self.id = submission.known["made"] = submission.known.get("made", -1) + 1
         self.layers, self.faults, self.calls = [], set(), collections.deque(maxlen=8)
 
@@ -308,7 +289,7 @@ class Module:
         return {part for layer in self.layers for part in layer.scalars}
 
     def ask(self, what, operation, arrays=(), **fields):
-        if self.generation != self.submission.generation or self.submission.process is None:
+        if self.submission.process is not self.process:
             raise Failure(f"{self.name} has gone with its process")
         return self.submission.ask(f"{self.name}.{what}", operation, arrays, id=self.id, **fields)
 

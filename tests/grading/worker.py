@@ -4,8 +4,6 @@ launch.py runs it alone in a process of its own, without the rest of the grader.
 comes over the socket gets one answer: lines of text and arrays as they are. Nothing is judged here
 and no expected value stands here, so that a submission that changes this process can do no more
 than send other arrays, as its own methods can.
-
-The tests of the mutants use a Session in their own process.
 """
 
 import builtins
@@ -36,9 +34,10 @@ SOURCES = tuple(f"{name}.py" for name in FILES)
 # What a submission imports of other packages is a stand-in: of these, and of any installed one.
 STAND_INS = ("torch", "jax", "autograd", "tensorflow", "sympy", "scipy", "sklearn", "numba")
 OTHERS = ("matplotlib", "tqdm")  # that draw, and compute nothing
-# What lies in FOLDER is the submission's, where it has a process of its own.
-FOLDER = os.getcwd() if __name__ == "worker" else None
-CAUGHT = BaseException if FOLDER else (Exception, SystemExit)
+# What lies in FOLDER is the submission's. The tests of the mutants have no process for it.
+ALONE = __name__ == "worker"
+FOLDER = os.getcwd() if ALONE else "/submission"
+CAUGHT = BaseException if ALONE else (Exception, SystemExit)
 IMPORT = builtins.__import__
 
 
@@ -102,8 +101,7 @@ class Session:
     """
 
     def __init__(self):
-        self.sources, self.namespaces, self.objects = {}, {}, []
-        self.imported, self.called = set(), set()
+        self.namespaces, self.objects, self.imported, self.called = {}, [], set(), set()
 
     def answer(self, operation, arrays, fields):
         """What a request asks for, as lines, of which the first says if it failed, and arrays."""
@@ -118,36 +116,17 @@ class Session:
         except CAUGHT as error:  # of a property, say
             return ["failure", f"the submission {describe(error)}"], []
 
-    def files(self, arrays, names):
-        """Takes the submission's files, which are on disk where it has a process of its own."""
-        self.sources = dict(zip(names, arrays, strict=True))
-        if FOLDER:
-            for path, data in self.sources.items():
-                Path(path).parent.mkdir(parents=True, exist_ok=True)
-                Path(path).write_bytes(data.tobytes())
-            sys.path.insert(0, FOLDER)
-            builtins.__import__ = self._import
-            sys.modules.update(dict.fromkeys(STAND_INS))  # no other way to import them either
-            np.empty, np.empty_like = map(_unset, (np.empty, np.empty_like))
+    def load(self, arrays, name, names):
+        """Imports modules.py or mlp_numpy.py, after it has written the submission's files."""
+        for path, data in zip(names, arrays, strict=True):
+            Path(path).parent.mkdir(parents=True, exist_ok=True)
+            Path(path).write_bytes(data.tobytes())
+        self.namespaces[name] = call(f"importing {name}.py", importlib.import_module, name)
 
-    def load(self, arrays, name):
-        """Imports modules.py or mlp_numpy.py."""
-        what, file, module = f"importing {name}.py", f"{name}.py", types.ModuleType(name)
-        if FOLDER:
-            module = call(what, importlib.import_module, name)
-        else:
-            source = self.sources[file].tobytes()
-            module.__file__ = file
-            module.__builtins__ = {**vars(builtins), "__import__": self._import}
-            call(what, lambda: exec(compile(source, file, "exec"), vars(module)))
-        self.namespaces[name] = module
-
-    def _import(self, name, globals=None, locals=None, fromlist=(), level=0):
+    def import_(self, name, globals=None, locals=None, fromlist=(), level=0):
         """`import`, with stand-ins for what the submission itself imports of other packages."""
-        if name in self.namespaces and level == 0 and not FOLDER:
-            return self.namespaces[name]
-        package, file = name.partition(".")[0], (globals or {}).get("__file__")
-        if level or not _own(file) or not _of_others(package):
+        package = name.partition(".")[0]
+        if level or not _own((globals or {}).get("__file__")) or not _of_others(package):
             return IMPORT(name, globals, locals, fromlist, level)
         self.imported.add(package)
         return stand_in(name if fromlist else package, self.called)
@@ -245,8 +224,8 @@ class Session:
             return trace
 
         before = sys.gettrace()
-        sys.settrace(trace)
         try:
+            sys.settrace(trace)
             self._call(id, method, arrays)
         finally:
             sys.settrace(before)
@@ -399,7 +378,7 @@ def call(what, function, *args, **settings):
 
 def _own(file):
     """Whether a file, by the name that Python knows it by, is the submission's."""
-    return file in SOURCES or (FOLDER and str(file).startswith(FOLDER + os.sep))
+    return str(file).startswith(FOLDER + os.sep)
 
 
 def describe(error):
@@ -445,6 +424,10 @@ def main():
     """Answers requests until there are no more."""
     connection, process, session = socket.socket(fileno=os.dup(0)), os.getpid(), Session()
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    sys.path.insert(0, FOLDER)
+    builtins.__import__ = session.import_
+    sys.modules.update(dict.fromkeys(STAND_INS))  # no other way to import them either
+    np.empty, np.empty_like = map(_unset, (np.empty, np.empty_like))
     connection.sendall(pack(0, ["ready"], []))
     while head := connection.recv(LENGTHS.size, socket.MSG_WAITALL):
         text, data = (
