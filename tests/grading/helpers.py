@@ -80,8 +80,9 @@ class Inside(worker.Session):
         return self.answer(operation, [array.copy() for array in arrays], fields)
 
     def load(self, arrays, name, names):
-        source = arrays[names.index(f"{name}.py")].tobytes()
-        module, file = types.ModuleType(name), f"{worker.FOLDER}/{name}.py"
+        self.sources = getattr(self, "sources", None) or dict(zip(names, arrays, strict=True))
+        source, file = self.sources[f"{name}.py"].tobytes(), f"{worker.FOLDER}/{name}.py"
+        module = types.ModuleType(name)
         module.__file__ = file
         module.__builtins__ = {**vars(builtins), "__import__": self.import_}
         code = worker.call(f"importing {name}.py", compile, source, file, "exec")

@@ -11,6 +11,7 @@ the course have. All of that is hidden here, so that a check states only what mu
 
 import collections
 import contextlib
+import functools
 import itertools
 
 import numpy as np
@@ -55,7 +56,7 @@ class Submission:
         }
         self.connect, self.errors = connect, dict(errors)
         self.call_limit, self.import_limit = call_limit, import_limit
-        self.process, self.generation, self.known = None, 0, {}
+        self.process, self.generation, self.not_graded = None, 0, ""
         # What takes too long or ends the process is not tried again: the rows that need it fail
         # at once, and the others are checked. What waits is tried twice.
         self.fatal, self.waited = {}, set()
@@ -78,22 +79,28 @@ class Submission:
     def _start(self):
         """Starts a process, where there is none, that has imported what can be imported."""
         while self.process is None and "modules" not in self.errors:
+            if self.not_graded:
+                raise NotGraded(self.not_graded)
             try:
                 self.process = self.connect()
             except Lost as lost:
                 raise Failure(f"this row {lost}") from None
-            self.generation, self.known = self.generation + 1, {}
+            except NotGraded as failure:
+                self.not_graded = failure.sentence
+                raise
+            self.generation += 1
             with contextlib.suppress(Again):  # in a new process
                 for name in FILES:
-                    if name not in self.errors:
+                    if self.process is not None and name not in self.errors:
                         self._load(name)
 
     def _load(self, name):
-        """Has a module imported, or notes why it cannot be."""
-        files = [np.frombuffer(text, np.uint8) for text in self.sources.values()]
-        fields = {"name": name, "names": list(self.sources)}
+        """Has a module imported, or notes why it cannot be. All files go with the first."""
+        files = self.sources if name == FILES[0] else {}
+        texts = [np.frombuffer(text, np.uint8) for text in files.values()]
+        fields = {"name": name, "names": list(files)}
         try:
-            self.ask(f"importing {name}.py", "load", files, self.import_limit, **fields)
+            self.ask(f"importing {name}.py", "load", texts, self.import_limit, **fields)
         except NotGraded:
             raise
         except Failure as failure:
@@ -140,28 +147,14 @@ class Submission:
         """A random number of NumPy's global state there."""
         return float(self.ask("drawing a number", "draw")[1][0].sum())
 
-    def _once(self, name, function):
-        """What a function gives, which is asked once for each process."""
-        self._start()
-        if name not in self.known:
-            self.known[name] = function()
-        return self.known[name]
-
     def _make(self, name, *args):
-        """An instance; arguments that only another year of the course has get a neutral value."""
+        """An instance of the class of that name."""
         self._start()
         for file in FILES if name == "MLP" else FILES[:1]:
             if file in self.errors:
                 raise as_failure(self.errors[file])
-        what = f"making {name}"
-        lines = self._once(name, lambda: self.ask(what, "signature", kind=name)[0])
-        parameters = [line.split(" ") for line in lines]
-        extra = [n != "input_layer" and 1.0 for n, needed in parameters[len(args) :] if needed]
-        (clears, changes), _ = self.ask(what, "make", kind=name, args=[*args, *extra])
-        module = Module(self, name)
-        module.clears_cache, module.changes_list = clears == "True", changes == "True"
-        module.takes_alpha = bool(parameters) and parameters[0][0] in ALPHA_NAMES
-        return module
+        lines, _ = self.ask(f"making {name}", "make", kind=name, args=args)
+        return Module(self, name, *lines)
 
     def linear(self, weight, bias):
         """A LinearModule that has the weight (N, M) and the bias (N,)."""
@@ -174,14 +167,15 @@ class Submission:
         module = self._make("LinearModule", in_features, out_features)
         params = module.read("params").get(0, {})
         # A square weight does not show how it is stored: a layer of other sizes does.
-        transposed = in_features == out_features and self.stored_in_out()
+        transposed = in_features == out_features and self.stored_in_out
         module.layers = [Layer(0, params, in_features, out_features, transposed)]
         return module
 
+    @functools.cached_property
     def stored_in_out(self):
         """Whether a LinearModule stores its weight (in, out)."""
         with contextlib.suppress(Failure):
-            return self._once("stored", lambda: self.fresh_linear(2, 3).layers[0].transposed)
+            return self.fresh_linear(2, 3).layers[0].transposed
         return False
 
     def elu(self, alpha=None):
@@ -193,9 +187,10 @@ class Submission:
     def cross_entropy(self):
         """A CrossEntropyModule that takes one-hot targets, whichever its own style."""
         module = self._make("CrossEntropyModule")
-        module.integer = self._once("integer", self._takes_class_numbers)
+        module.integer = self._takes_class_numbers
         return module
 
+    @functools.cached_property
     def _takes_class_numbers(self):
         """Whether a loss cannot do with one-hot targets, but with class numbers."""
         x, y = np.array([[0.5, 0.3, 0.2], [0.2, 0.7, 0.1]]), np.eye(3)[[2, 0]]
@@ -216,7 +211,7 @@ class Submission:
 
     def _find_layers(self, network, sizes):
         """A linear layer for each pair of sizes, from the first to the last."""
-        owners, stored = network.read("params"), self.stored_in_out()
+        owners, stored = network.read("params"), self.stored_in_out
         for shape in itertools.pairwise(sizes):
             fits = []
             for owner, params in owners.items():
@@ -266,16 +261,17 @@ class Module:
     """A module of the submission, which is elsewhere.
 
     clears_cache: whether it has that method. changes_list: whether its constructor changes the list
-    that it is given. takes_alpha: whether the first argument of its constructor is an alpha.
+    that it is given. takes_alpha: whether the first parameter of its constructor is an alpha.
     integer: whether its own targets are class numbers. layers: its linear layers, from the first to
     the last. faults: wrong keys, which do not make the numbers wrong.
     """
 
-    clears_cache = changes_list = takes_alpha = integer = False
+    integer = False
 
-    def __init__(self, submission, name):
+    def __init__(self, submission, name, number, clears_cache, changes_list, parameter=""):
         self.submission, self.name, self.process = submission, name, submission.process
-        self.id = submission.known["made"] = submission.known.get("made", -1) + 1
+        self.clears_cache, self.changes_list = clears_cache == "True", changes_list == "True"
+        self.id, self.takes_alpha = int(number), parameter in ALPHA_NAMES
         self.layers, self.faults, self.calls = [], set(), collections.deque(maxlen=8)
 
     @property
@@ -400,7 +396,7 @@ class Module:
         if name == "params" and array.shape != shape and part not in layer.scalars:
             raise Failure(f"params['{part}'] changes its shape from {shape} to {array.shape}")
         says = f"{name}['{part}'] has the shape {array.shape}, and should have {shape}"
-        _expect_size(says, array, layer.size)
+        _expect_size(says, array, np.prod(layer.weight_shape))
         return array
 
 
@@ -408,12 +404,12 @@ class Layer:
     """A linear layer, seen with the weight (N, M) and the bias (N,).
 
     owner: the number of the object that has its parameters. keys, shapes: of its parameters, as
-    they are stored. size: of both together. scalars, remarks: see Module.
+    they are stored. scalars, remarks: see Module.
     """
 
     def __init__(self, owner, params, in_features, out_features, stored_in_out):
-        self.owner, self.units, self.weight_shape = owner, out_features, (out_features, in_features)
-        self.size, self.remarks, right = out_features * (in_features + 1), [], self.weight_shape
+        self.owner, self.remarks = owner, []
+        self.weight_shape = right = out_features, in_features
         self.keys = {part: _key("params", params, part) for part in KEYS}
         stored = {part: params[key].shape for part, key in self.keys.items()}
         self.scalars = [part for part, shape in stored.items() if shape == ()]
@@ -435,7 +431,7 @@ class Layer:
     def seen(self, part, array):
         """A parameter or a gradient as the checks see it."""
         if part == "bias":
-            return array.ravel() if array.size == self.units else array.squeeze()
+            return array.ravel() if array.size == self.weight_shape[0] else array.squeeze()
         return array.T if self.transposed else array
 
 

@@ -148,25 +148,25 @@ class Session:
             raise Fault(f"{file}.py has no class {name}")
         return found
 
-    def signature(self, arrays, kind):
-        """The parameters of a class, without self and those of variable number."""
-        try:
-            parameters = inspect.signature(self._find(kind)).parameters.values()
-        except (TypeError, ValueError):
-            return None
-        named = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
-        return [f"{p.name} {'needed' if p.default is p.empty else ''}" for p in named], ()
-
     def make(self, arrays, kind, args):
-        """An instance. The answer: if it has a method clear_cache, and changed its arguments."""
+        """An instance; arguments that only another year of the course has get a neutral value.
+
+        The answer: its number, whether it has a method clear_cache, whether it changed its
+        arguments, and the name of the first of them, if there is one.
+        """
+        found = self._find(kind)
+        parameters = _parameters(found)
+        needed = [p.name for p in parameters[len(args) :] if p.default is p.empty]
+        args = [*args, *(name != "input_layer" and 1.0 for name in needed)]
         before = str(args)
-        instance = call(f"{kind}({', '.join(map(str, args))})", self._find(kind), *args)
+        instance = call(f"{kind}({', '.join(map(str, args))})", found, *args)
         owners = [p for p in _parts(instance) if isinstance(getattr(p, "params", None), dict)]
         calls = collections.deque(maxlen=8)  # what they gave and were given
         made = types.SimpleNamespace(kind=kind, instance=instance, owners=owners, calls=calls)
         self.objects.append(made)
-        clears = callable(getattr(instance, "clear_cache", None))
-        return [str(clears), str(str(args) != before)], ()
+        clears, changes = callable(getattr(instance, "clear_cache", None)), str(args) != before
+        facts = len(self.objects) - 1, clears, changes, *(p.name for p in parameters[:1])
+        return map(str, facts), ()
 
     def _call(self, id, method, args, **settings):
         made = self.objects[id]
@@ -394,6 +394,15 @@ def describe(error):
         if _own(frame.filename)
     ]
     return f"raised {type(error).__name__}: {text}" + (lines[-1] if lines else "")
+
+
+def _parameters(function):
+    """The parameters of a class, without self and those of variable number."""
+    try:
+        found = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):
+        return []
+    return [p for p in found if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
 
 
 def _strided(a):
