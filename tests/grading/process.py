@@ -269,7 +269,7 @@ def _processes():
         page, tick = os.sysconf("SC_PAGE_SIZE"), os.sysconf("SC_CLK_TCK")
         for name in filter(str.isdecimal, os.listdir("/proc")):
             # It may have just ended.
-            with contextlib.suppress(OSError), open(f"/proc/{name}/stat", "rb") as file:
+            with contextlib.suppress(OSError), open(f"/proc/{name}/stat", "rb", 0) as file:
                 state, *fields = file.read().rpartition(b")")[2].split()
                 user, system, waited, more = map(int, fields[10:14])
                 used, of_others = (user + system) / tick, (waited + more) / tick
