@@ -165,9 +165,9 @@ class Child:
         try:
             number, lines, arrays = unpack(self._receive(head), self._receive(size))
         except (ValueError, OverflowError):
-            raise Lost("gives a malformed answer") from None
+            number = None
         if number != self.number or not lines:
-            raise Lost("gives an answer out of turn")
+            raise Lost("gives a malformed answer, or one out of turn")
         return lines, arrays
 
     def _receive(self, size):

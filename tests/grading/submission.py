@@ -41,7 +41,7 @@ class Submission:
     """The classes of modules.py and mlp_numpy.py.
 
     Args:
-        sources: the text of every file by its name, the two and those that they import.
+        sources: each file by its name, the two and those that they import: bytes or text.
         connect: a function that starts a child process.
         errors: sentences about modules that could not be read, by name.
         call_limit, import_limit: seconds for a call, and for importing a module.
@@ -51,10 +51,7 @@ class Submission:
     """
 
     def __init__(self, sources, connect, errors=(), call_limit=CALL, import_limit=IMPORT):
-        self.sources = {
-            name: text.encode() if isinstance(text, str) else text for name, text in sources.items()
-        }
-        self.connect, self.errors = connect, dict(errors)
+        self.sources, self.connect, self.errors = sources, connect, dict(errors)
         self.call_limit, self.import_limit = call_limit, import_limit
         self.process, self.generation, self.not_graded = None, 0, ""
         # What takes too long or ends the process is not tried again: the rows that need it fail
@@ -97,7 +94,8 @@ class Submission:
     def _load(self, name):
         """Has a module imported, or notes why it cannot be. All files go with the first."""
         files = self.sources if name == FILES[0] else {}
-        texts = [np.frombuffer(text, np.uint8) for text in files.values()]
+        texts = (text.encode() if isinstance(text, str) else text for text in files.values())
+        texts = [np.frombuffer(text, np.uint8) for text in texts]
         fields = {"name": name, "names": list(files)}
         try:
             self.ask(f"importing {name}.py", "load", texts, self.import_limit, **fields)

@@ -84,8 +84,6 @@ def as_array(what, value):
         value = call(what, np.array, value)
     if value.dtype.kind not in "fiub":
         raise Fault(f"{what} gives {type(value).__name__} of {value.dtype}, not real numbers")
-    if value.nbytes > ARRAYS_LIMIT:
-        raise Fault(f"{what} gives an array of the shape {value.shape}")
     native = value.dtype.newbyteorder("=")
     return value.astype(native if native.str in DTYPES else "f8")  # a copy; longdouble too
 
@@ -106,10 +104,14 @@ class Session:
     def answer(self, operation, arrays, fields):
         """What a request asks for, as lines, of which the first says if it failed, and arrays."""
         try:
-            lines, results = getattr(self, operation)(arrays, **fields) or ((), ())
-            results = [as_array(what, value) for what, value in results]
-            if sum(result.nbytes for result in results) > ARRAYS_LIMIT:
-                raise Fault("the submission gives more arrays than can be sent")
+            lines, given = getattr(self, operation)(arrays, **fields) or ((), ())
+            results, room = [], ARRAYS_LIMIT
+            for what, value in given:
+                results.append(as_array(what, value))
+                room -= results[-1].nbytes
+                if room < 0:
+                    shape = results[-1].shape
+                    raise Fault(f"{what} gives an array of the shape {shape}, too many to send")
             return ["answer", *lines], results
         except Fault as fault:
             return ["failure", str(fault)], []
@@ -140,22 +142,20 @@ class Session:
         """A random number of NumPy's global state, which shows whether a submission seeds it."""
         return (), [("a random number", np.random.random_sample())]  # noqa: NPY002
 
-    def _find(self, name):
-        """The class of that name. Raises a Fault where there is none."""
-        file = "mlp_numpy" if name == "MLP" else "modules"
-        found = getattr(self.namespaces.get(file), name, None)
-        if not callable(found):
-            raise Fault(f"{file}.py has no class {name}")
-        return found
-
     def make(self, arrays, kind, args):
         """An instance; arguments that only another year of the course has get a neutral value.
 
         The answer: its number, whether it has a method clear_cache, whether it changed its
         arguments, and the name of the first of them, if there is one.
         """
-        found = self._find(kind)
-        parameters = _parameters(found)
+        file, parameters = "mlp_numpy" if kind == "MLP" else "modules", ()
+        found = getattr(self.namespaces.get(file), kind, None)
+        if not callable(found):
+            raise Fault(f"{file}.py has no class {kind}")
+        with contextlib.suppress(TypeError, ValueError):  # of a built-in base, say
+            parameters = inspect.signature(found).parameters.values()
+        by_position = inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD
+        parameters = [p for p in parameters if p.kind in by_position]
         needed = [p.name for p in parameters[len(args) :] if p.default is p.empty]
         args = [*args, *(name != "input_layer" and 1.0 for name in needed)]
         before = str(args)
@@ -238,6 +238,7 @@ class Session:
         by its own code.
         """
         calls, numbers = [], (np.ndarray, float, complex, np.inexact)
+        gradient = np.gradient
 
         def note(function, name, values):
             if len(calls) < 4000:
@@ -256,14 +257,10 @@ class Session:
         spaces += [m for m in list(sys.modules.values()) if _own(getattr(m, "__file__", None))]
         with contextlib.ExitStack() as stack:
             stack.callback(sys.setprofile, sys.getprofile())
-            for space in map(vars, spaces):
-                found = {
-                    name: value
-                    for name, value in space.items()
-                    if isinstance(value, np.ufunc) or value is np.gradient
-                }
-                stack.callback(space.update, found)
-                space.update({name: Watched(value, note) for name, value in found.items()})
+            for space, name, value in [(s, *item) for s in spaces for item in vars(s).items()]:
+                if isinstance(value, np.ufunc) or value is gradient:
+                    stack.callback(setattr, space, name, value)
+                    setattr(space, name, Watched(value, note))
             sys.setprofile(profile)
             for method, args in (("forward", arrays[:split]), ("backward", arrays[split:])):
                 self._call(id, method, args)
@@ -340,13 +337,13 @@ def _of_others(package):
     """Whether a package is neither the submission's nor NumPy nor of the standard library."""
     if package in sys.stdlib_module_names or package in ("numpy", *OTHERS):
         return False
-    if package in STAND_INS:
-        return True
-    found = None
-    with contextlib.suppress(ImportError, ValueError):
+    try:
         found = importlib.util.find_spec(package)
-    places = [found.origin, *(found.submodule_search_locations or ())] if found else []
-    return any(places) and not any(map(_own, places))
+    except ValueError:  # a module that the submission has made
+        return False
+    if found is None:
+        return package in STAND_INS
+    return not any(map(_own, [found.origin, *(found.submodule_search_locations or ())]))
 
 
 def _unset(function):
@@ -394,15 +391,6 @@ def describe(error):
         if _own(frame.filename)
     ]
     return f"raised {type(error).__name__}: {text}" + (lines[-1] if lines else "")
-
-
-def _parameters(function):
-    """The parameters of a class, without self and those of variable number."""
-    try:
-        found = inspect.signature(function).parameters.values()
-    except (TypeError, ValueError):
-        return []
-    return [p for p in found if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
 
 
 def _strided(a):
