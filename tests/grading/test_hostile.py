@@ -240,7 +240,7 @@ def test_parameters_that_grow_later_do_not_reach_the_checks():
         "        return huge if reads else dict.__getitem__(self, key)"
     )
     rows = run_rows(on_top(code, sources))
-    assert "too many to send" in rows["initialisation trains"]["diagnosis"]
+    assert "more arrays than can be sent" in rows["initialisation trains"]["diagnosis"]
     assert "(60000, 9)" in rows["linear forward"]["diagnosis"]
 
 

@@ -255,7 +255,7 @@ WRONG_WAYS = {
         ],
     ),
     "NumPy's own differences": (
-        "gradient",
+        "np.gradient",
         [
             (
                 wrong.SLOPE,
