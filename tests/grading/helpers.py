@@ -82,8 +82,8 @@ def run_rows(sources, seed=0, start=in_this_process, only=()):
         return {row["row"]: row for row in checks.run_all(submission, seed, rows)}
 
 
-def run_row(name, sources, seed=0):
-    return run_rows(sources, seed, only={name})[name]
+def run_row(name, sources, **how):
+    return run_rows(sources, only={name}, **how)[name]
 
 
 def failed(report):

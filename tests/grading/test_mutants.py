@@ -59,7 +59,8 @@ CHARGED_FOR_SEVERAL = {
     *("layers shared by size", "input size by sizes.index", "layers reversed in place"),
     *("one hidden layer at least", "at most three hidden layers", "input gradient not returned"),
     *("squeezed output", "log softmax", "identity, fused with the loss"),
-    "weight copied in the first forward",
+    *("weight copied in the first forward", "a class under another name"),
+    "leaky ReLU of another year",
 }
 
 

@@ -175,7 +175,7 @@ def expect_numpy_only(says, changes):
         assert old in sources["modules.py"]
         sources["modules.py"] = sources["modules.py"].replace(old, new)
     for seed in range(SEEDS):
-        row = run_row("NumPy only", sources, seed)
+        row = run_row("NumPy only", sources, seed=seed)
         assert (row["diagnosis"] is None) == (says is None), row["diagnosis"]
         assert (says or "") in (row["diagnosis"] or "")
 

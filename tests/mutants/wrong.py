@@ -300,6 +300,12 @@ WRONG = [
           "self.S = len(x); " + LOSS, LOSS_DX, "dx = -(y / x) / self.S"),
     wrong("parameters under another name", {F, W, B, X, NO, NG, START}, "no dict params",
           "self.params", "self.parameters"),
+    wrong("a class under another name", {SV, SG, NO, NG, START}, "has no class SoftMaxModule",
+          "class SoftMaxModule", "class Softmax"),
+    wrong("leaky ReLU of another year", {EV, EG, NO, NG, START}, "has no class ELUModule",
+          ELU_CLASS, "class LeakyReLUModule:\n    def __init__(self, neg_slope): pass\n\n",
+          "import ELUModule", "import LeakyReLUModule", "n_classes):", "n_classes, neg_slope):",
+          "(ELUModule())", "(LeakyReLUModule(neg_slope))"),
     # Numbers
     wrong("the sign of dout left out", {EG, NG}, "sign of dout", ELU_DX, "dx = abs(dout) * slope"),
     wrong("alpha exp(x) - 1", {EV, EG}, "lacks alpha", "self.alpha * np.expm1(x[negative])",
