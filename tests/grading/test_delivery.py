@@ -33,6 +33,7 @@ def pack(path, files, links=()):
 
 # The files of a folder SUBMISSIONS, the name of the submission in it, and where its files were.
 PLAIN = {"modules.py": MODULES, "mlp_numpy.py": MLP}
+NOT_OWN = (".venv/lib", "venv", "site-packages", ".ipynb_checkpoints", "__MACOSX", ".git")
 TAKEN = {
     "folder": ({f"ann/{name}": text for name, text in PLAIN.items()}, "ann", "."),
     "deeper": ({f"ann/a/b/{name}": text for name, text in PLAIN.items()}, "ann", "a/b"),
@@ -46,6 +47,22 @@ TAKEN = {
     "twice the same": ({f"ann/{i}/{n}": t for i in "ab" for n, t in PLAIN.items()}, "ann", "a"),
     "exact": ({f"ann/{n}": t for n, t in PLAIN.items()} | {"ann/modules (1).py": ""}, "ann", "."),
     "backups": ({f"ann/{n}": t for n, t in PLAIN.items()} | {"ann/old/modules.py": ""}, "ann", "."),
+    "not own": (
+        {f"ann/{place}/{name}": "" for place in NOT_OWN for name in PLAIN}
+        | {f"ann/work/code/{name}": text for name, text in PLAIN.items()},
+        *("ann", "work/code"),
+    ),
+    # The place with both files is taken, then the less deep one.
+    "places": (
+        {"ann/modules.py": ""}
+        | {f"ann/new/{name}": text for name, text in PLAIN.items()}
+        | {f"ann/new/old/{name}": "" for name in PLAIN},
+        *("ann", "new"),
+    ),
+    "very deep": (
+        {"/".join(["ann", *["d"] * 900, name]): text for name, text in PLAIN.items()},
+        *("ann", "/".join(["d"] * 900)),
+    ),
     "notebook": ({"ann/lab.ipynb": notebook(*CELLS)}, "ann", "."),
     "written by a notebook": (
         {"ann.ipynb": notebook(*(f"%%writefile {name}\n{text}" for name, text in PLAIN.items()))},
