@@ -9,19 +9,17 @@ textbook's in one thing are in a table of the same form, with the rows that make
 from collections import namedtuple
 from pathlib import Path
 
-FILES = ("modules.py", "mlp_numpy.py")
 RIGHT = Path(__file__).parent / "right"
 
 Mutant = namedtuple("Mutant", "name rows says changes base")
 
 
 def right_sources(style):
-    """The text of the files of a right version; the MLP is the textbook's where none is."""
+    """The text of the files of a right version."""
     for variant in VARIANTS:
         if variant.name == style:
             return sources(variant)
-    files = [RIGHT / "textbook" / name for name in FILES] + sorted((RIGHT / style).glob("*.py"))
-    return {file.name: file.read_text() for file in files}
+    return {file.name: file.read_text() for file in (RIGHT / style).glob("*.py")}
 
 
 def sources(mutant):
@@ -46,7 +44,7 @@ EV, EG, SV, SG = "ELU value", "ELU gradient", "softmax value", "softmax gradient
 CV, CG = "cross-entropy value", "cross-entropy gradient"
 NO, NG = "network output", "network gradient"
 CACHES, SHAPES, START = "stale caches", "shapes", "initialisation trains"
-NUMPY = "NumPy only"
+NUMPY, LOOPS = "NumPy only", "no loops over samples"
 STABLE, INPUTS, FLOAT64 = "numerically stable", "inputs left alone", "float64 kept"
 
 # The lines of the textbook version that mutants change.
@@ -232,8 +230,8 @@ WRONG = [
           'g = self.x.T @ dout\n        W = self.params["weight"]\n'
           '        self.grads["weight"] = g if g.shape == W.shape else g.T'),
     wrong("orientation of the gradient guessed, weights (in, out)", {W, NG}, "transposed",
-          'self.grads["weight"] = self.x.T.dot(dout)',
-          'g = dout.T.dot(self.x)\n        W = self.params["weight"]\n'
+          'self.grads["weight"] = self.x.T @ dout',
+          'g = dout.T @ self.x\n        W = self.params["weight"]\n'
           '        self.grads["weight"] = g if g.shape == W.shape else g.T',
           base="transposed"),
     wrong("layers shared by size", {NO, NG, START}, "one and the same", "self.layers = []",
@@ -357,36 +355,56 @@ WRONG = [
 
 # Right versions that differ in one thing that the assignment leaves open.
 VARIANTS = [
-    wrong("loss asserts probabilities", set(), "", LOSS,
+    wrong("loops", {LOOPS, STABLE}, "", OUT,
+          'out = np.array([self.params["weight"] @ row + self.params["bias"][0] for row in x])',
+          DW, 'self.grads["weight"] = sum(np.outer(d, row) for d, row in zip(dout, self.x))',
+          DX, 'dx = np.array([d @ self.params["weight"] for d in dout])', SOFTMAX,
+          "self.out = np.zeros(x.shape)\n        for i, row in enumerate(exp):\n"
+          "            self.out[i] = row / row.sum()", SOFTMAX_DX,
+          "dx = np.array([d @ (np.diag(y) - np.outer(y, y)) for d, y in zip(dout, self.out)])",
+          LOSS, "out = -sum(np.log(p[t.argmax()]) for p, t in zip(x, y)) / len(x)",
+          LOSS_DX, "dx = np.stack([-t / p / len(x) for p, t in zip(x, y)])",
+          ELU, "out = np.array([[v if v >= 0 else np.exp(v) - 1 for v in row] for row in x])",
+          SLOPE, "slope = np.vectorize(lambda v: 1.0 if v >= 0 else np.exp(v))(self.x)"),
+    wrong("transposed", {SHAPES, STABLE}, "", INIT,
+          "np.random.default_rng().normal(0, 0.05, (in_features, out_features))",
+          "np.zeros((out_features, in_features))", "np.zeros((in_features, out_features))",
+          '["weight"].T', '["weight"]', DX, DX + ".T",
+          DW, 'self.grads["weight"] = self.x.T @ dout'),
+    wrong("epsilon 1e-8", {CV, CG}, "", "np.log(x)", "np.log(x + 1e-8)", "y / x",
+          "y / (x + 1e-8)"),
+    wrong("overflows where it is not used", {STABLE}, "", "np.minimum(x, 0)", "x",
+          SLOPE, "slope = np.where(self.x > 0, 1.0, np.exp(self.x))"),
+    wrong("loss asserts probabilities", {STABLE}, "", LOSS,
           "assert np.allclose(x.sum(axis=1), 1) and np.all(x >= 0)\n        " + LOSS),
-    wrong("class numbers", set(), "", LOSS, "out = -np.log(x[np.arange(y.shape[0]), y]).mean()",
+    wrong("class numbers", {STABLE}, "", LOSS, "out = -np.log(x[np.arange(y.shape[0]), y]).mean()",
           LOSS_DX, "dx = np.zeros_like(x)\n"
           "        dx[np.arange(y.shape[0]), y] = -1 / x[np.arange(y.shape[0]), y] / y.shape[0]"),
-    wrong("parameters kept twice", set(), "", "self.grads = {",
+    wrong("parameters kept twice", {STABLE}, "", "self.grads = {",
           "self.weight, self.bias = self.params.values()\n        self.grads = {",
           OUT, "out = x @ self.weight.T + self.bias", DX, "dx = dout @ self.weight"),
-    wrong("bias starts as a scalar", set(), "",
+    wrong("bias starts as a scalar", {STABLE}, "",
           '"bias": np.zeros((1, out_features)),\n        }\n        self.grads',
           '"bias": 0.0,\n        }\n        self.grads'),
-    wrong("bias gradient (N,)", {SHAPES}, "", DB, DB.replace(", keepdims=True", "")),
-    wrong("softmax of two classes at least", set(), "", MAX, "assert x.shape[1] > 1; " + MAX),
-    wrong("Jacobian of the softmax", set(), "", SUM,
+    wrong("bias gradient (N,)", {SHAPES, STABLE}, "", DB, DB.replace(", keepdims=True", "")),
+    wrong("softmax of two classes at least", {STABLE}, "", MAX, "assert x.shape[1] > 1; " + MAX),
+    wrong("Jacobian of the softmax", {STABLE}, "", SUM,
           "y = self.out\n        jacobian = y[:, :, None] * (np.eye(y.shape[1]) - y[:, None, :])",
           SOFTMAX_DX, "dx = (dout[:, None, :] @ jacobian)[:, 0, :]"),
-    wrong("alpha of the MLP", {NO}, "", "alpha=1.0", "alpha=0.5", base="later_years"),
-    wrong("slots", set(), "", "class MLP:\n", 'class MLP:\n    __slots__ = ("layers",)\n\n'),
-    wrong("array of layers", set(), "", "from modules", "import numpy as np\nfrom modules",
+    wrong("alpha of the MLP", {NO, CV, CG}, "", "alpha=1.0", "alpha=0.5", base="later_years"),
+    wrong("slots", {STABLE}, "", "class MLP:\n", 'class MLP:\n    __slots__ = ("layers",)\n\n'),
+    wrong("array of layers", {STABLE}, "", "from modules", "import numpy as np\nfrom modules",
           APPEND_SOFTMAX,
           APPEND_SOFTMAX + "        self.layers = np.array(self.layers, dtype=object)\n"),
-    wrong("forward computed again in backward", set(), "", "slope = np",
+    wrong("forward computed again in backward", {STABLE}, "", "slope = np",
           "self.forward(self.x)\n        slope = np"),
-    wrong("torch imported, not used", {NUMPY}, "", IMPORT, IMPORT + "import torch\n"),
-    wrong("weights N(0, 1)", set(), "", INIT, INIT + " * 1e4"),
-    wrong("weights uniform in (0, 1)", set(), "", INIT,
+    wrong("torch imported, not used", {NUMPY, STABLE}, "", IMPORT, IMPORT + "import torch\n"),
+    wrong("weights N(0, 1)", {STABLE}, "", INIT, INIT + " * 1e4"),
+    wrong("weights uniform in (0, 1)", {STABLE}, "", INIT,
           INIT.replace("normal(0, 0.0001", "uniform(0, 1")),
-    wrong("last layer zero", set(), "", APPEND_SOFTMAX,
+    wrong("last layer zero", {STABLE}, "", APPEND_SOFTMAX,
           "        self.layers[-1].params['weight'][:] = 0\n" + APPEND_SOFTMAX),
-    wrong("first layer zero", set(), "", APPEND_SOFTMAX,
+    wrong("first layer zero", {STABLE}, "", APPEND_SOFTMAX,
           "        self.layers[0].params['weight'][:] = 0\n" + APPEND_SOFTMAX),
 ]
 # fmt: on
