@@ -237,7 +237,7 @@ def test_strangers_code_needs_a_sandbox_or_a_word(tmp_path):
     write(folder / "ann", on_top("import os; os.kill(os.getppid(), 9)"))
     status, _, error = run(folder, grades, program=(SCRIPT,), PATH=str(tmp_path))
     assert status == 2 and "--no-sandbox" in error and not grades.exists()
-    assert run(folder, grades, "--no-sandbox", program=(SCRIPT,), PATH=str(tmp_path))[0] == 0
+    assert run(folder, grades, "--no-sandbox", program=(SCRIPT,))[0] == 0
     assert read(grades)["ann"]["points"] == "0"  # whether it could end its grader or not
 
 
