@@ -47,10 +47,9 @@ def with_elu(*bodies):
         for number, body in enumerate(bodies)
     )
     act = "act0" if len(bodies) == 1 else "globals()[f'act{int(x.flat[0])}']"
-    head, tail = RIGHT["modules.py"].split("class ELUModule:\n")
-    forward, backward = tail.split("    def backward")
-    own = f"class ELUModule:\n    def forward(self, x):\n        return {act}(self, x)\n\n"
-    return RIGHT | {"modules.py": f"{head}{acts}{own}    def backward{backward}"}
+    forward = f"self.x = x\n        {wrong.ELU}"
+    modules = RIGHT["modules.py"].replace(forward, f"return {act}(self, x)")
+    return on_top(acts, RIGHT | {"modules.py": modules})
 
 
 def failure_of_act(submission, number=0, limit=None):

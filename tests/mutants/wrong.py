@@ -98,6 +98,7 @@ WRONG = [
           OUT + "; out = np.squeeze(out)"),
     wrong("writes into x", {INPUTS}, "writes into x", KEEP,
           "x *= 2.0; x /= 3.0; x *= 1.5; " + KEEP),
+    wrong("writes into dout", {INPUTS}, "writes into dout", DX, DX + "; dout *= 0"),
     wrong("key weights", {SHAPES}, "'weights' instead of 'weight'", '"weight"', '"weights"'),
     wrong("gradient under another key", {W, NG}, "zero", 'self.grads["weight"]',
           'self.grads["weights"]'),
@@ -201,6 +202,8 @@ WRONG = [
     wrong("weight copied in the first forward", {F, NO, NG}, "keeps a copy", OUT,
           'if not hasattr(self, "W"):\n            self.W = self.params["weight"].T.copy()\n'
           '        out = x @ self.W + self.params["bias"]'),
+    wrong("weight copied in the first backward", {X, NG}, "keeps a copy", DX,
+          'self.W = getattr(self, "W", self.params["weight"].copy()); dx = dout @ self.W'),
     wrong("linear keeps its first input while the shape stays", {NG, CACHES}, "", KEEP,
           'if getattr(self, "x", None) is None or self.x.shape != x.shape:\n            ' + KEEP),
     wrong("loss gradient ignores its arguments", {CG}, "ignores its arguments", LOSS,
