@@ -33,44 +33,41 @@ def draw_network(submission, rng, sizes, samples):
 
 
 def _networks(submission, rng):
-    """Networks of all depths, each with a phrase for it, and other parameters of its shapes."""
+    """Networks of all depths, each with a phrase for it, and other parameters of its shapes.
+
+    The hidden layers of the first are of one size: see ONE_ACTIVATION.
+    """
     few, a, b, c, d, e = draw_sizes(rng, 6)
-    for layer_sizes, samples in (
-        ([a, b, c, d], few),
+    for sizes, samples in (
+        ([a, b, b, a], b),
         ([a, b], a),
         ([a, a, b, a, c], c),
-        ([a, b, b, b, a], b),
         ([a, b, c, c], 1),
         ([a, b, 2], draw_many(rng)),
         ([a, b, c, d, e, b], few),
         ([values.PIXELS, int(rng.integers(65, 80)), values.CLASSES], few),
     ):
-        with case("" if layer_sizes[1:-1] else " without hidden layers"):
-            network = draw_network(submission, rng, layer_sizes, samples)
-        phrase = f" (layers of {layer_sizes}, {samples} samples)"
-        yield phrase, network, draw_layers(rng, layer_sizes)
+        with case("" if sizes[1:-1] else " without hidden layers"):
+            network = draw_network(submission, rng, sizes, samples)
+        yield f" (layers of {sizes}, {samples} samples)", network, draw_layers(rng, sizes)
 
 
 def own_alpha(submission, rng):
-    """The alpha of the network's ELU, by what it computes, and whether that is only a remark.
+    """The alpha of the network's ELU by what it computes, and the one that is right for it.
 
-    The logits of a network with one hidden layer are linear in it.
+    The logits of a network with one hidden layer are linear in it. Another than 1 is right where
+    ELUModule takes an alpha.
     """
     mlp, x, _, layers = draw_network(submission, rng, draw_sizes(rng, 3), 8)
-    got, logits = mlp.forward(x), []
-    outputs = [reference.network(x, layers, hidden=_elu(alpha)) for alpha in (0.0, 1.0)]
-    if got.shape != outputs[0].shape:
-        return 1.0, False
-    for out in (got, *outputs):
-        logits.append(np.log(out) - np.log(out[:, :1]))
-    slope = logits[2] - logits[1]
-    alpha = np.sum((logits[0] - logits[1]) * slope) / np.sum(slope * slope)
-    fits = close(got, reference.network(x, layers, hidden=_elu(alpha)), TOLERANCE)
-    if not fits or alpha < TOLERANCE or abs(alpha - 1) < TOLERANCE:
-        return 1.0, False
-    with contextlib.suppress(Failure):
-        return float(alpha), values.has_alpha(submission)
-    return float(alpha), False
+    got = mlp.forward(x)
+    outputs = [reference.network(x, layers, _elu(alpha)) for alpha in (0.0, 1.0)]
+    if got.shape == outputs[0].shape:
+        own, zero, one = (np.log(out / out[:, :1]) for out in (got, *outputs))
+        alpha = np.sum((own - zero) * (one - zero)) / np.sum((one - zero) ** 2)
+        fits = close(got, reference.network(x, layers, _elu(alpha)), TOLERANCE)
+        if fits and alpha > TOLERANCE and abs(alpha - 1) > TOLERANCE:
+            return alpha, alpha if values.has_alpha(submission) else 1.0
+    return 1.0, 1.0
 
 
 def _elu(alpha):
@@ -89,8 +86,8 @@ def _composed(submission, alpha, x, steps, dout=None):
         chain = [part for layer in linear for part in (layer, submission.elu(*own))]
         chain[-1] = submission.softmax()
         for parameters in steps:
-            for layer, (weight, bias) in zip(linear, parameters, strict=True):
-                layer.set([(weight, bias)])
+            for layer, pair in zip(linear, parameters, strict=True):
+                layer.set([pair])
             result, back = x, dout
             for module in chain:
                 result = module.forward(result)
@@ -99,11 +96,9 @@ def _composed(submission, alpha, x, steps, dout=None):
         if dout is not None:
             result = [layer.grads()[0] for layer in linear]
         wrong = [name for name in submission.failed if name in MODULE_ROWS]
-        sentence = "; they are wrong only when they are used twice or several are in use"
-        if wrong:
-            sentence = f"; the error follows from '{wrong[0]}'"
-        sentence = f"the modules are composed correctly{sentence}"
-        yield result, sentence, *MODULE_ROWS, *STATE_ROWS
+        why = "they are wrong only when they are used twice or several are in use"
+        why = f"the error follows from '{wrong[0]}'" if wrong else why
+        yield result, f"the modules are composed correctly; {why}", *MODULE_ROWS, *STATE_ROWS
 
 
 def _alternatives(layers, alpha):
@@ -123,44 +118,41 @@ def _alternatives(layers, alpha):
 
 def network_output(submission, rng):
     """The probabilities of networks of several depths, and again after a change of parameters."""
-    alpha, accepted = own_alpha(submission, rng)
-    hidden = _elu(alpha if accepted else 1.0)
+    alpha, right = own_alpha(submission, rng)
     for phrase, (mlp, x, _, layers), changed in _networks(submission, rng):
 
         def hypotheses(x=x, layers=layers):
-            yield from _composed(submission, alpha if accepted else 1.0, x, [layers])
+            yield from _composed(submission, right, x, [layers])
             for change, sentence in _alternatives(layers, alpha):
                 yield reference.network(x, layers, **change), sentence
             by_size = {weight.shape: (weight, bias) for weight, bias in layers}
             shared = [by_size[weight.shape] for weight, _ in layers]
             yield reference.network(x, shared), "layers of equal size are one and the same object"
 
-        what, before = "the output" + phrase, reference.network(x, layers, hidden)
+        before, after = (reference.network(x, each, _elu(right)) for each in (layers, changed))
+        what = "the output" + phrase
         with case(phrase):
             got = mlp.forward(x)
         expect(what, got, before, hypotheses(), tolerance=TOLERANCE)
         mlp.set(changed)
-        copied = [(before, f"computed {COPIED}", "linear forward")]
-        after = reference.network(x, changed, hidden)
+        copied = [(before, COPIED, "linear forward")]
         expect(what, mlp.forward(x), after, copied, tolerance=TOLERANCE)
-    return [f"its ELU has an alpha of {alpha:.4g}: the assignment has 1"] if accepted else []
+    return [f"its ELU has an alpha of {alpha:.4g}: the assignment has 1"] if right != 1 else []
+
+
+ONE_ACTIVATION = "one ELUModule is used for several layers, and keeps the input of the last only"
 
 
 def network_gradient(submission, rng):
-    """Every gradient, for any dout, through the loss of the submission, with other parameters."""
-    alpha, accepted = own_alpha(submission, rng)
-    right = functools.partial(reference.network_gradients, hidden=_elu(alpha if accepted else 1.0))
-    composed = functools.partial(_composed, submission, alpha if accepted else 1.0)
+    """Every gradient for any dout, and then through the submission's loss with other parameters."""
+    alpha, right_alpha = own_alpha(submission, rng)
+    right = functools.partial(reference.network_gradients, hidden=_elu(right_alpha))
+    composed = functools.partial(_composed, submission, right_alpha)
     for phrase, (mlp, x, dout, layers), changed in _networks(submission, rng):
         with case(phrase):
             mlp.forward(x)
-            try:
-                mlp.backward(dout)
-            except Failure as failure:
-                if len(layers) > 2 and _one_activation(submission, rng):
-                    failure.sentence = f"{ONE_ACTIVATION} ({failure.sentence})"
-                raise
-        first = mlp.grads()
+            mlp.backward(dout)
+        first, expected = mlp.grads(), right(x, layers, dout)
 
         def hypotheses(x=x, dout=dout, layers=layers):
             yield from composed(x, [layers], dout)
@@ -170,60 +162,32 @@ def network_gradient(submission, rng):
             if len({len(weight) for weight, _ in layers[:-1]}) == 1:
                 yield right(x, layers, dout, one=True), ONE_ACTIVATION
 
-        what = f"the gradient{phrase}"
-        expected, factors = right(x, layers, dout), batch_factors(len(x))
+        what, factors = f"the gradient{phrase}", batch_factors(len(x))
         _expect_gradients(what, first, expected, hypotheses, factors, layers=layers)
-        with case(follows=STATE_ROWS):  # in later steps
-            mlp.set(layers)
-            _expect_loss_gradients(submission, phrase, mlp, first, x, layers, right)
+        with case(f" in a second step{phrase}", follows=STATE_ROWS):
+            # A likely class of each sample: other rows judge an epsilon. Never the last class: who
+            # counts the classes in the targets is wrong without it.
             mlp.set(changed)
-            mlp.forward(x)
-            mlp.backward(dout)
-            again = functools.partial(composed, x, [layers, changed], dout)
-            what += ", in a step after a change of the parameters,"
-            _expect_gradients(what, mlp.grads(), right(x, changed, dout), again)
+            loss, probabilities = submission.cross_entropy(), mlp.forward(x)
+            y = np.eye(probabilities.shape[1])[probabilities[:, :-1].argmax(axis=1)]
+            loss.forward(probabilities, y)
+            through = loss.backward(probabilities, y)
+            mlp.backward(through)
+            expected = right(x, changed, y=y)
+
+            def again(x=x, first=first, steps=(layers, changed), expected=expected, dout=through):
+                follows = "follows from 'cross-entropy gradient'", "cross-entropy gradient"
+                yield right(x, steps[1], dout), *follows
+                summed = [
+                    (weight + dw, bias + db)
+                    for (weight, bias), (dw, db) in zip(expected, first, strict=True)
+                ]
+                yield summed, "is added to that of the first step: assign it, with ="
+                yield from composed(x, steps, dout)
+
+            what = "the gradient of the loss"
+            _expect_gradients(what, mlp.grads(), expected, again, (), LOSS_TOLERANCE)
     return []
-
-
-ONE_ACTIVATION = "one ELUModule is used for several layers, and keeps the input of the last only"
-
-
-def _one_activation(submission, rng):
-    """Whether the slopes of the last hidden layer are taken for all, where their sizes allow it."""
-    m, n, classes, samples = draw_sizes(rng, 4)
-    with contextlib.suppress(Failure):
-        mlp, x, dout, layers = draw_network(submission, rng, [m, n, n, classes], samples)
-        mlp.forward(x)
-        mlp.backward(dout)
-        slopes_of_last = reference.network_gradients(x, layers, dout, one=True)
-        return close(mlp.grads()[0][0], slopes_of_last[0][0], TOLERANCE)
-    return False
-
-
-def _expect_loss_gradients(submission, phrase, mlp, first, x, layers, right):
-    """Through the submission's own loss, where a wrong factor or sign may add to or cancel out.
-
-    It is a second step. first: the gradients of the first. right: the function that gives them.
-    """
-    # A likely class of each sample: other rows judge an epsilon. Never the last class: who counts
-    # the classes in the targets is wrong without it.
-    loss, probabilities = submission.cross_entropy(), mlp.forward(x)
-    y = np.eye(probabilities.shape[1])[probabilities[:, :-1].argmax(axis=1)]
-    loss.forward(probabilities, y)
-    mlp.backward(loss.backward(probabilities, y))
-    expected = right(x, layers, y=y)
-
-    def hypotheses():
-        yield (
-            [(w + v, b + c) for (w, b), (v, c) in zip(expected, first, strict=True)],
-            "what a second step gives is added to the gradient of the first: assign it, with =",
-        )
-        with contextlib.suppress(Failure):
-            through_loss = right(x, layers, submission.cross_entropy().backward(probabilities, y))
-            yield through_loss, "follows from 'cross-entropy gradient'", "cross-entropy gradient"
-
-    what = f"the gradient of the loss{phrase}"
-    _expect_gradients(what, mlp.grads(), expected, hypotheses, (), LOSS_TOLERANCE)
 
 
 def _expect_gradients(what, got, expected, hypotheses, factors=(), tolerance=TOLERANCE, layers=()):
