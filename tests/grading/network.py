@@ -29,7 +29,9 @@ def draw_network(submission, rng, sizes, samples):
     """An MLP with all parameters set, and x, dout and those parameters."""
     mlp, layers = submission.mlp(sizes), draw_layers(rng, sizes)
     mlp.set(layers)
-    return mlp, draw(rng, samples, sizes[0]), draw(rng, samples, sizes[-1]), layers
+    # Classes of different means: sums over many samples do not vanish by chance.
+    dout = draw(rng, samples, sizes[-1]) + np.arange(sizes[-1])
+    return mlp, draw(rng, samples, sizes[0]), dout, layers
 
 
 def _networks(submission, rng):
@@ -37,14 +39,14 @@ def _networks(submission, rng):
 
     The hidden layers of the first are of one size: see ONE_ACTIVATION.
     """
-    few, a, b, c, d, e = draw_sizes(rng, 6)
+    few, a, b, c, d = draw_sizes(rng, 5)
     for sizes, samples in (
         ([a, b, b, a], b),
         ([a, b], a),
         ([a, a, b, a, c], c),
         ([a, b, c, c], 1),
         ([a, b, 2], draw_many(rng)),
-        ([a, b, c, d, e, b], few),
+        ([a, c, c, c, d, b], few),
         ([values.PIXELS, int(rng.integers(65, 80)), values.CLASSES], few),
     ):
         with case("" if sizes[1:-1] else " without hidden layers"):
@@ -81,7 +83,7 @@ def _composed(submission, alpha, x, steps, dout=None):
     steps: the parameters of each step with the same modules, of which the last one counts.
     """
     with contextlib.suppress(Failure):
-        linear = [submission.linear(weight, bias) for weight, bias in steps[0]]
+        linear = [submission.linear(*pair) for pair in steps[0]]
         own = [] if alpha == 1 else [alpha]
         chain = [part for layer in linear for part in (layer, submission.elu(*own))]
         chain[-1] = submission.softmax()
@@ -104,40 +106,37 @@ def _composed(submission, alpha, x, steps, dout=None):
 def _alternatives(layers, alpha):
     """Networks with a common mistake: arguments of reference.network, and a sentence."""
     elu, softmax = reference.elu, reference.softmax
-    pairs = [
-        ({"last": lambda x: x}, "the softmax at the end is missing"),
-        ({"last": lambda x: softmax(elu(x))}, "there is an ELU before the softmax"),
-        ({"last": lambda x: softmax(softmax(x))}, "softmax twice"),
-        ({"last": elu}, "there is an ELU at the end instead of the softmax"),
-        ({"hidden": lambda x: x}, "no ELU after the hidden layers"),
-    ]
-    pairs += [({"hidden": _elu(alpha)}, f"its ELU has an alpha of {alpha:.4g}, and not 1")]
-    pairs += [({"skip": i}, f"no ELU after hidden layer {i + 1}") for i in range(len(layers) - 1)]
-    return pairs
+    yield {"last": lambda x: x}, "the softmax at the end is missing"
+    yield {"last": lambda x: softmax(elu(x))}, "there is an ELU before the softmax"
+    yield {"last": lambda x: softmax(softmax(x))}, "softmax twice"
+    yield {"last": elu}, "there is an ELU at the end instead of the softmax"
+    for i in range(len(layers) - 1):
+        yield {"skip": i}, f"no ELU after hidden layer {i + 1}"
+    yield {"hidden": lambda x: x}, "no ELU after the hidden layers"
+    yield {"hidden": _elu(alpha)}, f"its ELU has an alpha of {alpha:.4g}, and not 1"
+    by_size = {weight.shape: (weight, bias) for weight, bias in layers}
+    shared = [by_size[weight.shape] for weight, _ in layers]
+    yield {"layers": shared}, "layers of equal size are one and the same object"
 
 
 def network_output(submission, rng):
     """The probabilities of networks of several depths, and again after a change of parameters."""
     alpha, right = own_alpha(submission, rng)
+
+    def mistakes(x, layers):
+        yield from _composed(submission, right, x, [layers])
+        for change, sentence in _alternatives(layers, alpha):
+            yield reference.network(x, **{"layers": layers, **change}), sentence
+
     for phrase, (mlp, x, _, layers), changed in _networks(submission, rng):
-
-        def hypotheses(x=x, layers=layers):
-            yield from _composed(submission, right, x, [layers])
-            for change, sentence in _alternatives(layers, alpha):
-                yield reference.network(x, layers, **change), sentence
-            by_size = {weight.shape: (weight, bias) for weight, bias in layers}
-            shared = [by_size[weight.shape] for weight, _ in layers]
-            yield reference.network(x, shared), "layers of equal size are one and the same object"
-
-        before, after = (reference.network(x, each, _elu(right)) for each in (layers, changed))
-        what = "the output" + phrase
+        first, second = (reference.network(x, each, _elu(right)) for each in (layers, changed))
         with case(phrase):
-            got = mlp.forward(x)
-        expect(what, got, before, hypotheses(), tolerance=TOLERANCE)
-        mlp.set(changed)
-        copied = [(before, COPIED, "linear forward")]
-        expect(what, mlp.forward(x), after, copied, tolerance=TOLERANCE)
-    return [f"its ELU has an alpha of {alpha:.4g}: the assignment has 1"] if right != 1 else []
+            expect("the output", mlp.forward(x), first, mistakes(x, layers), tolerance=TOLERANCE)
+            mlp.set(changed)
+            copied = [(first, COPIED, "linear forward")]
+            expect("the output", mlp.forward(x), second, copied, tolerance=TOLERANCE)
+    if right != 1:
+        return [f"its ELU has an alpha of {alpha:.4g}: the assignment has 1"]
 
 
 ONE_ACTIVATION = "one ELUModule is used for several layers, and keeps the input of the last only"
@@ -145,53 +144,51 @@ ONE_ACTIVATION = "one ELUModule is used for several layers, and keeps the input 
 
 def network_gradient(submission, rng):
     """Every gradient for any dout, and then through the submission's loss with other parameters."""
-    alpha, right_alpha = own_alpha(submission, rng)
-    right = functools.partial(reference.network_gradients, hidden=_elu(right_alpha))
-    composed = functools.partial(_composed, submission, right_alpha)
+    alpha, own = own_alpha(submission, rng)
+    right = functools.partial(reference.network_gradients, hidden=_elu(own))
+
+    def mistakes(x, layers, dout):
+        yield from _composed(submission, own, x, [layers], dout)
+        for change, sentence in _alternatives(layers, alpha):
+            grads = reference.network_gradients(x, **{"layers": layers, "dout": dout, **change})
+            yield grads, f"as if {sentence}", "network output"
+        if len({len(weight) for weight, _ in layers[:-1]}) == 1:
+            yield right(x, layers, dout, one=True), ONE_ACTIVATION
+
+    def mistakes_of_loss(x, steps, dout, expected, first):
+        if dout.shape == (len(x), len(steps[1][-1][1])):
+            sentence = "follows from 'cross-entropy gradient'"
+            yield right(x, steps[1], dout), sentence, "cross-entropy gradient"
+        pairs = zip(expected, first, strict=True)
+        added = [(weight + dw, bias + db) for (weight, bias), (dw, db) in pairs]
+        yield added, "is added to the one of the first step: assign it, with ="
+        yield from _composed(submission, own, x, steps, dout)
+
     for phrase, (mlp, x, dout, layers), changed in _networks(submission, rng):
         with case(phrase):
             mlp.forward(x)
             mlp.backward(dout)
         first, expected = mlp.grads(), right(x, layers, dout)
-
-        def hypotheses(x=x, dout=dout, layers=layers):
-            yield from composed(x, [layers], dout)
-            for change, sentence in _alternatives(layers, alpha):
-                wrong = reference.network_gradients(x, layers, dout, **change)
-                yield wrong, f"as if {sentence}", "network output"
-            if len({len(weight) for weight, _ in layers[:-1]}) == 1:
-                yield right(x, layers, dout, one=True), ONE_ACTIVATION
-
-        what, factors = f"the gradient{phrase}", batch_factors(len(x))
+        hypotheses, factors = mistakes(x, layers, dout), batch_factors(len(x))
+        what = f"the gradient{phrase}"
         _expect_gradients(what, first, expected, hypotheses, factors, layers=layers)
         with case(f" in a second step{phrase}", follows=STATE_ROWS):
+            mlp.set(changed)
+            loss, out = submission.cross_entropy(), mlp.forward(x)
             # A likely class of each sample: other rows judge an epsilon. Never the last class: who
             # counts the classes in the targets is wrong without it.
-            mlp.set(changed)
-            loss, probabilities = submission.cross_entropy(), mlp.forward(x)
-            y = np.eye(probabilities.shape[1])[probabilities[:, :-1].argmax(axis=1)]
-            loss.forward(probabilities, y)
-            through = loss.backward(probabilities, y)
-            mlp.backward(through)
+            y = np.eye(out.shape[1])[out[:, :-1].argmax(axis=1)]
+            loss.forward(out, y)
+            dout = loss.backward(out, y)
+            mlp.backward(dout)
             expected = right(x, changed, y=y)
-
-            def again(x=x, first=first, steps=(layers, changed), expected=expected, dout=through):
-                follows = "follows from 'cross-entropy gradient'", "cross-entropy gradient"
-                yield right(x, steps[1], dout), *follows
-                summed = [
-                    (weight + dw, bias + db)
-                    for (weight, bias), (dw, db) in zip(expected, first, strict=True)
-                ]
-                yield summed, "is added to that of the first step: assign it, with ="
-                yield from composed(x, steps, dout)
-
-            what = "the gradient of the loss"
-            _expect_gradients(what, mlp.grads(), expected, again, (), LOSS_TOLERANCE)
-    return []
+            hypotheses = mistakes_of_loss(x, [layers, changed], dout, expected, first)
+            what, got = "the gradient of the loss", mlp.grads()
+            _expect_gradients(what, got, expected, hypotheses, tolerance=LOSS_TOLERANCE)
 
 
 def _expect_gradients(what, got, expected, hypotheses, factors=(), tolerance=TOLERANCE, layers=()):
-    """Compares all gradients. hypotheses: a function that yields gradients and a sentence.
+    """Compares all gradients. hypotheses: gradients, each with a sentence.
 
     layers: the parameters, where some of a weight may be added.
     """
@@ -199,7 +196,7 @@ def _expect_gradients(what, got, expected, hypotheses, factors=(), tolerance=TOL
         for j, name in enumerate(("weight", "bias")):
             if not close(got[i][j], layer[j], tolerance):
                 text = f"{what} with respect to the {name} of layer {i + 1} of {len(expected)}"
-                mistakes = [(grads[i][j], *sentence) for grads, *sentence in hypotheses()]
+                mistakes = [(grads[i][j], *sentence) for grads, *sentence in hypotheses]
                 if layers and name == "weight":
                     mistakes += multiple(got[i][j], layer[j], layers[i][j], DECAY)
                 expect(text, got[i][j], layer[j], mistakes, factors, tolerance)
@@ -211,28 +208,27 @@ RATES, STEPS = (1.0, 0.1, 0.01), 150
 def initialisation(submission, rng):
     """Fails only what cannot train, and what starts alike: any usual size of values is accepted."""
     m, n, classes = draw_sizes(rng, 3)
-    mlp = submission.mlp([m, n, n, n, classes])
+    mlp, loss = submission.mlp([m, n, n, n, classes]), submission.cross_entropy()
     layers = mlp.params()
-    for i, (weight, bias) in enumerate(layers):
-        if not (np.all(np.isfinite(weight)) and np.all(np.isfinite(bias))):
+    for i, layer in enumerate(layers):
+        if not all(np.all(np.isfinite(part)) for part in layer):
             raise Failure(f"layer {i + 1} of {len(layers)} has an initial value that is not finite")
     _check_it_trains(submission, rng)
     one, other = layers[1][0], layers[2][0]
     if np.ptp(one) and np.array_equal(one, other):
         sentence = "layers of equal size start with the same weights: a seed in a constructor?"
         raise Failure(sentence, follows=["network output"])
-    loss, batch = submission.cross_entropy(), values.draw_probabilities(rng, 3, 4)
-    x, dout = draw(rng, 3, m), draw(rng, 3, classes)
-    for module, method, args in (
-        (mlp, "forward", [x]),
-        (mlp, "backward", [dout]),
-        (loss, "forward", batch),
-        (loss, "backward", batch),
+    x, dout, batch = draw(rng, 3, m), draw(rng, 3, classes), values.draw_probabilities(rng, 3, 4)
+    for name, call in (
+        ("MLP.forward", lambda: mlp.forward(x)),
+        ("MLP.backward", lambda: mlp.backward(dout)),
+        ("CrossEntropyModule.forward", lambda: loss.forward(*batch)),
+        ("CrossEntropyModule.backward", lambda: loss.backward(*batch)),
     ):
-        if _sets_seed(submission, functools.partial(getattr(module, method), *args)):
-            raise Failure(f"{module.name}.{method} {SETS_SEED}")
-    seeded = _sets_seed(submission, functools.partial(submission.mlp, [m, classes]))
-    return [f"MLP {SETS_SEED}"] if seeded else []
+        if _sets_seed(submission, call):
+            raise Failure(f"{name} {SETS_SEED}")
+    if _sets_seed(submission, lambda: submission.mlp([m, classes])):
+        return [f"MLP {SETS_SEED}"]
 
 
 SETS_SEED = "sets NumPy's seed: what is drawn after it is the same every time"

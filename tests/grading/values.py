@@ -81,7 +81,6 @@ def linear_forward(submission, rng):
             (product + before[1], COPIED),
         ]
         expect("the output" + phrase, layer.forward(x), product + bias, hypotheses)
-    return []
 
 
 def weight_gradient(submission, rng):
@@ -95,7 +94,6 @@ def weight_gradient(submission, rng):
             *multiple(got, expected, weight, DECAY),
         ]
         expect("the weight gradient" + phrase, got, expected, hypotheses, batch_factors(len(x)))
-    return []
 
 
 def bias_gradient(submission, rng):
@@ -113,7 +111,6 @@ def bias_gradient(submission, rng):
             (expected * bias, "multiplied by the bias, which is not part of its gradient"),
         ]
         expect("the bias gradient" + phrase, got, expected, hypotheses, batch_factors(len(x)))
-    return []
 
 
 def input_gradient(submission, rng):
@@ -130,7 +127,6 @@ def input_gradient(submission, rng):
             (dout @ before[0], COPIED),
         ]
         expect("the input gradient" + phrase, got, expected, hypotheses, batch_factors(len(x)))
-    return []
 
 
 def batch_factors(samples):
@@ -178,10 +174,15 @@ def has_alpha(submission):
 def elu_value(submission, rng):
     """Both sides of 0, 0 itself, and every alpha that can be chosen."""
     for phrase, argument, alpha, x in _elu_cases(submission, rng):
-        got = submission.elu(argument).forward(x)
-        hypotheses = _elu_mistakes(x, alpha, got)
-        expect("the output" + phrase, got, reference.elu(x, alpha), hypotheses)
-    return []
+        got, right = submission.elu(argument).forward(x), reference.elu(x, alpha)
+        expect("the output" + phrase, got, right, _value_mistakes(x, alpha, right, got))
+
+
+def _value_mistakes(x, alpha, right, got):
+    if got.shape == x.shape:
+        mistakes = [*_other_functions(x, alpha), *_altered(x, alpha, right, got, alpha)]
+        for value, sentence, *_ in mistakes:
+            yield np.where(x == 0, got, value), sentence  # which may be on either side
 
 
 def elu_gradient(submission, rng):
@@ -196,35 +197,15 @@ def elu_gradient(submission, rng):
         if not close(got, np.where(x == 0, dout, dout * slope)):
             hypotheses = _slope_mistakes(x, alpha, slope, dout, got)
             expect("the gradient" + phrase, got, dout * slope, hypotheses)
-    return []
-
-
-CAST = "cast to int below 0: np.vectorize takes the dtype of all entries from the first"
-
-
-def _elu_mistakes(x, alpha, got):
-    if got.shape != x.shape:
-        return
-    right, lowest = reference.elu(x, alpha), got.flat[np.argmin(x)]
-    own = _own_alpha(x, got, np.expm1(np.minimum(x, 0)))
-    mistakes = [
-        (right, "wrong at x = 0 only"),
-        *_other_functions(x, alpha),
-        (reference.elu(x, own), f"that is the ELU with an alpha of {own:.3g}"),
-        (np.maximum(right, lowest), f"its input is clipped at {np.log1p(lowest / alpha):.3g}"),
-    ]
-    if x.flat[0] > 0:  # and a case before it began below 0
-        mistakes.append((np.where(x > 0, x, np.trunc(right)), CAST))
-    for value, sentence in mistakes:
-        yield np.where(x == 0, got, value), sentence  # many put 0 on the other side
 
 
 def _slope_mistakes(x, alpha, slope, dout, got):
     if got.shape != x.shape:
         return
-    out, exp, lowest = reference.elu(x, alpha), np.exp(x), (got / dout).flat[np.argmin(x)]
-    own = _own_alpha(x, got / dout, exp)
-    mistakes = [
+    yield slope, "dout is left out"
+    yield abs(dout) * slope, "the sign of dout is left out"
+    out, exp = reference.elu(x, alpha), np.exp(x)
+    sides = [  # what is taken for the slope above 0, and below
         (1, out, "the output instead of its derivative"),
         (1, x + alpha, "takes x + alpha for the output + alpha below 0"),
         (1, np.exp(out), "exp of the output instead of exp of the input"),
@@ -234,22 +215,29 @@ def _slope_mistakes(x, alpha, slope, dout, got):
         (0, slope, "0 instead of 1 above 0"),
         (exp, exp, "exp(x) above 0 too, where the slope is 1"),
         (alpha * exp, slope, "exp(x) above 0 too, where the slope is 1"),
-        (1, np.maximum(slope, lowest), f"the input is clipped at {np.log(lowest / alpha):.3g}"),
     ]
-    if x.flat[0] > 0:
-        mistakes.append((1, np.trunc(slope), CAST))
+    mistakes = [(np.where(x > 0, above, below), sentence) for above, below, sentence in sides]
     for function, sentence in _other_functions(x + 1j * reference.STEP, alpha):
-        derivative = function.imag / reference.STEP
         sentence = f"the derivative of another function: {sentence}"
-        mistakes.append((derivative, derivative, sentence, "ELU value"))
-    mistakes.append((1, own * exp, f"that of the ELU with an alpha of {own:.3g}", "ELU value"))
-    yield np.where(x == 0, got, dout * slope), "wrong at x = 0 only, where the slope is 1 or alpha"
-    yield slope, "dout is left out"
-    yield abs(dout) * slope, "the sign of dout is left out"
-    for above, below, sentence, *follows in mistakes:
-        value = np.where(x > 0, above, below)
+        mistakes.append((function.imag / reference.STEP, sentence, "ELU value"))
+    mistakes += _altered(x, alpha, slope, got / dout, 0)
+    for value, sentence, *follows in mistakes:
         yield np.where(x == 0, got, dout * value), sentence, *follows
         yield np.where(x == 0, got, value), f"dout is left out, and {sentence}"
+
+
+def _altered(x, alpha, right, got, offset):
+    """What a right value or slope may have become. It is alpha * exp(x) - offset below 0."""
+    lowest, one = np.argmin(x), np.argmin(np.abs(x + 1))
+    yield right, "wrong at x = 0 only"
+    if x.flat[0] > 0:  # and a case before it began below 0
+        cast = "cast to int below 0: np.vectorize takes the dtype of all entries from the first"
+        yield np.where(x > 0, right, np.trunc(right)), cast
+    low = np.log((got.flat[lowest] + offset) / alpha)
+    yield np.maximum(right, got.flat[lowest]), f"the input is clipped at {low:.3g}"
+    own = got.flat[one] / right.flat[one]
+    sentence = f"that of the ELU with an alpha of {own * alpha:.3g}"
+    yield np.where(x > 0, right, own * right), sentence, "ELU value"
 
 
 def _other_functions(x, alpha):
@@ -270,12 +258,6 @@ def _other_functions(x, alpha):
     yield np.where(above, alpha * (np.exp(x) - 1), x), "the two branches are exchanged"
     yield np.tanh(x), "that is tanh"
     yield x, "the input is passed on unchanged"
-
-
-def _own_alpha(x, got, factor):
-    """The alpha that makes `got` alpha times `factor` at one entry below 0."""
-    entry = np.argmin(np.abs(x + 1))
-    return got.flat[entry] / factor.flat[entry]
 
 
 # The softmax module
@@ -351,7 +333,6 @@ def softmax_gradient(submission, rng):
             sentence = "follows from 'softmax value': right for its output"
             hypotheses.insert(0, (of_own, sentence, "softmax value"))
         expect("the gradient" + phrase, got, expected, hypotheses, batch_factors(len(x)))
-    return []
 
 
 def _softmax_gradient_mistakes(y, dout):
@@ -432,7 +413,6 @@ def _check_epsilon(effective):
             )
     if np.isfinite(floor) and floor > 1e-19:
         return [f"adds or clips at an epsilon of about {floor:.1g}"]
-    return []
 
 
 def cross_entropy_value(submission, rng):
@@ -444,13 +424,12 @@ def cross_entropy_value(submission, rng):
         return np.exp(np.negative(losses))
 
     for phrase, x, y in _target_cases(rng):
-        with case(phrase):
-            got = submission.cross_entropy().forward(x, y)
-        got = got.reshape(()) if got.size == 1 else got
-        expected = np.array(reference.cross_entropy(x, y))
         mistakes, factors = _loss_mistakes(x, y)
-        mistakes = _or_epsilon(mistakes, got, expected, effective)
-        expect("the loss" + phrase, got, expected, mistakes, factors)
+        with case(phrase):
+            got, expected = submission.cross_entropy().forward(x, y), reference.cross_entropy(x, y)
+            got = got.reshape(()) if got.size == 1 else got
+            mistakes = _or_epsilon(mistakes, got, expected, effective)
+            expect("the loss", got, expected, mistakes, factors)
     return _check_epsilon(effective)
 
 
@@ -492,30 +471,23 @@ def cross_entropy_gradient(submission, rng):
         module.forward(*batch)
         return -1 / len(probabilities) / module.backward(*batch)[:, -1]
 
-    for phrase, x, y in _target_cases(rng):
+    cases = [(phrase, (x, y), x, y) for phrase, x, y in _target_cases(rng)]
+    _, _, x, y = cases[0]  # backward is given them: those of forward, if any, may be others
+    cases += [
+        (" after a forward of others: it ignores its arguments", (x[::-1], y[::-1]), x, y),
+        (" after a forward of fewer: it takes their number from there", (x[:-1], y[:-1]), x, y),
+        (" without a forward: all that it needs is in its arguments", (), x, y),
+    ]
+    for phrase, earlier, x, y in cases:
         module, expected = submission.cross_entropy(), reference.cross_entropy_gradient(x, y)
-        with case(phrase):
-            module.forward(x, y)
-            got = module.backward(x, y)
         mistakes, factors = _loss_gradient_mistakes(x, y)
-        mistakes = _or_epsilon(mistakes, got, expected, effective)
-        expect("the gradient" + phrase, got, expected, mistakes, factors)
-    _check_arguments_used(submission, x, y, expected)
+        with case(phrase):
+            if earlier:
+                module.forward(*earlier)
+            got = module.backward(x, y)
+            mistakes = _or_epsilon(mistakes, got, expected, effective)
+            expect("the gradient", got, expected, mistakes, factors)
     return _check_epsilon(effective)
-
-
-def _check_arguments_used(submission, x, y, expected):
-    """backward is given x and y: those of forward, if any, are not to be used instead."""
-    for earlier, sentence in (
-        ((x[::-1], y[::-1]), "after a forward of others: it ignores its arguments"),
-        ((x[:-1], y[:-1]), "after a forward of fewer samples: it takes their number from there"),
-        (None, "without a forward: all that it needs is in its arguments"),
-    ):
-        module = submission.cross_entropy()
-        if earlier:
-            module.forward(*earlier)
-        with case(f" {sentence}"):
-            expect("the gradient", module.backward(x, y), expected)
 
 
 def _loss_gradient_mistakes(x, y):
