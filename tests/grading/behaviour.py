@@ -12,17 +12,8 @@ import numpy as np
 
 from . import reference
 from .diagnosis import Failure, case, close, expect, largest_difference
-from .network import MODULE_ROWS, draw_layers
+from .network import ROWS, draw_layers
 from .values import draw, draw_logits, draw_probabilities, draw_sizes, probe
-
-# The rows about the values of a module: what is wrong there may be why it fails here.
-ROWS = {
-    "LinearModule": MODULE_ROWS[:4],
-    "ELUModule": MODULE_ROWS[4:6],
-    "SoftMaxModule": MODULE_ROWS[6:],
-    "CrossEntropyModule": ["cross-entropy value", "cross-entropy gradient"],
-    "MLP": ["network output", "network gradient"],
-}
 
 
 class Kind(namedtuple("Kind", "name fresh parameters arguments")):
@@ -40,6 +31,8 @@ class Kind(namedtuple("Kind", "name fresh parameters arguments")):
 
 def _kinds(submission, rng):
     m, n, classes, *sizes = draw_sizes(rng, 3) + draw_sizes(rng, 4)
+    linear = functools.partial(submission.fresh_linear, m, n)
+    mlp = functools.partial(submission.mlp, sizes)
 
     def plain(n_in, n_out):
         return lambda samples: ([draw(rng, samples, n_in)], [draw(rng, samples, n_out)])
@@ -47,20 +40,12 @@ def _kinds(submission, rng):
     def of_loss(samples):
         return 2 * (draw_probabilities(rng, samples, classes),)
 
-    def linear():
-        return submission.fresh_linear(m, n)
-
     return [
         Kind("LinearModule", linear, draw_layers(rng, [m, n]), plain(m, n)),
         Kind("ELUModule", submission.elu, [], plain(m, m)),
         Kind("SoftMaxModule", submission.softmax, [], plain(classes, classes)),
         Kind("CrossEntropyModule", submission.cross_entropy, [], of_loss),
-        Kind(
-            "MLP",
-            lambda: submission.mlp(sizes),
-            draw_layers(rng, sizes),
-            plain(sizes[0], sizes[-1]),
-        ),
+        Kind("MLP", mlp, draw_layers(rng, sizes), plain(sizes[0], sizes[-1])),
     ]
 
 
@@ -155,8 +140,7 @@ def stale_caches(submission, rng, kind):
         two.forward(*other[0])
         results |= _backward(one, last[1])
         _backward(two, other[1])
-        _same(results, expected, f"{name}: the {{}} is wrong")
-        _same(results | _grads(one), expected, f"{name}: the {{}} changes later")
+        _same(results | _grads(one), expected, f"{name}: the {{}} is wrong")
 
 
 @every_module
@@ -200,10 +184,10 @@ def numerically_stable(submission, rng, kind):
 # Rows of one magnitude and of several: the maximum has to be that of each row.
 EXTREME_LOGITS = np.array(
     [
-        [1000.0, 999.0, 998.5, -1000.0],
-        [-1000.0, -1001.0, -999.0, -998.0],
-        [1000.0, 0.0, -1000.0, 1.0],
-        [-1000.0, -1000.0, -1000.0, 1000.0],
+        [1000, 999, 998.5, -1000],
+        [-1000, -1001, -999, -998],
+        [1000, 0, -1000, 1],
+        [-1000] * 3 + [1000],
     ]
 )
 SUBTRACT = "subtract the maximum of each row before the exp?"
@@ -221,10 +205,8 @@ def _stable_softmax(submission, rng):
 
 
 def _stable_elu(submission, rng):
-    x, dout = (
-        np.array([[1000.0, 88.8, 710.0, 1.0], [-1000.0, -88.8, -710.0, -1.0]]),
-        np.ones((2, 4)),
-    )
+    x = np.array([[1000.0, 88.8, 710.0, 1.0], [-1000.0, -88.8, -710.0, -1.0]])
+    dout = np.ones_like(x)
     results = _run(submission.elu(), [x], [dout])
     _expect_finite("the ELU", results, x, "does exp overflow for large x, where it is not used?")
     right = {"output": reference.elu(x), "input gradient": reference.slope(reference.elu, x)}
@@ -249,13 +231,12 @@ def _stable_loss(submission, rng):
     batch = probe(np.array([1e-30]))
     results = _run(submission.cross_entropy(), batch, batch)
     _expect_finite("the loss at a probability of 1e-30", results, batch[0], "a division by 0?")
-    with contextlib.suppress(Failure):  # of a softmax that fails by itself
-        softmax, loss, y = submission.softmax(), submission.cross_entropy(), np.eye(4)[[1, 0, 2, 3]]
-        out = softmax.forward(EXTREME_LOGITS)
-        results = _run(loss, [out, y], [out, y])
-        results["dx"] = softmax.backward(results["input gradient"])
-        if not all(np.all(np.isfinite(value)) for value in results.values()):
-            return ["no floor: loss or gradient not finite where a probability underflows to 0"]
+    batch, finite = (reference.softmax(EXTREME_LOGITS), np.eye(4)[[1, 0, 2, 3]]), False
+    with contextlib.suppress(Failure):
+        results = _run(submission.cross_entropy(), batch, batch)
+        finite = all(np.all(np.isfinite(value)) for value in results.values())
+    if not finite:
+        return ["no floor: loss or gradient not finite where a probability underflows to 0"]
 
 
 def _stable_network(submission, rng):
@@ -318,9 +299,6 @@ def float64_kept(submission, rng, kind):
         for part, value in zip(("weight", "bias"), layer, strict=True):
             if value.dtype != np.float64 and part not in new.scalars:
                 raise Failure(f"{name}: params['{part}'] starts as {value.dtype}, not float64")
-    for part, value in _run(kind.make(), *kind.arguments(samples)).items():
-        if value.dtype.kind != "f" or value.dtype.itemsize < 8:
-            raise Failure(f"{name}: the {part} is {value.dtype} for float64 inputs")
     if not _differences(kind):  # which cost digits, and fail the row 'NumPy only'
         with case(follows=ROWS[name]):
             _check_precision(kind, samples)
