@@ -17,15 +17,18 @@ from .values import draw, draw_logits, draw_probabilities, draw_sizes, probe
 
 
 class Kind(namedtuple("Kind", "name fresh parameters arguments")):
-    """A kind of module: fresh() makes one, to which `parameters` can be given.
+    """A kind of module: fresh() makes one, which has other parameters than these, if any.
 
     arguments: a function that draws those of forward and of backward for a number of samples.
     """
 
     def make(self):
-        """One that has these parameters."""
-        module = self.fresh()
-        module.set(self.parameters)
+        return self.reset(self.fresh())
+
+    def reset(self, module):
+        """The module with these parameters."""
+        if self.parameters:
+            module.set(self.parameters)
         return module
 
 
@@ -116,7 +119,7 @@ def stale_caches(submission, rng, kind):
 
     def step(args):
         results = _run(used, *args)
-        used.set(kind.parameters)  # an update inside backward has a row of its own
+        kind.reset(used)  # an update inside backward has a row of its own
         return results
 
     sentence = f"{name}: in a second step, the {{}} still depends on the first"

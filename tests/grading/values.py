@@ -175,14 +175,8 @@ def elu_value(submission, rng):
     """Both sides of 0, 0 itself, and every alpha that can be chosen."""
     for phrase, argument, alpha, x in _elu_cases(submission, rng):
         got, right = submission.elu(argument).forward(x), reference.elu(x, alpha)
-        expect("the output" + phrase, got, right, _value_mistakes(x, alpha, right, got))
-
-
-def _value_mistakes(x, alpha, right, got):
-    if got.shape == x.shape:
-        mistakes = [*_other_functions(x, alpha), *_altered(x, alpha, right, got, alpha)]
-        for value, sentence, *_ in mistakes:
-            yield np.where(x == 0, got, value), sentence  # which may be on either side
+        hypotheses = _elu_mistakes(x, alpha, right, got, alpha, _other_functions(x, alpha))
+        expect("the output" + phrase, got, right, hypotheses)
 
 
 def elu_gradient(submission, rng):
@@ -200,12 +194,47 @@ def elu_gradient(submission, rng):
 
 
 def _slope_mistakes(x, alpha, slope, dout, got):
-    if got.shape != x.shape:
-        return
-    yield slope, "dout is left out"
-    yield abs(dout) * slope, "the sign of dout is left out"
+    if got.shape == x.shape:
+        yield slope, "dout is left out"
+        yield abs(dout) * slope, "the sign of dout is left out"
+        others = _other_slopes(x, alpha, slope)
+        mistakes = _elu_mistakes(x, alpha, slope, got / dout, 0, others)
+        for value, sentence, *follows in mistakes:
+            yield dout * value, sentence, *follows
+            yield np.where(x == 0, got, value), f"dout is left out, and {sentence}"
+
+
+def _elu_mistakes(x, alpha, right, got, offset, others):
+    """What the right value or slope, below 0 alpha * exp(x) - offset, may have become.
+
+    others: more mistakes. What is wrong elsewhere may be on either side at 0.
+    """
+    if got.shape == x.shape:
+        lowest, one = np.argmin(x), np.argmin(np.abs(x + 1))
+        low, own = np.log((got.flat[lowest] + offset) / alpha), got.flat[one] / right.flat[one]
+        mistakes = [
+            (right, "wrong at x = 0 only"),
+            *others,
+            (np.maximum(right, got.flat[lowest]), f"the input is clipped at {low:.3g}"),
+            (
+                np.where(x > 0, right, own * right),
+                f"that of the ELU with an alpha of {own * alpha:.3g}",
+                "ELU value",
+            ),
+        ]
+        if x.flat[0] > 0:  # and a case before it began below 0
+            mistakes.insert(1, (np.where(x > 0, right, np.trunc(right)), CAST))
+        for value, *sentence in mistakes:
+            yield np.where(x == 0, got, value), *sentence
+
+
+CAST = "cast to int below 0: np.vectorize takes the dtype of all entries from the first"
+
+
+def _other_slopes(x, alpha, slope):
+    """What is taken for the slope, and a sentence."""
     out, exp = reference.elu(x, alpha), np.exp(x)
-    sides = [  # what is taken for the slope above 0, and below
+    for above, below, sentence in (
         (1, out, "the output instead of its derivative"),
         (1, x + alpha, "takes x + alpha for the output + alpha below 0"),
         (1, np.exp(out), "exp of the output instead of exp of the input"),
@@ -215,29 +244,11 @@ def _slope_mistakes(x, alpha, slope, dout, got):
         (0, slope, "0 instead of 1 above 0"),
         (exp, exp, "exp(x) above 0 too, where the slope is 1"),
         (alpha * exp, slope, "exp(x) above 0 too, where the slope is 1"),
-    ]
-    mistakes = [(np.where(x > 0, above, below), sentence) for above, below, sentence in sides]
+    ):
+        yield np.where(x > 0, above, below), sentence
     for function, sentence in _other_functions(x + 1j * reference.STEP, alpha):
         sentence = f"the derivative of another function: {sentence}"
-        mistakes.append((function.imag / reference.STEP, sentence, "ELU value"))
-    mistakes += _altered(x, alpha, slope, got / dout, 0)
-    for value, sentence, *follows in mistakes:
-        yield np.where(x == 0, got, dout * value), sentence, *follows
-        yield np.where(x == 0, got, value), f"dout is left out, and {sentence}"
-
-
-def _altered(x, alpha, right, got, offset):
-    """What a right value or slope may have become. It is alpha * exp(x) - offset below 0."""
-    lowest, one = np.argmin(x), np.argmin(np.abs(x + 1))
-    yield right, "wrong at x = 0 only"
-    if x.flat[0] > 0:  # and a case before it began below 0
-        cast = "cast to int below 0: np.vectorize takes the dtype of all entries from the first"
-        yield np.where(x > 0, right, np.trunc(right)), cast
-    low = np.log((got.flat[lowest] + offset) / alpha)
-    yield np.maximum(right, got.flat[lowest]), f"the input is clipped at {low:.3g}"
-    own = got.flat[one] / right.flat[one]
-    sentence = f"that of the ELU with an alpha of {own * alpha:.3g}"
-    yield np.where(x > 0, right, own * right), sentence, "ELU value"
+        yield function.imag / reference.STEP, sentence, "ELU value"
 
 
 def _other_functions(x, alpha):
