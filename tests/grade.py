@@ -20,20 +20,19 @@ import os
 import secrets
 import signal
 import sys
-import time
 from multiprocessing import connection
 from pathlib import Path
 
 from grading import feedback, folder, runner
 from grading.checks import FAILED, ROWS
-from grading.delivery import Delivery
+from grading.delivery import submissions
 from grading.launch import MEMORY, die_with_parent
 from grading.worker import describe
 from tqdm import tqdm
 
 HEAD, TAIL = ["submission", "passed", "points", "out of"], ["seconds", "seed", "failed rows"]
 COLUMNS = [*HEAD, *(row.name for row in ROWS), *TAIL, "folder"]
-PATIENCE = 660.0  # seconds for one submission, whose own limits end it before
+PATIENCE = 660  # seconds for one submission, whose own limits end it before
 
 
 def main(argv=None):
@@ -56,45 +55,38 @@ def main(argv=None):
     args = parser.parse_args(argv)
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="backslashreplace")
-    with Interrupts() as interrupts:
+    with noted_signals() as signals:
         try:
-            todo = prepare(args)
+            names = prepare(args)
         except (OSError, ValueError) as error:
             parser.error(folder.printable(str(error)))
         try:
-            grade_all(args, todo, interrupts)
+            grade_all(args, names, signals)
         except OSError as error:
             print(f"the grades stop here: {folder.printable(str(error))}", file=sys.stderr)
             return 1
-        if interrupts.number:
+        if signals:
             print("interrupted: run the same command to continue", file=sys.stderr)
-            return 128 + interrupts.number
+            return 128 + signals[0]
         write_lines(args.csv, sorted(read_lines(args.csv)))
     return 0
 
 
-class Interrupts:
-    """Ctrl-C and SIGTERM become a number, and a byte in a pipe for which one can wait.
+@contextlib.contextmanager
+def noted_signals():
+    """The numbers of Ctrl-C and SIGTERM in a list, which grows as they come.
 
     An exception would be lost where it is raised in a hook of another library, as at a fork.
     """
-
-    def __enter__(self):
-        self.number, (self.reader, self.writer) = 0, multiprocessing.Pipe(duplex=False)
-        kinds = [
-            k for k in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(k) != signal.SIG_IGN
-        ]
-        self.before = {kind: signal.signal(kind, self.note) for kind in kinds}
-        return self
-
-    def note(self, number, frame):
-        if not self.number:
-            self.number = number
-            self.writer.send_bytes(b"!")
-
-    def __exit__(self, *_):
-        for kind, before in self.before.items():
-            signal.signal(kind, before)
+    noted, before = [], {}
+    for kind in (signal.SIGINT, signal.SIGTERM):
+        if signal.getsignal(kind) != signal.SIG_IGN:
+            before[kind] = signal.signal(kind, lambda number, frame: noted.append(number))
+    try:
+        yield noted
+    finally:
+        for kind, handler in before.items():
+            signal.signal(kind, handler)
 
 
 def prepare(args):
@@ -111,14 +103,14 @@ def prepare(args):
     if args.reports and args.gradescope and args.reports.resolve() == args.gradescope.resolve():
         raise ValueError("--reports and --gradescope need two folders")
     args.weights = feedback.read_weights(args.weights) if args.weights else {}
-    args.delivery = Delivery(args.submissions)
-    if args.delivery.strays:
-        names = ", ".join(map(folder.printable, args.delivery.strays))
+    found, strays = submissions(args.submissions)
+    if strays:
+        names = ", ".join(map(folder.printable, strays))
         print(f"belongs to no submission: {names}", file=sys.stderr)
     lines = read_lines(args.csv)
     done = {line[0]: line for line in lines}
     again = {in_cell(folder.printable(name)) for name in args.regrade}
-    names = {in_cell(folder.printable(name)): name for name in sorted(args.delivery.entries)}
+    names = {in_cell(folder.printable(name)): name for name in sorted(found)}
     if unknown := again - set(names):
         raise ValueError(f"--regrade {min(unknown)}: there is no such submission")
     for path in (args.reports, args.gradescope):
@@ -131,22 +123,21 @@ def prepare(args):
     return [name for cell, name in names.items() if cell in again or cell not in done]
 
 
-def grade_all(args, names, interrupts):
+def grade_all(args, names, signals):
     """Grades the submissions, several at a time, and adds the line of each to the CSV."""
-    names, running = names[::-1], {}
+    names, running = names[::-1], {}  # by a pipe: the name, and the process that answers there
     tqdm.monitor_interval = 0  # no thread, so that processes can be forked
     # Line buffered, so that an interrupted run keeps what it has.
-    file = open(args.csv, "a", newline="", encoding="utf-8", buffering=1)  # noqa: SIM115
-    with file, tqdm(total=len(names), unit="submission") as bar:
+    with (
+        open(args.csv, "a", newline="", encoding="utf-8", buffering=1) as file,
+        tqdm(total=len(names), unit="submission") as bar,
+    ):
         try:
-            while (names or running) and not interrupts.number:
+            while (names or running) and not signals:
                 while names and len(running) < max(args.jobs, 1):
-                    reader, *rest = start(args, names.pop())
-                    running[reader] = rest
-                ready = connection.wait([*running, interrupts.reader], timeout=1)
-                ready += [r for r, (*_, until) in running.items() if time.monotonic() > until]
-                for reader in set(ready) & set(running):
-                    name, process, _ = running.pop(reader)
+                    start(args, names.pop(), running)
+                for reader in connection.wait(running, timeout=0.2):
+                    name, process = running.pop(reader)
                     report = result(args, name, reader, process)
                     write_reports(args, name, report)
                     csv.writer(file).writerow(line(name, report))
@@ -155,27 +146,23 @@ def grade_all(args, names, interrupts):
                     if report["note"].startswith("taken"):
                         bar.write(f"    {report['note']}")
         finally:
+            processes = [process for _, process in running.values()]
             for _ in range(20):  # again, for a process that still starts loses the signal
-                for process in [
-                    process for _, process, _ in running.values() if process.is_alive()
-                ]:
+                for process in filter(multiprocessing.Process.is_alive, processes):
                     process.terminate()
                     process.join(0.5)
-            for _, process, _ in running.values():
+            for process in processes:
                 process.kill()
                 process.join()
 
 
-def start(args, name):
-    """A process that grades one submission, so that no submission can end all of this.
-
-    Returns the end of a pipe where its answer comes, the name, the process, and its last moment.
-    """
+def start(args, name, running):
+    """Starts a process that grades one submission, so that no submission can end all of this."""
     reader, writer = multiprocessing.Pipe(duplex=False)
     process = multiprocessing.get_context("fork").Process(target=work, args=(args, name, writer))
     process.start()
     writer.close()
-    return reader, name, process, time.monotonic() + PATIENCE
+    running[reader] = name, process
 
 
 def work(args, name, writer):
@@ -186,17 +173,18 @@ def work(args, name, writer):
         resource.setrlimit(resource.RLIMIT_AS, (2 * MEMORY, 2 * MEMORY))  # an archive may be a bomb
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the first process ends this one
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    path = folder.printable(name)
+    signal.alarm(PATIENCE)
+    path, sentence = folder.printable(name), None
     try:
-        report = runner.grade(path, args.seed, args.sandbox, args.delivery.files(name))
+        found, _ = submissions(args.submissions)  # anew: in a zip, processes would share a place
+        report = runner.grade(path, args.seed, args.sandbox, found[name]())
     except KeyboardInterrupt:
         return
     except OSError as error:
         sentence = f"it is not read: {error.strerror or error}"
-        report = runner.not_graded(path, sentence, args.seed)
     except Exception as error:  # too many processes, say
         sentence = f"it could not be graded: the grader {describe(error)}"
-        report = runner.not_graded(path, sentence, args.seed)
+    report = runner.not_graded(path, sentence, args.seed) if sentence else report
     writer.send_bytes(json.dumps(report).encode())
 
 

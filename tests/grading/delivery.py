@@ -1,106 +1,92 @@
 """What a learning platform delivers, a folder or a zip, and the submissions in it."""
 
-import functools
 import os
 import re
 from collections import defaultdict
-from pathlib import Path
+from functools import partial
 
-from .folder import PASSED_OVER, ROLE, files_in, listed, open_file, zip_members
+from .folder import LINK, PASSED_OVER, ROLE, files_in, listed, open_file, zip_members
 
 # Loose files that may be all that somebody has handed in; others say nothing about whose they are.
 WORK = (".py", ".py.txt", ".ipynb", ".rar", ".7z", ".tar", ".gz", ".tgz")
 
 
-class Delivery:
-    """The submissions by name: every folder, every archive, and loose files with a common prefix.
+def submissions(path):
+    """Functions that give the files of each submission by its name, as folder.py has them; and the
+    entries that belong to none. Raises an OSError where there are no submissions.
 
-    strays: the entries that belong to none. Raises an OSError where there are no submissions.
+    A submission is a folder, an archive, or loose files with a common prefix.
     """
-
-    def __init__(self, path):
-        self.path, self.root, self.is_zip = Path(path), "", not os.path.isdir(path)
-        entries = self._zip_entries() if self.is_zip else self._folder_entries()
-        self.entries, self.strays = _submissions(entries)
-        if not self.entries:
-            raise OSError(f"{path} has no submissions: found {listed(entries)}")
-
-    def _folder_entries(self):
-        # Links to folders too: they are refused, and the line says so.
-        return {entry.name: entry.is_dir() for entry in os.scandir(self.path)}
-
-    def _zip_entries(self):
-        try:
-            paths = [p for p in zip_members(self.path) if p.split("/")[0] not in PASSED_OVER]
-        except OSError as error:
-            raise OSError(f"{self.path} is not read: {error}") from None
-        tops = _tops(paths)
-        if len(tops) == 1 and all(tops.values()):  # one folder around all of them, perhaps
-            (root,) = tops
-            inside = _tops([path.removeprefix(f"{root}/") for path in paths])
-            if len(_submissions(inside)[0]) > 1 and not _is_one(inside):
-                self.root, tops = f"{root}/", inside
-        return tops
-
-    def files(self, name):
-        """The files of a submission, as folder.py has them."""
-        entries = self.entries[name]
-        parts = self._in_zip(entries) if self.is_zip else self._in_folder(entries)
-        # A folder that is all of a submission is no part of the paths in it.
-        return {
-            (path if path and len(entries) == 1 else f"{entry}/{path}".rstrip("/")): function
-            for entry, files in parts
-            for path, function in files.items()
-        }
-
-    def _in_folder(self, entries):
-        for entry in entries:
-            path = self.path / entry
-            if path.is_symlink():
-                raise OSError("it is a link, and links are not followed")
-            yield (
-                entry,
-                files_in(path) if path.is_dir() else {"": functools.partial(open_file, path)},
-            )
-
-    def _in_zip(self, entries):
-        opened = {
-            path.removeprefix(self.root): file for path, file in zip_members(self.path).items()
-        }
-        for entry in entries:
-            inside = [path for path in opened if f"{path}/".startswith(f"{entry}/")]
-            yield entry, {path.removeprefix(entry).lstrip("/"): opened[path] for path in inside}
+    entries = _in_folder(path) if os.path.isdir(path) else _in_zip(path)
+    found, strays = _grouped(entries)
+    if not found:
+        raise OSError(f"{path} has no submissions: found {listed(entries)}")
+    return {name: partial(_files, entries, names) for name, names in found.items()}, strays
 
 
-def _tops(paths):
-    """The first names of paths, and whether each is a folder."""
-    tops = {}
-    for path in paths:
-        top, slash, _ = path.partition("/")
-        tops[top] = bool(slash)
-    return tops
+def _files(entries, names):
+    # A folder that is all of a submission is no part of the paths in it.
+    return {
+        (path if path and len(names) == 1 else f"{name}/{path}".rstrip("/")): function
+        for name in names
+        for path, function in entries[name][1]().items()
+    }
 
 
-def _submissions(entries):
-    """The entries of each submission by its name, and those that belong to none."""
+# Entries are pairs by name: whether it is a folder, and a function that gives its files by their
+# paths in it; that of a file is empty.
+
+
+def _in_folder(path):
+    return {entry.name: (entry.is_dir(), partial(_entry, entry)) for entry in os.scandir(path)}
+
+
+def _entry(entry):
+    if entry.is_symlink():
+        raise OSError(LINK)
+    return files_in(entry.path) if entry.is_dir() else {"": partial(open_file, entry.path)}
+
+
+def _in_zip(path):
+    try:
+        files = zip_members(path)
+    except OSError as error:
+        raise OSError(f"{path} is not read: {error}") from None
+    files = {name: files[name] for name in files if name.split("/")[0] not in PASSED_OVER}
+    entries = _by_first_name(files)
+    if len(entries) == 1 and all(is_folder for is_folder, _ in entries.values()):
+        inside = _by_first_name({name.partition("/")[2]: files[name] for name in files})
+        if len(_grouped(inside)[0]) > 1 and not _is_one(inside):  # one folder around all of them
+            return inside
+    return entries
+
+
+def _by_first_name(files):
+    entries = defaultdict(dict)
+    for path, function in files.items():
+        first, _, rest = path.partition("/")
+        entries[first][rest] = function
+    return {first: ("" not in inner, inner.copy) for first, inner in entries.items()}
+
+
+def _grouped(entries):
+    """The names of the entries of each submission, and of those that belong to none."""
     found, strays = defaultdict(list), []
-    loose = sorted(name for name, is_folder in entries.items() if not is_folder)
-    prefixes = _prefixes(loose)
-    own = _is_one(loose)
+    loose = sorted(name for name, (is_folder, _) in entries.items() if not is_folder)
+    prefixes, own = _prefixes(loose), _is_one(loose)
     for name in sorted(entries):
         prefix = next((p for p in prefixes if name.startswith(p)), None)
-        stem = re.sub(r"(\.tar|\.py)?\.\w+$", "", name)
-        if name in PASSED_OVER or (name.startswith(".") and not entries[name]):
+        if name in PASSED_OVER or (name.startswith(".") and name in loose):
             continue
-        if entries[name]:
+        if name not in loose:
             found[name].append(name)
         elif prefix:
             found[prefix.rstrip("_- ")].append(name)
         elif name.lower().endswith(".zip") or (name.lower().endswith(WORK) and not own):
-            found[stem].append(name)
+            found[re.sub(r"(\.tar|\.py)?\.\w+$", "", name)].append(name)
         else:
             strays.append(name)
-    return dict(found), strays
+    return found, strays
 
 
 def _is_one(names):

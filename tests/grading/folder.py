@@ -11,7 +11,7 @@ import os
 import re
 import stat
 import zipfile
-from collections import defaultdict, namedtuple
+from collections import namedtuple
 
 from . import notebook
 from .worker import FILES
@@ -66,9 +66,12 @@ def files_in(folder):
     }
 
 
+LINK = "it is a link, and links are not followed"
+
+
 def open_file(path):
-    if stat.S_ISLNK(os.lstat(path).st_mode):
-        raise OSError("it is a link, and links are not followed")
+    if os.path.islink(path):
+        raise OSError(LINK)
     # O_NONBLOCK, for a pipe would keep us waiting.
     file = open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb")  # noqa: SIM115
     if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
@@ -81,30 +84,27 @@ def take(files):
     """What is graded of a submission's files: those of modules.py, of mlp_numpy.py, and of what
     they may import, if it is plain which files these are."""
     files, unopened = _unpack(files)
-    places = defaultdict(lambda: defaultdict(list))
-    for path in sorted(files):
-        folder, _, name = path.rpartition("/")
-        if match := ROLE.fullmatch(name):
-            places[folder][match["role"].lower()].append(path)
-    # The most probable one first: with both files, then the least deep.
-    ranked = sorted(
-        ("mlp_numpy" not in roles, folder.count("/") + bool(folder), folder)
-        for folder, roles in places.items()
-        if "modules" in roles
-    )
-    if not ranked:
+    matches = {path: ROLE.fullmatch(os.path.basename(path)) for path in sorted(files)}
+    roles = {path: match["role"].lower() for path, match in matches.items() if match}
+    both = {os.path.dirname(path) for path, role in roles.items() if role == "mlp_numpy"}
+    # The most probable folder first: with both files, then the least deep.
+    ranks = {
+        os.path.dirname(path): (os.path.dirname(path) not in both, path.count("/"))
+        for path, role in roles.items()
+        if role == "modules"
+    }
+    if not ranks:
         return _take_notebook(files, unopened)
-    place = ranked[0][2]
-    others = [folder for *rank, folder in ranked[1:] if rank == list(ranked[0][:2])]
+    place, *others = [folder for folder in ranks if ranks[folder] == min(ranks.values())]
     chosen, errors = {}, {}
     for role in FILES:
-        paths = places[place][role] or [p for roles in places.values() for p in roles[role]]
-        exact = os.path.join(place, f"{role}.py")
-        paths = [exact] if exact in paths else paths
-        paths += [p for folder in others for p in places[folder][role]]
+        every = [path for path in roles if roles[path] == role]
+        paths = [path for path in every if os.path.dirname(path) in (place, *others)] or every
+        if (exact := os.path.join(place, f"{role}.py")) in paths:
+            paths = [exact, *(path for path in paths if os.path.dirname(path) in others)]
         if not paths:
             errors[role] = f"there is no {role}.py: found {listed(files, unopened)}"
-        elif len(paths) > 1 and len({_read(files[path])[0] for path in paths} - {None}) > 1:
+        elif len({_read(files[path])[0] for path in paths} - {None}) > 1:
             errors[role] = f"it is not plain which is {role}.py: found {listed(paths)}"
         else:
             chosen[role] = paths[0]
@@ -142,14 +142,14 @@ def _take_notebook(files, unopened):
     error = f"there is no modules.py: found {listed(files, unopened)}"
     paths = [path for path in files if path.endswith(".ipynb")]
     if len(paths) == 1:
-        data, reason = _read(files[paths[0]])
+        data, problem = _read(files[paths[0]])
+        place, note = os.path.dirname(paths[0]) or ".", f"taken: the code of {listed(paths)}"
         try:
-            if data is None:
-                raise ValueError(reason)
-            note = f"taken: the code of {listed(paths)}"
-            return Taken(notebook.sources(data), {}, os.path.dirname(paths[0]) or ".", note)
-        except ValueError as problem:
-            error = f"there is no modules.py, and {listed(paths)} does not do: {problem}"
+            if data is not None:
+                return Taken(notebook.sources(data), {}, place, note)
+        except ValueError as unclear:
+            problem = unclear
+        error = f"there is no modules.py, and {listed(paths)} does not do: {problem}"
     return Taken({}, {"modules": error})
 
 

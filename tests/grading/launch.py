@@ -1,6 +1,6 @@
 """Starts worker.py in a process that may do little.
 
-    python -I -B launch.py WORKER PACKAGES SANDBOX USER PROCESSES
+    python -I -B launch.py WORKER PACKAGES USER PROCESSES
 
 NumPy is in the folder PACKAGES. Root has no limit of processes, so root becomes the USER, who has
 nothing else.
@@ -16,20 +16,20 @@ import types
 
 MEMORY, FILE_SIZE = 2 << 30, 64 << 20  # bytes
 SECONDS = 120  # of processor time of one process: a net under the grader's own limits
-READ_ALL = 1 << 2  # CAP_DAC_READ_SEARCH
+READ_ALL = 1 << 1  # CAP_DAC_OVERRIDE, which the root of a container has too
 
 
-def main(worker, packages, sandbox, user, processes):
+def main(worker, packages, user, processes):
     import resource  # here, for only Unix has it
 
-    die_with_parent()
     root = os.getuid() == 0 and sys.platform == "linux"
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(38, 1, 0, 0, 0)  # PR_SET_NO_NEW_PRIVS: no sudo
         refuse_calls()
     if root:
         with contextlib.suppress(OSError):  # where this root has one user only, under whom it runs
-            become(int(user), 0 if sandbox == "True" else READ_ALL)
+            become(int(user))
+    die_with_parent()  # not sooner: to become another user undoes it
     limits = {
         resource.RLIMIT_AS: MEMORY,
         resource.RLIMIT_FSIZE: FILE_SIZE,
@@ -53,21 +53,24 @@ def main(worker, packages, sandbox, user, processes):
     space["main"]()
 
 
-def become(user, rights):
-    """Turns root into another user, who keeps only these rights."""
+def become(user):
+    """Turns root into another user, who keeps only the right to read any file."""
     libc = ctypes.CDLL(None, use_errno=True)
     libc.prctl(8, 1)  # PR_SET_KEEPCAPS
     os.setgroups([])
     os.setresgid(user, user, user)
     os.setresuid(user, user, user)
-    set_rights(rights)
-    die_with_parent()  # which the change has undone
+    set_rights(READ_ALL)
 
 
 def set_rights(rights):
+    """Leaves this process these rights at most, or none where it does not have them."""
     version_and_process = (ctypes.c_uint32 * 2)(0x20080522, 0)
-    if ctypes.CDLL(None).capset(version_and_process, (ctypes.c_uint32 * 6)(rights, rights, 0)):
-        raise SystemExit("root keeps its rights")
+    for left in (rights, 0):
+        words = (ctypes.c_uint32 * 6)(left, left, 0)
+        if ctypes.CDLL(None).capset(version_and_process, words) == 0:
+            return
+    raise SystemExit("root keeps its rights")
 
 
 def open_hidden_folders():

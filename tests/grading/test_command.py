@@ -11,8 +11,7 @@ from mutants import wrong
 
 from grading import runner
 from grading.checks import ROWS
-from grading.helpers import CAN_FAIL, RIGHT, failed, listing, mutant, on_top, run_rows, write
-from grading.submission import Submission
+from grading.helpers import CAN_FAIL, RIGHT, failed, grade, listing, mutant, on_top, run_row, write
 
 ROOT = Path(__file__).parents[2]
 
@@ -30,54 +29,47 @@ def pytest_run(*arguments, cwd=ROOT):
     )
 
 
-@pytest.fixture
-def hostile(tmp_path):
-    """A right submission among files that give themselves away when they are run."""
-    trap = f"open({str(tmp_path / 'sprung')!r}, 'w').close()\nraise SystemExit('sprung')\n"
-    folder = write(tmp_path / "submission", RIGHT)
+def with_traps(folder, sources):
+    """A submission among files that give themselves away when they are run."""
+    trap = f"open({str(folder.parent / 'sprung')!r}, 'w').close()\nraise SystemExit('sprung')\n"
     traps = ("conftest.py", "test_submission.py", "test_own.py", "sitecustomize.py", "numpy.py")
     traps += ("json.py", "setup.py", "__init__.py", "cifar10_utils.py", "pytest.py")
-    write(folder, dict.fromkeys(traps, trap))
+    write(folder, sources | dict.fromkeys(traps, trap))
     (folder / "pytest.ini").write_text("[pytest]\naddopts = --collect-only -p no_such_plugin\n")
     (folder / "pyproject.toml").write_text("[tool.pytest.ini_options]\naddopts = '--version'\n")
     return folder
 
 
-def test_nothing_else_of_a_submission_is_run_and_remarks_leave_exit_status_0(hostile):
-    before = listing(hostile)
-    written = hostile / "report.json", hostile / "results.json"
-    files = ["--report", written[0], "--gradescope", written[1]]
-    # The files are there already the second time.
-    for option, cwd in (([f"--submission={hostile}"], ROOT), (["--submission", hostile], None)):
-        process = pytest_run(ROOT / "tests", *option, *files, cwd=cwd or hostile.parent)
-        assert process.returncode == 0, process.stdout + process.stderr
-        assert f"{len(ROWS)} passed" in process.stdout
-        assert "numerically stable      remark" in process.stdout
-    assert not (hostile.parent / "sprung").exists()
-    for path in written:
-        path.unlink()
-    assert listing(hostile) == before
+def test_nothing_else_of_a_submission_is_run_and_remarks_leave_exit_status_0(tmp_path):
+    folder = with_traps(tmp_path / "submission", RIGHT)
+    files = ["--report", folder / "report.json", "--gradescope", folder / "results.json"]
+    for path in files[1::2]:
+        path.touch()
+    before = set(listing(folder))
+    process = pytest_run(ROOT / "tests", "--submission", folder, *files, cwd=tmp_path)
+    assert process.returncode == 0, process.stdout + process.stderr
+    assert f"{len(ROWS)} passed" in process.stdout
+    assert "numerically stable      remark" in process.stdout
+    assert not (tmp_path / "sprung").exists() and set(listing(folder)) == before
 
 
 def test_failing_submission_gets_a_table_reports_and_exit_status_1(tmp_path):
     wrong_rows = {"bias gradient", "network gradient"}
-    sources = wrong.sources(mutant("bias gradient averaged"))
-    write(tmp_path / "real", sources)
+    with_traps(tmp_path / "real", wrong.sources(mutant("bias gradient averaged")))
     folder = tmp_path / "submission"  # the grader's own link is followed
     folder.symlink_to(tmp_path / "real")
     files = ["--report", tmp_path / "report.json", "--gradescope", tmp_path / "results.json"]
     (tmp_path / "weights.csv").write_text("row,points\nbias gradient,4\n")
     files += ["--weights", tmp_path / "weights.csv"]
     process = pytest_run("tests", f"--submission={folder}", *files, "--seed", "5")
-    assert process.returncode == 1
+    assert process.returncode == 1 and not (tmp_path / "sprung").exists()
     assert "bias gradient           FAILED" in process.stdout
     assert "the bias gradient is 1/S of the right one: averaged" in process.stdout
     assert f"collected {len(ROWS)} items" in process.stdout and "seed 5" in process.stdout
 
     report = json.loads((tmp_path / "report.json").read_text())
     assert failed(report) == wrong_rows
-    assert report["submission"] == str(folder) and report["passed"] is False
-    assert report["seed"] == 5
+    assert (report["submission"], report["passed"], report["seed"]) == (str(folder), False, 5)
 
     results = json.loads((tmp_path / "results.json").read_text())
     assert [test["name"] for test in results["tests"]] == [row.name for row in ROWS]
@@ -90,25 +82,20 @@ def test_failing_submission_gets_a_table_reports_and_exit_status_1(tmp_path):
     assert "18 of 22 points" in process.stdout
 
 
-def test_same_seed_gives_the_same_numbers_and_another_one_others():
+def test_same_seed_gives_the_same_numbers_and_another_one_others(tmp_path):
     sources = wrong.sources(mutant("bias gradient averaged"))
 
     def got(seed):
-        return run_rows(sources, seed)["bias gradient"]["got"]
+        return run_row("bias gradient", sources, seed=seed)["got"]
 
     assert got(5) == got(5) != got(6)
-
-
-def test_seed_differs_where_none_is_given(tmp_path):
     assert runner.grade(tmp_path)["seed"] != runner.grade(tmp_path)["seed"]
 
 
-@pytest.mark.parametrize("option", [None, "--report", "--gradescope", "--weights"])
+@pytest.mark.parametrize("option", ["--submission=no/such/folder", "--report", "--weights"])
 def test_unusable_folder_is_a_usage_error(option):
-    arguments = ["--submission=no/such/folder"]
-    if option:
-        arguments = ["--submission=.", option, "no/such/folder/report.json"]
-    process = pytest_run("tests", *arguments)
+    given = [] if "=" in option else ["--submission=.", "no/such/folder/report.json"]
+    process = pytest_run("tests", option, *given[::-1])
     assert process.returncode == pytest.ExitCode.USAGE_ERROR
     assert "o such f" in process.stderr and "Traceback" not in process.stderr
 
@@ -126,8 +113,8 @@ def test_control_characters_reach_neither_terminal_nor_files(tmp_path):
 
 
 def test_not_finite_numbers_are_written_as_valid_json(tmp_path):
-    submission = Submission(wrong.sources(mutant("no maximum subtracted")))
-    runner.save_json(runner.report(tmp_path, submission), tmp_path / "report.json")
+    report = grade(tmp_path, wrong.sources(mutant("no maximum subtracted")))
+    runner.save_json(report, tmp_path / "report.json")
 
     def refuse(name):
         raise ValueError(f"{name} is not JSON")

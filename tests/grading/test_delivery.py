@@ -7,7 +7,7 @@ import zipfile
 import pytest
 
 from grading import folder
-from grading.delivery import Delivery
+from grading.delivery import submissions
 from grading.helpers import RIGHT, write
 
 MODULES, MLP = RIGHT["modules.py"], RIGHT["mlp_numpy.py"]
@@ -33,6 +33,7 @@ def pack(path, files, links=()):
 
 # The files of a folder SUBMISSIONS, the name of the submission in it, and where its files were.
 PLAIN = {"modules.py": MODULES, "mlp_numpy.py": MLP}
+NOT_OWN = (".venv/lib", "venv", "site-packages", ".ipynb_checkpoints", "__MACOSX", ".git")
 TAKEN = {
     "folder": ({f"ann/{name}": text for name, text in PLAIN.items()}, "ann", "."),
     "deeper": ({f"ann/a/b/{name}": text for name, text in PLAIN.items()}, "ann", "a/b"),
@@ -46,6 +47,22 @@ TAKEN = {
     "twice the same": ({f"ann/{i}/{n}": t for i in "ab" for n, t in PLAIN.items()}, "ann", "a"),
     "exact": ({f"ann/{n}": t for n, t in PLAIN.items()} | {"ann/modules (1).py": ""}, "ann", "."),
     "backups": ({f"ann/{n}": t for n, t in PLAIN.items()} | {"ann/old/modules.py": ""}, "ann", "."),
+    "not own": (
+        {f"ann/{place}/{name}": "" for place in NOT_OWN for name in PLAIN}
+        | {f"ann/work/code/{name}": text for name, text in PLAIN.items()},
+        *("ann", "work/code"),
+    ),
+    # The place with both files is taken, then the less deep one.
+    "places": (
+        {"ann/modules.py": ""}
+        | {f"ann/new/{name}": text for name, text in PLAIN.items()}
+        | {f"ann/new/old/{name}": "" for name in PLAIN},
+        *("ann", "new"),
+    ),
+    "very deep": (
+        {"/".join(["ann", *["d"] * 900, name]): text for name, text in PLAIN.items()},
+        *("ann", "/".join(["d"] * 900)),
+    ),
     "notebook": ({"ann/lab.ipynb": notebook(*CELLS)}, "ann", "."),
     "written by a notebook": (
         {"ann.ipynb": notebook(*(f"%%writefile {name}\n{text}" for name, text in PLAIN.items()))},
@@ -67,9 +84,9 @@ def test_what_is_plain_is_taken(tmp_path, way, packed):
         around = "" if packed == "zip of all" else "export/"
         all_files = {around + name: text for name, text in (files | {"zoe/x": ""}).items()}
         path = pack(tmp_path / "all.zip", all_files)
-    delivery = Delivery(path)
-    assert set(delivery.entries) - {"zoe"} == {name}
-    taken = folder.take(delivery.files(name))
+    found, _ = submissions(path)
+    assert set(found) - {"zoe"} == {name}
+    taken = folder.take(found[name]())
     assert taken.errors == {} and taken.place == place
     assert {"modules.py", "mlp_numpy.py"} <= set(taken.sources)
     if "notebook" not in way:
@@ -118,7 +135,7 @@ def test_nothing_in_an_archive_leads_out_of_it_or_costs_more_than_its_limits(tmp
 def test_files_of_several_people_are_kept_apart(tmp_path):
     names = ["s_1_modules.py", "s_1_mlp_numpy.py", "s_2_modules.py", "s_3_mlp_numpy.py"]
     names += ["s_1_utils.py", "ann_5_61_modules.py", "ann_6_62_mlp_numpy.py", "x.rar", "a.txt"]
-    delivery = Delivery(write(tmp_path, dict.fromkeys(names, "")))
-    assert set(delivery.entries) == {"s_1", "s_2", "s_3", "ann_5_61", "ann_6_62", "x"}
-    assert delivery.strays == ["a.txt"]
-    assert "utils.py" in folder.take(delivery.files("s_1")).sources
+    found, strays = submissions(write(tmp_path, dict.fromkeys(names, "")))
+    assert set(found) == {"s_1", "s_2", "s_3", "ann_5_61", "ann_6_62", "x"}
+    assert strays == ["a.txt"]
+    assert "utils.py" in folder.take(found["s_1"]()).sources
