@@ -98,7 +98,7 @@ class ELUModule:
         """dout: the shape of x. Returns dx, the same shape."""
         x = _cached(self.x)
         # From x and not from the output: out + alpha loses its digits as out tends to -alpha.
-        return dout * np.where(x > 0, 1, self.alpha * np.exp(np.minimum(x, 0)))
+        return dout * (self.alpha * np.exp(np.minimum(x, 0)) * (x <= 0) + (x > 0))
 
     def clear_cache(self):
         self.x = None

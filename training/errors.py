@@ -124,13 +124,14 @@ def _stop(number, _frame):
 
 
 @contextmanager
-def writing(path):
-    """Turns an OSError in the block into a RunError that names the file and the system's reason."""
+def file_errors(kind, path):
+    """Turns an OSError in the block into an error of that kind, which names the file and the
+    system's reason."""
     try:
         yield
     except OSError as error:
         where = error.filename or path
-        raise RunError(f"cannot write {where}: {error.strerror or error}") from error
+        raise kind(f"cannot use {where}: {error.strerror or error}") from error
 
 
 def one_line(message):
