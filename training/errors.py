@@ -26,9 +26,9 @@ class RunError(Exception):
 
 
 class Stopped(KeyboardInterrupt):
-    """A signal ended the run: exit status 128 plus its number. The message says what is saved."""
+    """A signal ended the program: exit status 128 plus its number. The message says how to go on."""
 
-    def __init__(self, number=signal.SIGINT, message="nothing new to save"):
+    def __init__(self, number=signal.SIGINT, message="run the same command again to continue"):
         super().__init__(message)
         self.number = number
 
