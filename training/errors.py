@@ -26,7 +26,7 @@ class RunError(Exception):
 
 
 class Stopped(KeyboardInterrupt):
-    """A signal ended the program: exit status 128 plus its number. The message says how to go on."""
+    """A signal ended the program: exit status 128 plus its number."""
 
     def __init__(self, number=signal.SIGINT, message="run the same command again to continue"):
         super().__init__(message)
