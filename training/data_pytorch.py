@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 import cifar10_utils
-from cifar10_utils import DataSet
+from cifar10_utils import DataSet, Splits
 from training import processes
 from training.augmentation import Augmentation, downsample
 from training.data import load_data
@@ -77,8 +77,8 @@ def load_tensors(args, device):
     splits = load_data(args, processes.on_main_process, one_hot=False)
     fields = [field.name for field in dataclasses.fields(Augmentation)]
     augmentation = Augmentation(**{name: getattr(args, name) for name in fields})
-    for name in ("train", "validation", "test"):
-        if splits[name]:
-            tensors = TensorData(splits[name], device, augmentation, args.half_resolution)
-            setattr(splits, name, tensors)
-    return splits
+    tensors = {
+        name: split and TensorData(split, device, augmentation, args.half_resolution)
+        for name, split in splits.items()
+    }
+    return Splits(splits.name, **tensors)

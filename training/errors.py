@@ -72,31 +72,28 @@ class Output:
     def __init__(self, stream):
         self._stream = stream
 
-    def write(self, text):
-        try:
-            self._stream.write(text)
-        except UnicodeEncodeError as error:
-            self._stream.write(text.encode(error.encoding, "backslashreplace").decode("latin-1"))
-        except (AttributeError, OSError, ValueError):
-            self._let_go()
-        return len(text)
-
-    def flush(self):
-        try:
-            self._stream.flush()
-        except (AttributeError, OSError, ValueError):
-            self._let_go()
-
-    def _let_go(self):
-        """Sends what is still in the buffer nowhere: Python writes it out as it exits."""
-        with suppress(AttributeError, OSError, ValueError), open(os.devnull, "wb") as nowhere:
-            os.dup2(nowhere.fileno(), self._stream.fileno())
-
-    def isatty(self):
-        return not (self._stream is None or self._stream.closed) and self._stream.isatty()
-
     def __getattr__(self, name):
         return getattr(self._stream, name)
+
+    def write(self, text):
+        self._call("write", text)
+
+    def flush(self):
+        self._call("flush")
+
+    def isatty(self):
+        return bool(self._call("isatty"))
+
+    def _call(self, name, *args):
+        try:
+            return getattr(self._stream, name)(*args)
+        except UnicodeEncodeError as error:
+            args = [text.encode(error.encoding, "backslashreplace").decode() for text in args]
+            return self._call(name, *args)
+        except (AttributeError, OSError, ValueError):
+            # What is still in the buffer goes nowhere: Python writes it out as it exits.
+            with suppress(AttributeError, OSError, ValueError), open(os.devnull, "wb") as nowhere:
+                os.dup2(nowhere.fileno(), self._stream.fileno())
 
 
 @contextmanager
