@@ -87,9 +87,8 @@ class Output:
     def _call(self, name, *args):
         try:
             return getattr(self._stream, name)(*args)
-        except UnicodeEncodeError as error:
-            args = [text.encode(error.encoding, "backslashreplace").decode() for text in args]
-            return self._call(name, *args)
+        except UnicodeEncodeError:
+            return self._call(name, *(t.encode("ascii", "backslashreplace").decode() for t in args))
         except (AttributeError, OSError, ValueError):
             # What is still in the buffer goes nowhere: Python writes it out as it exits.
             with suppress(AttributeError, OSError, ValueError), open(os.devnull, "wb") as nowhere:

@@ -61,41 +61,38 @@ def new_record(args, processes=None):
 
 
 class Folder:
-    """The folder at path, of the run that record describes."""
+    """The folder at path, of the run that record describes. resume: whether that may have begun."""
 
-    def __init__(self, path, record):
-        self.path, self.record = path, record
+    def __init__(self, path, record, resume):
+        self.path, self.record, self.resume = path, record, resume
         self.checkpoint = path / CHECKPOINTS[record["framework"]]
 
-    def look(self, resume):
+    def look(self):
         """The record of the run to be resumed, None if there is none. Writes nothing. Raises
         UsageError where the folder is not free for a new run, or the old one cannot go on here."""
-        earlier = read_record(self.path)
-        if earlier and not resume:
-            raise UsageError(
-                f"--run_dir {self.path} is not empty: give another, or --resume to continue its run"
-            )
-        for name in ("processes", "precision") if earlier else ():
-            if (before := earlier.get(name)) != self.record[name]:
-                raise UsageError(
-                    f"the run in {self.path} has {name}: {before}, and now it would be "
-                    f"{self.record[name]}, which changes its numbers"
-                )
-        return earlier
+        self.earlier = read_record(self.path)
+        if self.earlier and not self.resume:
+            how = "give another, or --resume to continue its run"
+            raise UsageError(f"--run_dir {self.path} is not empty: {how}")
+        for name in ("processes", "precision") if self.earlier else ():
+            if (before := self.earlier.get(name)) != (now := self.record[name]):
+                change = f"has {name}: {before}, and now it would be {now}"
+                raise UsageError(f"the run in {self.path} {change}, which changes its numbers")
+        return self.earlier
 
-    def open(self, stack, earlier, resume):
+    def open(self, stack):
         """Makes the folder unless it is there, and locks it until the ExitStack closes. Returns
-        what its checkpoint holds, None without one. earlier: what look returned."""
+        what its checkpoint holds, None without one."""
         with file_errors(UsageError, self.path):
             self.path.mkdir(parents=True, exist_ok=True)
             stack.enter_context(files.locked(self.path))
-        if read_record(self.path) != earlier:
+        if read_record(self.path) != self.earlier:
             raise UsageError(f"another run is under way in {self.path}, or has just ended there")
-        if earlier and earlier["dataset"] not in (None, self.record["dataset"]):
-            before, now = earlier["dataset"], self.record["dataset"]
+        before, now = self.earlier and self.earlier["dataset"], self.record["dataset"]
+        if before not in (None, now):
             what = f"the run in {self.path} is on {before}, not {now}"
             raise UsageError(f"{what}: give its data with --data_dir")
-        if resume and not earlier:
+        if self.resume and not self.earlier:
             print(f"there was no run in {self.path}: it begins", file=sys.stderr)
         with files.reading(self.checkpoint):
             return files.read_checkpoint(self.checkpoint) if self.checkpoint.exists() else None

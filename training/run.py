@@ -39,14 +39,14 @@ class Run:
         self._is_main = processes is None or processes.is_main_process()
         self.record = new_record(args, processes)
         default = Path("runs", f"{args.framework}-{datetime.now():%Y%m%d-%H%M%S-%f}")
-        self.folder = Folder(Path(args.run_dir or default), self.record)
+        self.folder = Folder(Path(args.run_dir or default), self.record, args.resume)
         self.history = History(self.record["flags"])
         self.step, self.train_seconds, self._best = 0, 0.0, {}
         self._in_loop, self._signal, self._stopping = False, None, False
-        self._earlier = self.on_main_process(lambda: self.folder.look(args.resume))
-        self.finished = self._earlier is not None and self._earlier["status"] == "completed"
+        earlier = self.on_main_process(self.folder.look)
+        self.finished = earlier is not None and earlier["status"] == "completed"
         if self.finished:
-            self.record |= self._earlier
+            self.record |= earlier
             with files.reading(self.folder.path / METRICS):
                 self.history.columns = read_history(self.folder.path / METRICS)
 
@@ -71,10 +71,7 @@ class Run:
         self.record["dataset"] = data.name
         self._parts = {"network": network, **parts}
         with ExitStack() as stack:
-            state = self.on_main_process(
-                lambda: self.folder.open(stack, self._earlier, self.args.resume)
-            )
-            if state is not None:
+            if (state := self.on_main_process(lambda: self.folder.open(stack))) is not None:
                 self._restore(state)
             self._warn_if_synthetic()
             hidden = None if self._is_main else True  # None: where there is no terminal
@@ -92,10 +89,8 @@ class Run:
                 number = getattr(stop, "number", signal.SIGINT)
                 if self.record["status"] == "completed":
                     raise Stopped(number, "the run is complete") from stop
-                how = f"--resume --run_dir {shlex.quote(str(self.folder.path))}"
-                raise Stopped(
-                    number, f"{str(stop) or ON_DISK}; to continue, give only {how}"
-                ) from stop
+                how = f"give only --resume --run_dir {shlex.quote(str(self.folder.path))}"
+                raise Stopped(number, f"{str(stop) or ON_DISK}; to continue, {how}") from stop
             except Exception:
                 if self._is_main:
                     self.folder.write_end(status="failed")
