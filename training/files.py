@@ -18,7 +18,7 @@ try:
 except ImportError:  # on Windows nothing stops two runs from sharing a folder
     fcntl = None
 
-DAMAGE = (ValueError, KeyError, EOFError, RuntimeError,
+DAMAGE = (ValueError, LookupError, EOFError, RuntimeError,
           zipfile.BadZipFile, zlib.error, pickle.UnpicklingError)  # fmt: skip
 
 

@@ -5,6 +5,8 @@ import os
 import pytest
 from common import record_of, refused, results
 
+from training.argument_files import with_files
+
 VALUES = {  # of flags of both trainers; each is repeated in the message
     "dnn_hidden_units": ["100,x", "0", "-5", "100,,5", "1e3", ",", "5.0", "999999999"],
     "learning_rate": ["-1", "0", "nan", "inf", "-inf", "x", ""],
@@ -99,6 +101,11 @@ def test_an_argument_file_is_read_much_as_a_shell_reads_it(run, tmp_path):
         line = refused(run, "y", f"@{tmp_path}/loop")
         assert str(tmp_path / "loop") in line and complaint in line
     assert not (tmp_path / "y").exists()
+
+
+def test_quotes_in_an_argument_file_may_span_lines(tmp_path):
+    (tmp_path / "file").write_text("\"a\n#b\" c'd\ne' # it's a comment\nf")
+    assert [*with_files([f"@{tmp_path}/file"])] == ["a\n#b", "cd\ne", "f"]
 
 
 def test_help_lists_every_flag(trainer, capsys):
