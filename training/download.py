@@ -38,10 +38,13 @@ def download(data_dir):
     """Put the files of CIFAR-10 into data_dir unless they are there. Returns their folder.
 
     They come from an archive that the user put there or beside it, or else from the network; the
-    next call continues an interrupted download. Raises RunError if that fails, UsageError if the
-    user's archive is not CIFAR-10's.
+    next call continues an interrupted download. Raises RunError if that fails, UsageError if
+    data_dir is no folder or the user's archive is not CIFAR-10's.
     """
     folder = cifar10_utils.locate(data_dir)
+    for path in (folder, folder.parent):
+        if path.is_file():
+            raise UsageError(f"{path} is a file, not the folder of CIFAR-10's files")
     made = not folder.parent.exists()
     try:
         with file_errors(RunError, folder):
