@@ -10,9 +10,7 @@ import time
 from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
 
-SIGNALS = [
-    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
-]
+SIGNALS = [number for number in signal.Signals if number.name in ("SIGINT", "SIGTERM", "SIGHUP")]
 OUT_OF_MEMORY = re.compile("out of memory|DefaultCPUAllocator")  # in a RuntimeError of PyTorch
 UNDER_TORCHRUN = "TORCHELASTIC_RUN_ID"  # torchrun sets it; RANK may be left over from elsewhere
 
@@ -99,17 +97,16 @@ class Output:
 def on_signals(handler):
     """Calls handler(number, frame) on Ctrl-C, SIGTERM and SIGHUP, but for those that are ignored.
     Only the main thread of a program receives signals: in another this does nothing."""
-    before = {}
-    if threading.current_thread() is threading.main_thread():
-        before = {number: signal.getsignal(number) for number in SIGNALS}
-    caught = [number for number, old in before.items() if old not in (signal.SIG_IGN, None)]
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    before = {number: signal.getsignal(number) for number in SIGNALS if in_main_thread}
+    before = {n: old for n, old in before.items() if old not in (signal.SIG_IGN, None)}
     try:
-        for number in caught:
+        for number in before:
             signal.signal(number, handler)
         yield
     finally:
-        for number in caught:
-            signal.signal(number, before[number])
+        for number, old in before.items():
+            signal.signal(number, old)
 
 
 def _stop(number, _frame):

@@ -61,7 +61,7 @@ def new_record(args, processes=None):
 
 
 class Folder:
-    """The folder at path, of the run that record describes. resume: whether that may have begun."""
+    """The folder at path, of the run that record describes. resume: it may have begun before."""
 
     def __init__(self, path, record, resume):
         self.path, self.record, self.resume = path, record, resume
