@@ -12,10 +12,9 @@ import os
 import pickle
 import shlex
 from concurrent.futures import ThreadPoolExecutor
-from functools import cached_property
+from functools import cached_property, lru_cache
 from hashlib import file_digest, md5
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 
@@ -60,7 +59,6 @@ class DataSet:
         self.labels = np.eye(N_CLASSES, dtype=np.float32)[labels] if one_hot else labels
         self.num_examples = len(pixels)
         self.position = 0
-        self._epoch, self._order = None, None
 
     @property
     def epochs_completed(self):
@@ -76,10 +74,10 @@ class DataSet:
         """Indices (batch_size,) of the next batch, which may span two epochs."""
         if not 1 <= batch_size <= self.num_examples:
             raise ValueError(f"batch_size {batch_size} is not from 1 to {self.num_examples}")
-        start = self.position % self.num_examples
-        indices = self._epoch_order(self.epochs_completed)[start : start + batch_size]
+        epoch, start = divmod(self.position, self.num_examples)
+        indices = epoch_order(self.num_examples, self.seed, epoch)[start : start + batch_size]
         if missing := batch_size - len(indices):
-            following = self._epoch_order(self.epochs_completed + 1)
+            following = epoch_order(self.num_examples, self.seed, epoch + 1)
             indices = np.concatenate([indices, following[:missing]])
         self.position += batch_size
         return indices
@@ -101,25 +99,20 @@ class DataSet:
         x -= self.mean  # in place: a third faster than pixels - mean
         return x
 
-    def _epoch_order(self, epoch):
-        if epoch != self._epoch:
-            rng = np.random.default_rng((self.seed, epoch))
-            self._epoch, self._order = epoch, rng.permutation(self.num_examples)
-        return self._order
+
+@lru_cache(maxsize=2)
+def epoch_order(n, seed, epoch):
+    """The indices of n examples in the random order of an epoch."""
+    return np.random.default_rng((seed, epoch)).permutation(n)
 
 
-class Splits(SimpleNamespace):
-    """The DataSets `train`, `validation` (None without one) and `test`, as attributes and as items.
+class Splits(dict):
+    """The DataSets `train`, `validation` (None without one) and `test`, as items and as attributes.
     `name`: "cifar10" or "synthetic"."""
 
-    def __getitem__(self, split):
-        return vars(self)[split]
-
-    def __contains__(self, split):
-        return split in self.keys()
-
-    def keys(self):
-        return [key for key in vars(self) if key != "name"]
+    def __init__(self, name, **splits):
+        super().__init__(splits)
+        vars(self).update(splits, name=name)
 
 
 def get_cifar10(data_dir=DEFAULT_DIR, one_hot=True, validation_size=0, seed=42):
@@ -153,14 +146,13 @@ def make_splits(name, train, test, one_hot, validation_size, seed):
     mean = (pixels.sum(axis=0, dtype=np.uint32) / len(pixels)).astype(np.float32)
     parts = {"train": (pixels, labels), "validation": validation, "test": test}
     sets = {key: part and DataSet(*part, mean, one_hot, seed) for key, part in parts.items()}
-    return Splits(name=name, **sets)
+    return Splits(name, **sets)
 
 
 def find_data(data_dir=DEFAULT_DIR):
     """The folder that holds the official files: data_dir or its subfolder cifar-10-batches-py."""
     folder = locate(data_dir)
-    missing = [name for name in MD5 if not (folder / name).is_file()]
-    if missing:
+    if missing := [name for name in MD5 if not (folder / name).is_file()]:
         tried = " or ".join(dict.fromkeys([str(data_dir), str(folder)]))
         some = len(missing) < len(MD5)
         what = f"{folder} lacks {', '.join(missing)}" if some else f"no CIFAR-10 in {tried}"

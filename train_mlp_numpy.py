@@ -76,12 +76,11 @@ def main(argv=None):
     held_out = data.validation or data.test
     mlp = make_mlp(args)
     with run.training(data, mlp):
-        if run.is_new:
-            first_batch = data.train.next_batch(args.batch_size)
-            run.log(*evaluate(mlp, [first_batch]))
-            run.add_row(held_out=evaluate(mlp, held_out.batches(EVAL_BATCH)))
         for x, y in run.batches(data.train):
-            run.log(*train_step(mlp, x, y, args.learning_rate))
+            if run.step == 0:
+                run.log(*evaluate(mlp, [(x, y)]))
+            else:
+                run.log(*train_step(mlp, x, y, args.learning_rate))
             if run.is_due:
                 run.add_row(held_out=evaluate(mlp, held_out.batches(EVAL_BATCH)))
         run.restore_best()

@@ -114,13 +114,11 @@ def main(argv=None):
     mlp.fit_inputs(data.train)
     optimizer = make_optimizer(mlp, args, flags.total_steps(args, data.train.num_examples))
     with run.training(data, mlp, optimizer=optimizer):
-        if run.is_new:
-            first_batch = data.train.next_batch(args.batch_size)
-            run.log(*evaluate(mlp, [first_batch]))
-            run.add_row(held_out=evaluate(mlp, held_out.batches(EVAL_BATCH)),
-                        clean=evaluate(mlp, clean.batches(EVAL_BATCH)))  # fmt: skip
         for x, y in run.batches(data.train):
-            run.log(*train_step(mlp, x, y, optimizer, args.label_smoothing))
+            if run.step == 0:
+                run.log(*evaluate(mlp, [(x, y)]))
+            else:
+                run.log(*train_step(mlp, x, y, optimizer, args.label_smoothing))
             if run.is_due:
                 run.add_row(held_out=evaluate(mlp, held_out.batches(EVAL_BATCH)),
                             clean=evaluate(mlp, clean.batches(EVAL_BATCH)))  # fmt: skip

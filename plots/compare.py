@@ -8,7 +8,7 @@ import textwrap
 from pathlib import Path
 
 from training.argument_files import flag_text
-from training.errors import RunError, UsageError, exit_with_message, writing
+from training.errors import RunError, UsageError, exit_with_message
 from training.files import reading, replacing
 from training.folder import METRICS, read_record
 from training.history import FRAMEWORKS, QUANTITIES, read_history
@@ -93,7 +93,7 @@ def main(argv=None):
         figure = draw(runs)
     except (ImportError, ValueError) as error:
         raise RunError(f"matplotlib cannot draw: {error}") from error
-    with writing(args.out), replacing(args.out) as file:
+    with replacing(args.out) as file:
         figure.savefig(file, format="png", dpi=150)
     print(f"the curves are in {args.out}")
 

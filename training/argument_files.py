@@ -6,8 +6,9 @@ from pathlib import Path
 
 from training.errors import UsageError
 
-WORD = re.compile(r"""#.*|(?:"[^"]*"|'[^']*'|[^\s"'])+|["']""")  # or a comment, or a lone quote
-QUOTED = re.compile(r"""(["'])(.*?)\1""")
+# A comment, a word whose parts may be quoted, or a quote that is not closed.
+WORD = re.compile(r"""#.*|(?:"[^"]*"|'[^']*'|[^\s"'])+|["']""")
+QUOTED = re.compile(r"""(["'])(.*?)\1""", re.DOTALL)
 
 
 def as_words(flags):
@@ -40,9 +41,7 @@ def with_files(words, folder="."):
 
 def _words_in(text):
     """The words of text as a shell reads them, but for the backslash, which means itself."""
-    for line in text.splitlines():
-        for word in WORD.findall(line):
-            if word in ('"', "'"):
-                raise ValueError(f"a quote is not closed in {line.strip()}")
-            if not word.startswith("#"):
-                yield QUOTED.sub(r"\2", word)
+    words = [word for word in WORD.findall(text) if not word.startswith("#")]
+    if {'"', "'"} & {*words}:
+        raise ValueError("a quote is not closed")
+    return [QUOTED.sub(r"\2", word) for word in words]

@@ -7,12 +7,13 @@ import numpy as np
 import torch
 
 import cifar10_utils
+from cifar10_utils import DataSet, Splits
 from training import processes
 from training.augmentation import Augmentation, downsample
 from training.data import load_data
 
 
-class TensorData:
+class TensorData(DataSet):
     """A DataSet as tensors on a device.
 
     next_batch and batches return this process's share of the DataSet's batches. augmentation: what
@@ -21,27 +22,17 @@ class TensorData:
     """
 
     def __init__(self, dataset, device, augmentation=None, half_resolution=False):
-        self.dataset, self.augmentation = dataset, augmentation or Augmentation()
+        arrays = dataset.pixels, dataset.labels, dataset.mean
+        tensors = [torch.from_numpy(array).to(device) for array in arrays]
+        super().__init__(*tensors, one_hot=False, seed=dataset.seed)
+        self.augmentation = augmentation or Augmentation()
         self.size = cifar10_utils.SHAPE[-1] // (2 if half_resolution else 1)
-        self.pixels = torch.from_numpy(dataset.pixels).to(device)
-        self.labels = torch.from_numpy(dataset.labels).to(device)
-        self.mean = torch.from_numpy(dataset.mean).to(device)
-        self.num_examples = dataset.num_examples
-
-    @property
-    def position(self):
-        """The number of examples drawn so far, by all processes together."""
-        return self.dataset.position
-
-    @position.setter
-    def position(self, position):
-        self.dataset.position = position
 
     def next_batch(self, batch_size):
         """Returns x (S, 3, size, size) float32 and y (S,) int64, with mixup (S, 10) float32. First
         it seeds PyTorch's generators with the position, so that a resumed run repeats the step."""
-        processes.seed_step(self.dataset.seed, self.position)
-        shares = np.array_split(self.dataset.next_indices(batch_size), processes.size())
+        processes.seed_step(self.seed, self.position)
+        shares = np.array_split(self.next_indices(batch_size), processes.size())
         indices = torch.from_numpy(shares[processes.rank()]).to(self.pixels.device)
         x = self._as_float(self.pixels.index_select(0, indices))
         return self.augmentation(x, self.labels[indices], self.size)
@@ -59,7 +50,7 @@ class TensorData:
         n = self.pixels.shape[1] * self.size**2
         sums = torch.zeros((n, n) if products else n, dtype=torch.float64).to(self.mean.device)
         for i, (x, y) in enumerate(self._stored(500)):
-            processes.seed_step(self.dataset.seed, i)
+            processes.seed_step(self.seed, i)
             x = self.augmentation(x, y, self.size)[0].flatten(start_dim=1)
             sums += x.T @ x if products else x.square().sum(dim=0)
         return processes.all_reduce_sum(sums) / self.num_examples
@@ -86,8 +77,8 @@ def load_tensors(args, device):
     splits = load_data(args, processes.on_main_process, one_hot=False)
     fields = [field.name for field in dataclasses.fields(Augmentation)]
     augmentation = Augmentation(**{name: getattr(args, name) for name in fields})
-    for name in ("train", "validation", "test"):
-        if splits[name]:
-            tensors = TensorData(splits[name], device, augmentation, args.half_resolution)
-            setattr(splits, name, tensors)
-    return splits
+    tensors = {
+        name: split and TensorData(split, device, augmentation, args.half_resolution)
+        for name, split in splits.items()
+    }
+    return Splits(splits.name, **tensors)

@@ -4,13 +4,12 @@ import argparse
 import os
 import re
 import shutil
-import signal
 import sys
 import tarfile
 import time
 import urllib.request
 from base64 import b64encode
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from http.client import HTTPException, InvalidURL
 from urllib.parse import unquote
 
@@ -18,7 +17,7 @@ from tqdm import tqdm
 
 import cifar10_utils
 from training import files
-from training.errors import RunError, Stopped, UsageError, exit_with_message, one_line
+from training.errors import RunError, UsageError, exit_with_message, file_errors, one_line
 
 PACKED, UNPACKED = 170_498_071, 186_300_000  # bytes of the archive, and of the files in it
 TIME_OUT = 12  # seconds of silence, after which a connection counts as dead
@@ -48,14 +47,12 @@ def download(data_dir):
             raise UsageError(f"{path} is a file, not the folder of CIFAR-10's files")
     made = not folder.parent.exists()
     try:
-        with _using(folder):
+        with file_errors(RunError, folder):
             folder.parent.mkdir(parents=True, exist_ok=True)
             with files.locked(folder.parent, wait=True):  # another process may be fetching it
-                if not _is_complete(folder):
-                    _fetch_and_unpack(folder)
-    except KeyboardInterrupt as stop:
-        number = getattr(stop, "number", signal.SIGINT)
-        raise Stopped(number, "run the same command again to continue") from stop
+                with suppress(OSError, ValueError):
+                    return cifar10_utils.verify(folder)
+                _unpack(_archive(folder), folder)
     finally:
         if made:
             with suppress(OSError):  # not empty: then it stays
@@ -63,21 +60,8 @@ def download(data_dir):
     return folder
 
 
-@contextmanager
-def _using(path):
-    """Turns an OSError about path, or about the file that it names, into a RunError."""
-    try:
-        yield
-    except OSError as error:
-        raise RunError(f"cannot use {error.filename or path}: {error.strerror}") from error
-
-
-def _is_complete(folder):
-    with suppress(OSError, ValueError):
-        return cifar10_utils.verify(folder) == folder
-
-
-def _fetch_and_unpack(folder):
+def _archive(folder):
+    """The path of the archive, which is fetched unless the user has done so."""
     part = folder.parent / f"{cifar10_utils.ARCHIVE}.part"
     by_hand = [place / cifar10_utils.ARCHIVE for place in (folder, *folder.parents[:2])]
     archive = next((path for path in by_hand if path.is_file()), part)
@@ -90,6 +74,11 @@ def _fetch_and_unpack(folder):
         _fetch(part)
     elif fault := _fault(archive):
         raise UsageError(f"{archive} is {fault}: fetch it again, or delete it to download it")
+    return archive
+
+
+def _unpack(archive, folder):
+    """Puts the official files in the archive, and nothing else of it, into folder."""
     folder.mkdir(exist_ok=True)
     wanted = {f"{cifar10_utils.FOLDER}/{name}": folder / name for name in cifar10_utils.MD5}
     with tarfile.open(archive) as tar:
@@ -97,7 +86,8 @@ def _fetch_and_unpack(folder):
             if member.isreg() and (path := wanted.get(member.name)):
                 with files.replacing(path) as file:
                     shutil.copyfileobj(tar.extractfile(member), file)
-    part.unlink(missing_ok=True)
+    if archive.suffix == ".part":
+        archive.unlink()
 
 
 def _fault(archive):
@@ -119,22 +109,22 @@ def _fetch(part):
         return
     url, login = _split_off_password(os.environ.get("CIFAR10_URL") or cifar10_utils.URL)
     print(one_line(f"downloading CIFAR-10 (170 MB) from {_shown(url)}"), file=sys.stderr)
+    cannot = f"cannot download CIFAR-10 from {_shown(url)}"
     longest = failures = 0
     while True:
         try:
             _fetch_rest(url, login, part)
             break
-        except (OSError, HTTPException, ValueError) as error:
+        except (ValueError, InvalidURL) as error:  # which may quote a password
+            raise RunError(f"{cannot}: not an address") from error
+        except (OSError, HTTPException) as error:
             status = getattr(error, "code", 500)
             if status == 416:  # nothing beyond what is already here
                 break
             failures = 1 if _size(part) > longest else failures + 1
             longest = max(longest, _size(part))
-            no_address = isinstance(error, ValueError | InvalidURL)  # which may quote a password
-            if no_address or status < 500 or failures == ATTEMPTS:
-                reason = error if hasattr(error, "code") else getattr(error, "reason", error)
-                reason = "not an address" if no_address else str(reason) or repr(reason)
-                raise RunError(f"cannot download CIFAR-10 from {_shown(url)}: {reason}") from error
+            if status < 500 or failures == ATTEMPTS:
+                raise RunError(f"{cannot}: {error}") from error
         time.sleep(BACKOFF_SECONDS * 2**failures)
     if fault := _fault(part):
         part.unlink()
@@ -162,8 +152,9 @@ def _fetch_rest(url, login, part):
     request = urllib.request.Request(url, headers={"Range": f"bytes={start}-"} if start else {})
     for header in login.items():
         request.add_unredirected_header(*header)
-    opener = urllib.request.build_opener(_NoWeakerRedirect)
-    with opener.open(request, timeout=TIME_OUT) as response:
+    with urllib.request.urlopen(request, timeout=TIME_OUT) as response:
+        if url.startswith("https:") and not response.url.startswith("https:"):
+            raise RunError(f"{_shown(url)} redirects to {_shown(response.url)}: refused, not https")
         chunk = response.read1(2**16)
         if response.status != 206:  # a server that does not know Range starts from the beginning
             if _is_page(chunk):
@@ -175,21 +166,12 @@ def _fetch_rest(url, login, part):
         with tqdm(desc="CIFAR-10", total=total, initial=start, unit="B", unit_scale=True,
                   disable=None) as bar:  # fmt: skip
             while chunk:
-                with _using(part), open(part, "ab") as file:
+                with file_errors(RunError, part), open(part, "ab") as file:
                     file.write(chunk)
                 bar.update(len(chunk))
                 chunk = response.read1(2**16)
     if _size(part) < (total or 0):
         raise ConnectionError(f"the connection broke off at {_size(part)} of {total} bytes")
-
-
-class _NoWeakerRedirect(urllib.request.HTTPRedirectHandler):
-    def redirect_request(self, req, fp, code, msg, headers, newurl):
-        if newurl.startswith(("https://", f"{req.type}://")):
-            return super().redirect_request(req, fp, code, msg, headers, newurl)
-        fp.close()
-        before, after = _shown(req.full_url), _shown(newurl)
-        raise RunError(f"{before} redirects to {after}: refused, not https")
 
 
 def _size(path):

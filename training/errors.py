@@ -10,9 +10,7 @@ import time
 from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
 
-SIGNALS = [
-    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
-]
+SIGNALS = [number for number in signal.Signals if number.name in ("SIGINT", "SIGTERM", "SIGHUP")]
 OUT_OF_MEMORY = re.compile("out of memory|DefaultCPUAllocator")  # in a RuntimeError of PyTorch
 UNDER_TORCHRUN = "TORCHELASTIC_RUN_ID"  # torchrun sets it; RANK may be left over from elsewhere
 
@@ -26,9 +24,9 @@ class RunError(Exception):
 
 
 class Stopped(KeyboardInterrupt):
-    """A signal ended the run: exit status 128 plus its number. The message says what is saved."""
+    """A signal ended the program: exit status 128 plus its number."""
 
-    def __init__(self, number=signal.SIGINT, message="nothing new to save"):
+    def __init__(self, number=signal.SIGINT, message="run the same command again to continue"):
         super().__init__(message)
         self.number = number
 
@@ -72,48 +70,43 @@ class Output:
     def __init__(self, stream):
         self._stream = stream
 
-    def write(self, text):
-        try:
-            self._stream.write(text)
-        except UnicodeEncodeError as error:
-            self._stream.write(text.encode(error.encoding, "backslashreplace").decode("latin-1"))
-        except (AttributeError, OSError, ValueError):
-            self._let_go()
-        return len(text)
-
-    def flush(self):
-        try:
-            self._stream.flush()
-        except (AttributeError, OSError, ValueError):
-            self._let_go()
-
-    def _let_go(self):
-        """Sends what is still in the buffer nowhere: Python writes it out as it exits."""
-        with suppress(AttributeError, OSError, ValueError), open(os.devnull, "wb") as nowhere:
-            os.dup2(nowhere.fileno(), self._stream.fileno())
-
-    def isatty(self):
-        return not (self._stream is None or self._stream.closed) and self._stream.isatty()
-
     def __getattr__(self, name):
         return getattr(self._stream, name)
+
+    def write(self, text):
+        self._call("write", text)
+
+    def flush(self):
+        self._call("flush")
+
+    def isatty(self):
+        return bool(self._call("isatty"))
+
+    def _call(self, name, *args):
+        try:
+            return getattr(self._stream, name)(*args)
+        except UnicodeEncodeError:
+            return self._call(name, *(t.encode("ascii", "backslashreplace").decode() for t in args))
+        except (AttributeError, OSError, ValueError):
+            # What is still in the buffer goes nowhere: Python writes it out as it exits.
+            with suppress(AttributeError, OSError, ValueError), open(os.devnull, "wb") as nowhere:
+                os.dup2(nowhere.fileno(), self._stream.fileno())
 
 
 @contextmanager
 def on_signals(handler):
     """Calls handler(number, frame) on Ctrl-C, SIGTERM and SIGHUP, but for those that are ignored.
     Only the main thread of a program receives signals: in another this does nothing."""
-    before = {}
-    if threading.current_thread() is threading.main_thread():
-        before = {number: signal.getsignal(number) for number in SIGNALS}
-    caught = [number for number, old in before.items() if old not in (signal.SIG_IGN, None)]
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    before = {number: signal.getsignal(number) for number in SIGNALS if in_main_thread}
+    before = {n: old for n, old in before.items() if old not in (signal.SIG_IGN, None)}
     try:
-        for number in caught:
+        for number in before:
             signal.signal(number, handler)
         yield
     finally:
-        for number in caught:
-            signal.signal(number, before[number])
+        for number, old in before.items():
+            signal.signal(number, old)
 
 
 def _stop(number, _frame):
@@ -124,13 +117,14 @@ def _stop(number, _frame):
 
 
 @contextmanager
-def writing(path):
-    """Turns an OSError in the block into a RunError that names the file and the system's reason."""
+def file_errors(kind, path):
+    """Turns an OSError in the block into an error of that kind, which names the file and the
+    system's reason."""
     try:
         yield
     except OSError as error:
         where = error.filename or path
-        raise RunError(f"cannot write {where}: {error.strerror or error}") from error
+        raise kind(f"cannot use {where}: {error.strerror or error}") from error
 
 
 def one_line(message):

@@ -1,6 +1,5 @@
 """A file is there whole or not at all; locks on folders; checkpoints."""
 
-import errno
 import io
 import os
 import pickle
@@ -12,15 +11,14 @@ from pathlib import Path
 
 import numpy as np
 
-from training.errors import UsageError
+from training.errors import RunError, UsageError, file_errors
 
 try:
     import fcntl
 except ImportError:  # on Windows nothing stops two runs from sharing a folder
     fcntl = None
 
-NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # from a file system that has none
-DAMAGE = (ValueError, KeyError, EOFError, RuntimeError,
+DAMAGE = (ValueError, LookupError, EOFError, RuntimeError,
           zipfile.BadZipFile, zlib.error, pickle.UnpicklingError)  # fmt: skip
 
 
@@ -28,10 +26,8 @@ DAMAGE = (ValueError, KeyError, EOFError, RuntimeError,
 def reading(path):
     """Turns into a UsageError what a damaged file raises in the block, and an OSError."""
     try:
-        yield
-    except OSError as error:
-        reason = error.strerror or error
-        raise UsageError(f"cannot read {error.filename or path}: {reason}") from error
+        with file_errors(UsageError, path):
+            yield
     except DAMAGE as error:
         raise UsageError(f"{path} is damaged ({error!r:.200}): begin a new run") from error
 
@@ -41,10 +37,11 @@ def replacing(path):
     """Opens a binary file that replaces path once the block ends without an error."""
     temporary = path.with_name(f".{path.name}.tmp")
     try:
-        temporary.unlink(missing_ok=True)  # it may be a link to elsewhere: never write into it
-        with open(temporary, "xb") as file:
-            yield file
-        os.replace(temporary, path)
+        with file_errors(RunError, path):
+            temporary.unlink(missing_ok=True)  # it may be a link to elsewhere: never write into it
+            with open(temporary, "xb") as file:
+                yield file
+            os.replace(temporary, path)
     finally:
         with suppress(OSError):  # it is gone unless something failed
             temporary.unlink()
@@ -53,7 +50,7 @@ def replacing(path):
 @contextmanager
 def locked(folder, wait=False):
     """Locks folder where the system and the file system can. If another process holds the lock,
-    waits for it or raises BlockingIOError."""
+    waits for it or raises UsageError."""
     if fcntl is None:
         yield
         return
@@ -61,11 +58,10 @@ def locked(folder, wait=False):
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except OSError as error:
-            if error.errno not in NO_LOCKS:
-                raise
-            print(f"{folder} is on a file system without locks: start one run there at a time",
-                  file=sys.stderr)  # fmt: skip
+        except BlockingIOError as error:
+            raise UsageError(f"another run is under way in {folder}") from error
+        except OSError:
+            print(f"no lock can be set on {folder}: start one run there at a time", file=sys.stderr)
         yield
     finally:
         os.close(descriptor)

@@ -18,7 +18,10 @@ MAX_STEPS = 1400  # unless --max_steps or --epochs says otherwise
 
 class Parser(argparse.ArgumentParser):
     def error(self, message):
-        raise UsageError(f"{message} (--help lists the flags)")
+        hint = "--help lists the flags"
+        if "ipykernel" in sys.modules:
+            hint = 'in a notebook, write flags as a list: main(["--max_steps", "100"])'
+        raise UsageError(f"{message} ({hint})")
 
 
 def number(kind, low, high):
@@ -51,7 +54,7 @@ def hidden_units(text):
 
 
 COUNT = {"type": number(int, 1, 10**9), "metavar": "N"}
-NON_NEGATIVE = {"type": number(int, 0, 10**9), "metavar": "N"}
+NON_NEGATIVE = {"type": number(int, 0, 10**9), "metavar": "N", "default": 0}
 RATE = {"type": number(float, 1e-38, 1e38), "metavar": "X"}  # what float32 can hold
 PROBABILITY = {"type": number(float, 0, 0.99), "metavar": "X", "default": 0.0}
 FACTOR = {"type": number(float, 0, 1000), "metavar": "X", "default": 0.0}
@@ -78,7 +81,7 @@ def make_parser(framework):
     add("--seed", type=number(int, 0, 2**32 - 1), default=42, metavar="N",
         help="of the initial weights and the order of the examples (default: 42)")
     add = parser.add_argument_group("data and results").add_argument
-    add("--validation_size", **NON_NEGATIVE, default=0,
+    add("--validation_size", **NON_NEGATIVE,
         help="training images held out for validation; the test set is then used once, with the "
         "weights of best validation accuracy (default: 0)")
     add("--data_dir", **FOLDER, help="folder of CIFAR-10's files, or its parent "
@@ -96,50 +99,38 @@ def add_experiment_flags(parser, activations, normalizations):
     parser.set_defaults(max_steps=None)  # --epochs may replace it: see total_steps
     add = parser.add_argument_group("network of the experiments").add_argument
     add("--activation", choices=activations, default="elu", help="(default: elu)")
-    add("--normalization", choices=normalizations, default="none",
-        help="before each activation (default: none)")
-    add("--standardize", **ON,
-        help="divide each input by its standard deviation over the training images")
+    add("--normalization", choices=normalizations, default="none", help="(default: none)")
+    add("--standardize", **ON, help="divide each input by its standard deviation in training")
     add("--whiten", **FACTOR, help="make the inputs uncorrelated (ZCA), adding X to the variances, "
         "which are 1 on average; needs --half_resolution")
-    add("--half_resolution", **ON,
-        help="average each 2 x 2 pixels first, which leaves a quarter of the inputs")
+    add("--half_resolution", **ON, help="average each 2 x 2 pixels first: a quarter of the inputs")
     add = parser.add_argument_group("optimization").add_argument
     add("--optimizer", choices=("sgd", "momentum", "adam", "adamw"), default="sgd",
         help="momentum: SGD with momentum 0.9 (default: sgd)")
     add("--schedule", choices=("constant", "cosine"), default="constant",
         help="cosine: half a cosine from the learning rate to 0 (default: constant)")
-    add("--warmup_steps", **NON_NEGATIVE, default=0,
-        help="first steps, in which the learning rate rises linearly")
+    add("--warmup_steps", **NON_NEGATIVE, help="first steps, with a linearly rising learning rate")
     add("--epochs", **COUNT, help="passes over the training images, in place of --max_steps")
     add = parser.add_argument_group("regularization").add_argument
-    add("--weight_decay", **FACTOR,
-        help="of the weights of linear layers, not of biases; decoupled in AdamW")
+    add("--weight_decay", **FACTOR, help="of the weights, not of biases; decoupled in AdamW")
     add("--l1", **FACTOR, help="factor of the sum of the weights' absolute values in the loss")
     add("--dropout", **PROBABILITY, help="probability that a hidden unit is set to zero in a step")
-    add("--label_smoothing", **PROBABILITY,
-        help="share of the target that is spread over all classes")
+    add("--label_smoothing", **PROBABILITY, help="share of the target spread over all classes")
     add("--flip", **ON, help="mirror training images at random")
     add("--shift", type=number(float, 0, 31), default=0.0, metavar="X",
         help="shift training images at random by up to X pixels")
-    add("--random_affine", **FRACTION,
-        help="strength of random rotations, zooms and shears of the images")
-    add("--color_jitter", **FRACTION,
-        help="strength of random changes of contrast, brightness and colour")
+    add("--random_affine", **FRACTION, help="strength of random rotations, zooms and shears")
+    add("--color_jitter", **FRACTION, help="strength of random contrast, brightness and colour")
     add("--cutout", type=number(int, 0, 31), default=0, metavar="N",
         help="cover a square of N x N pixels, at a random place, with the mean image")
-    add("--mixup", **FRACTION, help="blend training images, and their labels, in pairs; their "
-        "shares are drawn from Beta(X, X)")
+    add("--mixup", **FRACTION, help="blend images, and their labels, by shares from Beta(X, X)")
     add = parser.add_argument_group("evaluation").add_argument
-    add("--test_time_augmentation", **ON,
-        help="average over 150 shifted, zoomed and mirrored views of an image in the final test")
-    add("--train_eval_size", **NON_NEGATIVE, default=0,
-        help="unaugmented training images to evaluate on as well (default: 0)")
+    add("--test_time_augmentation", **ON, help="test on 150 views of each image at the end")
+    add("--train_eval_size", **NON_NEGATIVE, help="unaugmented training images to evaluate on too")
     add("--test_at_end", **ON, help="read the test set once, after the last step")
     add = parser.add_argument_group("devices").add_argument
     add("--use_gpu", **ON, help="train on CUDA")
-    add("--bfloat16", **ON,
-        help="multiply matrices in bfloat16, where there are instructions for it")
+    add("--bfloat16", **ON, help="multiply matrices in bfloat16, where the processor can")
 # fmt: on
 
 
@@ -147,13 +138,7 @@ def parse(parser, argv=None):
     """The flags in argv; with --resume those of the run in --run_dir. Raises UsageError where they
     are wrong."""
     defaults = vars(parser.parse_args([]))
-    try:
-        given = _given(parser, defaults, [*with_files(sys.argv[1:] if argv is None else argv)])
-    except UsageError as error:
-        if argv is None and Path(sys.argv[0]).stem.endswith("kernel_launcher"):
-            hint = 'in a notebook, write flags as a list: main(["--max_steps", "100"])'
-            raise UsageError(f"{error}; {hint}") from error
-        raise
+    given = _given(parser, defaults, with_files(sys.argv[1:] if argv is None else argv))
     earlier = _earlier(parser, defaults, given) if given.get("resume") else {}
     args = argparse.Namespace(**{**defaults, **earlier, **given})
     args.dnn_hidden_units = list(args.dnn_hidden_units)
@@ -168,7 +153,7 @@ def parse(parser, argv=None):
 
 def _given(parser, defaults, words):
     """The flags among words, without the defaults."""
-    flags = vars(parser.parse_args(words, argparse.Namespace(**dict.fromkeys(defaults))))
+    flags = vars(parser.parse_args([*words], argparse.Namespace(**dict.fromkeys(defaults))))
     for name, value in flags.items():
         if value == []:  # so Python 3.11 takes --flag=--
             raise UsageError(f"argument --{name}: '--' is no value")
@@ -179,27 +164,24 @@ def _earlier(parser, defaults, given):
     """The flags of the run to be resumed, if there is one. Those given must not contradict them."""
     if "run_dir" not in given:
         raise UsageError("--resume needs --run_dir, the folder of the run to continue")
-    folder, framework = given["run_dir"], defaults["framework"]
+    folder = given["run_dir"]
     record = read_record(Path(folder))
     if not record:
         return {}
-    if record.get("framework") != framework:
-        raise UsageError(f"the run in {folder} was made by train_mlp_{record.get('framework')}.py")
-    if unknown := record["flags"].keys() - defaults.keys():
-        raise UsageError(
-            f"the run in {folder} is of an earlier version, which had --{min(unknown)}: "
-            "continue it with that version"
-        )
+    where, recorded = f"the run in {folder}", record["flags"]
+    if record["framework"] != defaults["framework"]:
+        raise UsageError(f"{where} was made by train_mlp_{record['framework']}.py")
+    if unknown := recorded.keys() - defaults.keys():
+        what = f"is of an earlier version, which had --{min(unknown)}"
+        raise UsageError(f"{where} {what}: continue it with that version")
     try:
-        flags = _given(parser, defaults, as_words(record["flags"]))
+        flags = _given(parser, defaults, as_words(recorded))
     except UsageError as error:
         raise UsageError(f"run.json in {folder} is damaged: {error}") from error
     for name in given.keys() - {*NOT_RECORDED}:
-        if given[name] != (value := flags.get(name, defaults[name])):
-            raise UsageError(
-                f"--{name} is {flag_text(given[name])} now, but the run in {folder} began with "
-                f"{flag_text(value):.200}: leave it out"
-            )
+        if given[name] != (before := flags.get(name, defaults[name])):
+            change = f"{flag_text(given[name])} now, but was {flag_text(before):.200} in {where}"
+            raise UsageError(f"--{name} is {change}: leave it out")
     data_dir = record.get("data_dir")
     if not flags.get("synthetic") and isinstance(data_dir, str) and os.path.isdir(data_dir):
         flags["data_dir"] = data_dir

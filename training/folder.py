@@ -6,7 +6,7 @@ import os
 import platform
 import re
 import sys
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,8 +14,8 @@ import numpy as np
 
 from training import files
 from training.curves import draw_curves
-from training.errors import UsageError, one_line, writing
-from training.history import as_csv, read_history
+from training.errors import RunError, UsageError, file_errors, one_line
+from training.history import as_csv
 
 RECORD, METRICS, CURVES = "run.json", "metrics.csv", "curves.png"
 CHECKPOINTS = {"numpy": "checkpoint.npz", "pytorch": "checkpoint.pt"}
@@ -26,7 +26,7 @@ RESULTS = ("steps", "train_seconds", "test_accuracy", "test_loss")
 def read_record(path):
     """run.json of the run in the folder path; None where the folder is absent or empty. Raises
     UsageError where the folder holds something else."""
-    with usable(path):
+    with file_errors(UsageError, path):
         # A run that is killed while it writes its first record leaves only this file.
         names = {*os.listdir(path)} - {f".{RECORD}.tmp"} if path.exists() else {}
     if not names:
@@ -61,41 +61,30 @@ def new_record(args, processes=None):
 
 
 class Folder:
-    """The folder at path, of the run that record describes."""
+    """The folder at path, of the run that record describes. resume: it may have begun before."""
 
-    def __init__(self, path, record):
-        self.path, self.record = path, record
+    def __init__(self, path, record, resume):
+        self.path, self.record, self.resume = path, record, resume
         self.checkpoint = path / CHECKPOINTS[record["framework"]]
 
-    def look(self, resume):
+    def look(self):
         """The record of the run to be resumed, None if there is none. Writes nothing. Raises
         UsageError where the folder is not free for a new run, or the old one cannot go on here."""
-        earlier = read_record(self.path)
-        if earlier and not resume:
-            raise UsageError(
-                f"--run_dir {self.path} is not empty: give another, or --resume to continue its run"
-            )
-        for name in ("processes", "precision") if earlier else ():
-            if (before := earlier.get(name)) != self.record[name]:
-                raise UsageError(
-                    f"the run in {self.path} has {name}: {before}, and now it would be "
-                    f"{self.record[name]}, which changes its numbers"
-                )
-        return earlier
+        self.earlier = read_record(self.path)
+        if self.earlier and not self.resume:
+            how = "give another, or --resume to continue its run"
+            raise UsageError(f"--run_dir {self.path} is not empty: {how}")
+        for name in ("processes", "precision") if self.earlier else ():
+            if (before := self.earlier.get(name)) != (now := self.record[name]):
+                change = f"has {name}: {before}, and now it would be {now}"
+                raise UsageError(f"the run in {self.path} {change}, which changes its numbers")
+        return self.earlier
 
-    def read_history(self, names):
-        """The columns of metrics.csv, which must have these names."""
-        with files.reading(self.path / METRICS):
-            columns = read_history(self.path / METRICS)
-            if [*columns] != [*names]:
-                raise ValueError("it is not that of this run")
-            return columns
-
-    def open(self, stack, resume):
+    def open(self, stack):
         """Makes the folder unless it is there, and locks it until the ExitStack closes. Returns
         what its checkpoint holds, None without one."""
         made = [parent for parent in self.path.parents if not parent.exists()]
-        with usable(self.path):
+        with file_errors(UsageError, self.path):
             try:
                 self.path.mkdir(parents=True, exist_ok=True)
             except OSError:
@@ -104,47 +93,31 @@ class Folder:
                         parent.rmdir()
                 raise
             stack.enter_context(files.locked(self.path))
-        # Looks again: another process may have been here since.
-        if earlier := self.look(resume):
-            if earlier["status"] == "completed":
-                raise UsageError(f"another process has just completed the run in {self.path}")
-            if earlier["dataset"] not in (None, self.record["dataset"]):
-                before, now = earlier["dataset"], self.record["dataset"]
-                what = f"the run in {self.path} is on {before}, not {now}"
-                raise UsageError(f"{what}: give its data with --data_dir")
-        with files.reading(self.checkpoint):
-            if self.checkpoint.exists():
-                return files.read_checkpoint(self.checkpoint)
-
-    def begin(self, resume):
-        """Writes the first record, or that the run goes on."""
-        if resume and not (self.path / RECORD).exists():
+        if read_record(self.path) != self.earlier:
+            raise UsageError(f"another run is under way in {self.path}, or has just ended there")
+        before, now = self.earlier and self.earlier["dataset"], self.record["dataset"]
+        if before not in (None, now):
+            what = f"the run in {self.path} is on {before}, not {now}"
+            raise UsageError(f"{what}: give its data with --data_dir")
+        if self.resume and not self.earlier:
             print(f"there was no run in {self.path}: it begins", file=sys.stderr)
-        with usable(self.path):
-            self.write_record(status="running")
+        with files.reading(self.checkpoint):
+            return files.read_checkpoint(self.checkpoint) if self.checkpoint.exists() else None
 
     def write_record(self, **changes):
         self.record |= changes
         with files.replacing(self.path / RECORD) as file:
             file.write((json.dumps(self.record, indent=1) + "\n").encode())
 
-    def complete(self):
-        with writing(self.path):
-            self.write_record(status="completed", peak_rss_mb=peak_rss_mb())
-
     def write_end(self, **changes):
         """Records how a run ended that did not complete, if that can still be written."""
         if self.record["status"] == "running":
-            with suppress(OSError):
+            with suppress(RunError):
                 self.write_record(**changes)
 
     def write_history(self, columns):
-        with writing(self.path / METRICS), files.replacing(self.path / METRICS) as file:
+        with files.replacing(self.path / METRICS) as file:
             file.write(as_csv(columns))
-
-    def write_checkpoint(self, state):
-        with writing(self.checkpoint):
-            files.write_checkpoint(self.checkpoint, state)
 
     def draw(self, columns):
         """Draws curves.png unless it is there."""
@@ -163,17 +136,6 @@ def load_flags(folder):
     if not (record := read_record(Path(folder))):
         raise UsageError(f"{folder} holds no run")
     return SimpleNamespace(**record["flags"])
-
-
-@contextmanager
-def usable(path):
-    """Turns an OSError in the block into a UsageError about --run_dir."""
-    try:
-        yield
-    except OSError as error:
-        busy = isinstance(error, BlockingIOError)
-        reason = "another run is under way there" if busy else error.strerror
-        raise UsageError(f"cannot use --run_dir {path}: {reason}") from error
 
 
 def peak_rss_mb():

@@ -26,20 +26,16 @@ def make_optimizer(mlp, args, total_steps):
         {"params": vectors, "weight_decay": 0.0, "steps": 0},
     ]
     optimizer = OPTIMIZERS[args.optimizer](groups, lr=args.learning_rate)
-    optimizer.register_step_pre_hook(processes.average_gradients)
-    if args.l1:
-        optimizer.register_step_pre_hook(functools.partial(add_l1_gradient, args.l1))
-    optimizer.register_step_pre_hook(functools.partial(set_learning_rate, args, total_steps))
+    optimizer.register_step_pre_hook(functools.partial(prepare_step, args, total_steps))
     return optimizer
 
 
 @torch.no_grad()
-def add_l1_gradient(factor, optimizer, *_):
-    for matrix in optimizer.param_groups[0]["params"]:
-        matrix.grad.add_(matrix.sign(), alpha=factor)
-
-
-def set_learning_rate(args, total_steps, optimizer, *_):
+def prepare_step(args, total_steps, optimizer, *_):
+    processes.average_gradients(optimizer)
+    if args.l1:
+        for matrix in optimizer.param_groups[0]["params"]:
+            matrix.grad.add_(matrix.sign(), alpha=args.l1)
     for group in optimizer.param_groups:
         group["steps"] += 1  # in the group, because state_dict() holds it there
         group["lr"] = learning_rate(args, group["steps"], total_steps)

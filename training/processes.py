@@ -8,6 +8,7 @@ from contextlib import contextmanager, suppress
 
 import torch
 from torch import distributed
+from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from training.errors import UNDER_TORCHRUN, RunError, UsageError, on_signals
 
@@ -126,14 +127,12 @@ def mean(numbers):
     return (all_reduce_sum(torch.stack(numbers)) / size()).tolist()
 
 
-def average_gradients(optimizer, *_):
-    """A step_pre_hook: gives the optimizer's parameters the mean of all processes' gradients."""
+def average_gradients(optimizer):
+    """Gives the optimizer's parameters the mean of all processes' gradients."""
     if size() > 1:
         gradients = [p.grad for group in optimizer.param_groups for p in group["params"]]
-        flat = all_reduce_sum(torch.cat([gradient.flatten() for gradient in gradients])) / size()
-        parts = flat.split([gradient.numel() for gradient in gradients])
-        for gradient, part in zip(gradients, parts, strict=True):
-            gradient.copy_(part.view_as(gradient))
+        total = all_reduce_sum(parameters_to_vector(gradients))
+        vector_to_parameters(total / size(), gradients)
 
 
 def seed_step(seed, position):
@@ -147,21 +146,17 @@ def seed_step(seed, position):
 
 
 def run_and_leave(main):
-    """Calls main and exits. Under torchrun it skips Python's clean-up, in which a thread of PyTorch
+    """Calls main. Under torchrun it exits without Python's clean-up, in which a thread of PyTorch
     sometimes aborts the process."""
-    status = 0
+    if UNDER_TORCHRUN not in os.environ:
+        return main()
     try:
         main()
-    except SystemExit as end:
-        status = end.code
-    if UNDER_TORCHRUN in os.environ:
-        if status == 0 and distributed.is_initialized():  # else the others may have ended
+        if distributed.is_initialized():  # after an error, the others may have ended
             distributed.destroy_process_group()
-        for stream in (sys.stdout, sys.stderr):
-            with suppress(AttributeError, OSError, ValueError):
-                stream.flush()
-        os._exit(status)
-    sys.exit(status)
+        os._exit(0)
+    except SystemExit as end:
+        os._exit(end.code)
 
 
 def keep_freed_memory():

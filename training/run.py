@@ -18,8 +18,8 @@ from tqdm import tqdm
 from training import files
 from training.errors import UNDER_TORCHRUN, RunError, Stopped, UsageError, on_signals
 from training.flags import total_steps
-from training.folder import Folder, new_record
-from training.history import History
+from training.folder import METRICS, Folder, new_record, peak_rss_mb
+from training.history import History, read_history
 
 ON_DISK = "everything up to the last checkpoint is saved"
 SYNTHETIC_WARNING = "*** SYNTHETIC DATA, not CIFAR-10: its accuracy says nothing about CIFAR-10 ***"
@@ -39,18 +39,19 @@ class Run:
         self._is_main = processes is None or processes.is_main_process()
         self.record = new_record(args, processes)
         default = Path("runs", f"{args.framework}-{datetime.now():%Y%m%d-%H%M%S-%f}")
-        self.folder = Folder(Path(args.run_dir or default), self.record)
+        self.folder = Folder(Path(args.run_dir or default), self.record, args.resume)
         self.history = History(self.record["flags"])
         self.step, self.train_seconds, self._best = 0, 0.0, {}
         self._in_loop, self._signal, self._stopping = False, None, False
-        earlier = self.on_main_process(lambda: self.folder.look(args.resume))
+        earlier = self.on_main_process(self.folder.look)
         self.finished = earlier is not None and earlier["status"] == "completed"
         if self.finished:
             self.record |= earlier
-            self.history.columns = self.folder.read_history(self.history.columns)
+            with files.reading(self.folder.path / METRICS):
+                self.history.columns = read_history(self.folder.path / METRICS)
 
     @property
-    def is_new(self):
+    def _is_new(self):
         """True before the first row."""
         return not self.history.columns["step"]
 
@@ -70,7 +71,8 @@ class Run:
         self.record["dataset"] = data.name
         self._parts = {"network": network, **parts}
         with ExitStack() as stack:
-            self._restore(self.on_main_process(lambda: self.folder.open(stack, self.args.resume)))
+            if (state := self.on_main_process(lambda: self.folder.open(stack))) is not None:
+                self._restore(state)
             self._warn_if_synthetic()
             hidden = None if self._is_main else True  # None: where there is no terminal
             self._bar = stack.enter_context(
@@ -79,7 +81,7 @@ class Run:
             stack.enter_context(on_signals(self._on_signal))
             stack.enter_context(np.errstate(over="ignore", invalid="ignore"))  # seen in the loss
             try:
-                self.on_main_process(lambda: self.folder.begin(self.args.resume))
+                self.on_main_process(lambda: self.folder.write_record(status="running"))
                 yield
             except KeyboardInterrupt as stop:
                 if self._is_main:
@@ -87,18 +89,14 @@ class Run:
                 number = getattr(stop, "number", signal.SIGINT)
                 if self.record["status"] == "completed":
                     raise Stopped(number, "the run is complete") from stop
-                how = f"--resume --run_dir {shlex.quote(str(self.folder.path))}"
-                raise Stopped(
-                    number, f"{str(stop) or ON_DISK}; to continue, give only {how}"
-                ) from stop
+                how = f"give only --resume --run_dir {shlex.quote(str(self.folder.path))}"
+                raise Stopped(number, f"{str(stop) or ON_DISK}; to continue, {how}") from stop
             except Exception:
                 if self._is_main:
                     self.folder.write_end(status="failed")
                 raise
 
     def _restore(self, state):
-        if state is None:
-            return
         with files.reading(self.folder.checkpoint):
             progress = json.loads(str(state["run"]["progress"]))
             known = isinstance(progress, dict) and isinstance(progress["step"], int)
@@ -120,21 +118,22 @@ class Run:
         first, self._signal = self._signal is None, number
         again = not first and UNDER_TORCHRUN in os.environ  # torchrun repeats it
         if not (first and self._in_loop or again):
-            raise Stopped(number, "nothing is saved yet" if self.is_new else ON_DISK)
+            raise Stopped(number, "nothing is saved yet" if self._is_new else ON_DISK)
 
     def batches(self, train):
-        """Yields the remaining batches of the training set, x and y, one for each step."""
-        train.position = self.step * self.args.batch_size
+        """Yields the remaining batches of the training set, x and y, one for each step. Step 0 of
+        a new run has the batch of step 1, to be evaluated before any training."""
         self._in_loop = True
-        while self.step < self.total_steps:
-            self.step += 1
+        for step in range(0 if self._is_new else self.step + 1, self.total_steps + 1):
+            self.step = step
+            train.position = max(step - 1, 0) * self.args.batch_size
             self._began = time.perf_counter()
             yield train.next_batch(self.args.batch_size)
-            self._bar.update()
+            self._bar.update(step > 0)
             if self._stopping or (self._signal and self.record["processes"] == 1):
                 self._save()
                 number = self._signal or signal.SIGTERM  # another process received it
-                raise Stopped(number, f"step {self.step} of {self.total_steps} is saved")
+                raise Stopped(number, f"step {step} of {self.total_steps} is saved")
         self._in_loop = False
         self._bar.close()
 
@@ -186,7 +185,7 @@ class Run:
                 column[-1] = self.record.get(one_view, self.record[name])
         if self._is_main:
             self.folder.write_history(self.history.columns)
-            self.folder.complete()
+            self.folder.write_record(status="completed", peak_rss_mb=peak_rss_mb())
         return self.report()
 
     def report(self):
@@ -214,7 +213,7 @@ class Run:
             progress |= {"sums": self.history.sums, "history": self.history.columns}
             progress["flags"] = self.record["flags"]
             state |= {"best": self._best, "run": {"progress": json.dumps(progress)}}
-            self.folder.write_checkpoint(state)
+            files.write_checkpoint(self.folder.checkpoint, state)
 
     def _warn_if_synthetic(self):
         if self._is_main and self.record["dataset"] == "synthetic":

@@ -5,6 +5,8 @@ import shlex
 import pytest
 from common import record_of, refused, results
 
+from training.argument_files import with_files
+
 BOTH = {  # what is named, and where
     "''": ["--learning_rate=", "--run_dir=", "--data_dir="],
     "'x'": ["--batch_size x", "--learning_rate x", "--dnn_hidden_units 100,x"],
@@ -75,6 +77,11 @@ def test_an_argument_file_is_read_much_as_a_shell_reads_it(run, tmp_path):
         line = refused(run, "y", f"@{tmp_path}/loop")
         assert str(tmp_path / "loop") in line and complaint in line
     assert not (tmp_path / "y").exists()
+
+
+def test_quotes_in_an_argument_file_may_span_lines(tmp_path):
+    (tmp_path / "file").write_text("\"a\n#b\" c'd\ne' # it's a comment\nf")
+    assert [*with_files([f"@{tmp_path}/file"])] == ["a\n#b", "cd\ne", "f"]
 
 
 def test_help_lists_the_flags(trainer, capsys):

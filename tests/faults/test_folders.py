@@ -160,6 +160,13 @@ def test_a_file_that_cannot_be_read_is_not_called_damaged(run, unfinished, name)
     assert str(path) in line and "Is a directory" in line and "damaged" not in line
 
 
+@pytest.mark.parametrize("rows", [None, "", "step,train_loss\n\n0,2.3\n"])
+def test_a_finished_run_without_a_sound_curve_is_refused(run, rows):
+    path = run("a") / "metrics.csv"
+    path.unlink() if rows is None else path.write_text(rows)
+    assert str(path) in refused(run, "a", "--resume")
+
+
 def test_an_error_of_the_program_is_not_called_damage(run, unfinished, monkeypatch):
     monkeypatch.setattr(run.trainer.MLP, "load_state_dict", None)
     with pytest.raises(TypeError):
