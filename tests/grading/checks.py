@@ -1,8 +1,8 @@
 """The rows of the table, and how one is made.
 
-A check takes a Submission and a random generator, raises a Failure where something is wrong, and
-returns a list of remarks (style, efficiency) otherwise. A row counts to a question of the
-assignment; one about all modules counts to the last.
+A check takes a Submission and a random generator. It raises a Failure where something is wrong;
+otherwise it returns a list of remarks (style, efficiency), if there are any. A row counts to a
+question of the assignment; one about all modules counts to the last.
 """
 
 import warnings
@@ -62,7 +62,7 @@ def run(row, submission, seed):
     remarks, failure = [], Failure(None)
     try:
         with np.errstate(all="ignore"), warnings.catch_warnings(action="ignore"):
-            remarks = submission.run(row.check, rng)
+            remarks = submission.run(row.check, rng) or []
         cell = REMARK if remarks else PASSED
     except Exception as error:
         failure = error if isinstance(error, Failure) else Failure(f"the check {describe(error)}")

@@ -74,30 +74,35 @@ def expect(what, got, expected, hypotheses=(), factors=(), tolerance=TOLERANCE):
         return
     numbers = largest_difference(got, expected)
     for values, sentence, *follows in hypotheses:
-        if close(got, np.asarray(values)):
+        if close(got, values):
             raise Failure(f"{what}: {sentence}", *numbers, follows)
-    raise Failure(explain(what, np.asarray(got), np.asarray(expected), factors), *numbers)
+    raise Failure(f"{what} {_explain(got, expected, factors)}", *numbers)
 
 
-def explain(what, got, expected, factors=()):
-    """One sentence on numbers that no hypothesis gives."""
+def _explain(got, expected, factors):
+    """What is wrong with numbers that no hypothesis gives."""
     if close(got, expected.T):
-        return f"{what} is transposed"
+        return "is transposed"
     if got.shape != expected.shape:
-        return f"{what} has the shape {got.shape}, and should have {expected.shape}"
+        return f"has the shape {got.shape}, and should have {expected.shape}"
     if not np.all(np.isfinite(got)):
-        return f"{what} is not finite"
+        return "is not finite"
     if not np.any(got):
-        return f"{what} is zero everywhere: not computed, or not assigned?"
+        return "is zero everywhere: not computed, or not assigned?"
     ratio = np.sum(got * expected) / np.sum(expected * expected)
     if close(got, ratio * expected):
         for factor, sentence in (*factors, (2, "is twice the right one"), (1, "")):
             if np.isclose(abs(ratio), abs(factor), rtol=TOLERANCE):
-                wrong = "has the wrong sign: a minus is missing or too many"
-                sentences = filter(None, [sentence, wrong if ratio < 0 else ""])
-                return f"{what} {' and '.join(sentences)}"
-        return f"{what} is {ratio:.6g} times the right one"
-    return what + " " + _where_wrong(got, expected)
+                wrong = "has the wrong sign: a minus is missing or too many" if ratio < 0 else ""
+                return " and ".join(filter(None, [sentence, wrong]))
+        return f"is {ratio:.6g} times the right one"
+    differs = np.abs(got - expected) > TOLERANCE * np.max(np.abs(expected))
+    for name, axis in (("row(s)", 0), ("column(s)", 1)) if got.ndim == 2 else ():
+        found, count = np.flatnonzero(differs.any(axis=1 - axis)), got.shape[axis]
+        if len(found) < count:
+            numbers = ", ".join(map(str, found[:5])) + ", ..." * (len(found) > 5)
+            return f"is wrong in {name} {numbers} of {count} only"
+    return f"is wrong in {np.count_nonzero(differs)} of {differs.size} entries"
 
 
 def multiple(got, expected, base, sentence):
@@ -107,27 +112,10 @@ def multiple(got, expected, base, sentence):
         yield expected + share * base, sentence.format(f"{share:.3g}")
 
 
-def _where_wrong(got, expected):
-    """What the entries that differ have in common."""
-    differs = np.abs(got - expected) > TOLERANCE * np.max(np.abs(expected))
-    if differs.ndim == 2 and len(differs) > 1:
-        rows = np.flatnonzero(differs.any(axis=1))
-        columns = np.flatnonzero(differs.any(axis=0))
-        for name, found, count in (
-            ("row(s)", rows, len(differs)),
-            ("column(s)", columns, differs.shape[1]),
-        ):
-            if 0 < len(found) < count:
-                numbers = ", ".join(map(str, found[:5])) + ", ..." * (len(found) > 5)
-                return f"is wrong in {name} {numbers} of {count} only"
-    return f"is wrong in {np.count_nonzero(differs)} of {differs.size} entries"
-
-
 def largest_difference(got, expected):
     """(got, expected, index) at the entry that differs most; three times None without such."""
-    got, expected = np.asarray(got, dtype=float), np.asarray(expected, dtype=float)
-    if got.shape != expected.shape or got.size == 0:
+    if np.shape(got) != np.shape(expected) or np.size(got) == 0:
         return None, None, None
     difference = np.nan_to_num(np.abs(got - expected), nan=np.inf)
-    index = np.unravel_index(np.argmax(difference), got.shape)
+    index = np.unravel_index(np.argmax(difference), np.shape(got))
     return float(got[index]), float(expected[index]), [int(i) for i in index]

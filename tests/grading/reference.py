@@ -51,9 +51,9 @@ def gradient(function, x, dout=1.0):
     return result
 
 
-def elementwise_gradient(function, x, dout=1.0):
-    """The same where each entry depends on one entry alone."""
-    return dout * function(x + 1j * STEP).imag / STEP
+def slope(function, x, *args):
+    """The derivative of function(x, *args), each entry of which depends on one entry of x alone."""
+    return function(x + 1j * STEP, *args).imag / STEP
 
 
 def network(x, layers, hidden=elu, last=softmax, skip=None):
@@ -67,39 +67,34 @@ def network(x, layers, hidden=elu, last=softmax, skip=None):
 
 def _forward(x, layers, hidden, last, skip):
     """The inputs of all layers, the results of all layers, and the output."""
-    inputs, results = [], []
+    inputs, results, end = [], [], len(layers) - 1
     for i, (weight, bias) in enumerate(layers):
         inputs.append(x)
         results.append(x @ weight.T + bias)
-        x = last(results[i]) if i == len(layers) - 1 else results[i]
-        if i not in (skip, len(layers) - 1):
-            x = hidden(x)
-    return inputs, results, x
+        x = results[i] if i in (skip, end) else hidden(results[i])
+    return inputs, results, last(x)
 
 
-def network_gradients(x, layers, dout=None, y=None, hidden=elu, last=softmax, skip=None, one=0):
+def network_gradients(x, layers, dout=None, y=None, hidden=elu, last=softmax, skip=None, one=False):
     """The gradients (weight, bias) of every layer.
 
     They are those of (dout * output).sum() or, where targets y are given, those of the loss.
     one: as if all hidden layers had the slopes of the last one.
     """
     inputs, results, out = _forward(x, layers, hidden, last, skip)
-    grads, dout = [], dout if y is None else cross_entropy_gradient(np.maximum(out, FLOOR), y)
+    dout = dout if y is None else cross_entropy_gradient(np.maximum(out, FLOOR), y)
+    grads, dout = [], gradient(last, results[-1], dout)
     for i in reversed(range(len(layers))):
-        if i == len(layers) - 1:
-            dout = gradient(last, results[i], dout)
-        elif i != skip:
-            dout = elementwise_gradient(hidden, results[-2 if one else i], dout)
         grads.insert(0, (dout.T @ inputs[i], dout.sum(axis=0)))
         dout = dout @ layers[i][0]
+        if i - 1 not in (skip, -1):
+            dout = dout * slope(hidden, results[-2 if one else i - 1])
     return grads
 
 
 def descend(x, y, layers, rate, steps, enough):
-    """The lowest loss that gradient descent reaches, and its last parameters.
-
-    It stops below `enough`.
-    """
+    """The lowest loss that gradient descent reaches, at most `steps` steps and not far below
+    `enough`, and its last parameters."""
     losses = []
     for _ in range(steps):
         losses.append(cross_entropy(np.maximum(network(x, layers), FLOOR), y))
@@ -107,7 +102,6 @@ def descend(x, y, layers, rate, steps, enough):
             break
         grads = network_gradients(x, layers, y=y)
         layers = [
-            (weight - rate * dw, bias - rate * db)
-            for (weight, bias), (dw, db) in zip(layers, grads, strict=True)
+            (w - rate * dw, b - rate * db) for (w, b), (dw, db) in zip(layers, grads, strict=True)
         ]
     return np.nanmin([np.inf, *losses]), layers

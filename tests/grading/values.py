@@ -6,10 +6,12 @@ unseen. In others two of them are equal, where an orientation that is guessed fr
 wrong, or one of them is as small or as large as it may be.
 """
 
+import contextlib
+
 import numpy as np
 
 from . import reference
-from .diagnosis import Failure, case, close, expect, largest_difference, multiple
+from .diagnosis import Failure, case, close, expect, multiple
 
 EPSILON = 1.5e-8  # the largest deviation of a probability that is only a remark
 NEARLY = 1e-2  # what differs by less may be due to an epsilon, and is first asked for that
@@ -34,107 +36,97 @@ def draw(rng, *shape):
 # The linear module
 
 
-def _linear_cases(submission, rng):
-    """Layers with all parameters set. Yields a phrase, the layer, x, dout, weight and bias."""
+def _linear_cases(submission, rng, uses=1):
+    """Yields a phrase, a layer, x, dout, its parameters, and those of its use before, if any."""
     s, m, n = draw_sizes(rng, 3)
+    many = draw_many(rng)
     for phrase, samples, fan_in, fan_out in (
         ("", s, m, n),
         (f" of a square layer ({m}, {m}: shapes do not show the orientation)", s, m, m),
         (f" of as many samples as units, {n},", n, m, n),
         (f" of as many samples as features, {m},", m, m, n),
-        (f" of {m} samples of {m} features for {m} units", m, m, m),
         (" of one sample", 1, m, n),
         (" of one feature", s, 1, n),
         (" of one unit", s, m, 1),
-        (f" of {(many := draw_many(rng))} samples", many, m, n),
+        (f" of {many} samples", many, m, n),
         (f" of a layer ({PIXELS}, {CLASSES})", s, PIXELS, CLASSES),
     ):
-        weight, bias = draw(rng, fan_out, fan_in), draw(rng, fan_out)
-        layer = submission.linear(weight, bias)
-        yield phrase, layer, draw(rng, samples, fan_in), draw(rng, samples, fan_out), weight, bias
+        layer, before = submission.fresh_linear(fan_in, fan_out), None
+        x, dout = draw(rng, samples, fan_in), draw(rng, samples, fan_out)
+        for _ in range(uses):
+            parameters = draw(rng, fan_out, fan_in), draw(rng, fan_out)
+            layer.set([parameters])
+            yield phrase, layer, x, dout, parameters, before or parameters
+            before = parameters
 
 
 DECAY = "{} times the weight itself is added: weight decay is no part of this gradient"
 COPIED = (
-    "with the parameters of its first use, which have changed since: it keeps a copy, so that a "
-    "network never learns"
+    "computed with the parameters of its first use, which have changed since: it keeps a copy, so "
+    "that a network never learns"
 )
 
 
 def linear_forward(submission, rng):
     """Y = X W^T + b."""
-    for phrase, layer, x, _, weight, bias in _linear_cases(submission, rng):
-        product = x @ weight.T
+    for phrase, layer, x, _, (weight, bias), before in _linear_cases(submission, rng, uses=2):
+        product, old = x @ weight.T, x @ before[0].T
         hypotheses = [
             (product, "the bias is stored but never added"),
             (product - bias, "the bias is subtracted"),
             (product + 2 * bias, "the bias is added twice"),
             (-product + bias, "the product has the wrong sign"),
+            (old + before[1], COPIED),
+            (old + bias, COPIED),
+            (product + before[1], COPIED),
         ]
-        what = "the output" + phrase
-        expect(what, layer.forward(x), product + bias, hypotheses)
-        changed, shifted = draw(rng, *weight.shape), draw(rng, *bias.shape)
-        layer.set([(changed, shifted)])
-        copied = [
-            (w, f"computed {COPIED}")
-            for w in (product + bias, product + shifted, x @ changed.T + bias)
-        ]
-        expect(what, layer.forward(x), x @ changed.T + shifted, copied)
-    return []
+        expect("the output" + phrase, layer.forward(x), product + bias, hypotheses)
 
 
 def weight_gradient(submission, rng):
     """dL/dW, of shape (N, M)."""
-    for phrase, layer, x, dout, weight, _ in _linear_cases(submission, rng):
+    for phrase, layer, x, dout, (weight, _), _ in _linear_cases(submission, rng):
         layer.forward(x)
         layer.backward(dout)
-        expected, got = dout.T @ x, layer.grad("weight")
-        hypotheses = [(np.ones_like(dout).T @ x, "dout is left out")]
-        hypotheses += multiple(got, expected, weight, DECAY)
-        what = "the weight gradient" + phrase
-        expect(what, got, expected, hypotheses, batch_factors(len(x)))
-    return []
+        got, expected = layer.grad("weight"), dout.T @ x
+        hypotheses = [
+            (np.ones_like(dout).T @ x, "dout is left out"),
+            *multiple(got, expected, weight, DECAY),
+        ]
+        expect("the weight gradient" + phrase, got, expected, hypotheses, batch_factors(len(x)))
 
 
 def bias_gradient(submission, rng):
     """dL/db, N values in the arrangement of the bias."""
-    for phrase, layer, x, dout, _, bias in _linear_cases(submission, rng):
+    for phrase, layer, x, dout, (_, bias), _ in _linear_cases(submission, rng):
         layer.forward(x)
         layer.backward(dout)
+        got, expected = layer.grad("bias"), dout.sum(axis=0)
         hypotheses = [
             (dout.sum(axis=1), "summed over the features (axis 1) instead of the samples (axis 0)"),
-            (np.array(dout.sum()), "summed over samples and features: axis=0 missing"),
+            (dout.sum(), "summed over samples and features: axis=0 missing"),
             (dout, "not summed over the samples"),
             (dout[0], "dout of the first sample only"),
             (np.full(len(bias), float(len(x))), "dout is left out"),
-            (dout.sum(axis=0) * bias, "multiplied by the bias, which is not part of its gradient"),
+            (expected * bias, "multiplied by the bias, which is not part of its gradient"),
         ]
-        what = "the bias gradient" + phrase
-        expect(what, layer.grad("bias"), dout.sum(axis=0), hypotheses, batch_factors(len(x)))
-    return []
+        expect("the bias gradient" + phrase, got, expected, hypotheses, batch_factors(len(x)))
 
 
 def input_gradient(submission, rng):
     """dL/dX, (S, M)."""
-    for phrase, layer, x, dout, weight, bias in _linear_cases(submission, rng):
+    for phrase, layer, x, dout, (weight, _), before in _linear_cases(submission, rng, uses=2):
         layer.forward(x)
-        dx = layer.backward(dout)
-        if dx is None:
+        got, expected = layer.backward(dout), dout @ weight
+        if got is None:
             raise Failure("backward returns None: the input gradient is not returned")
-        expected = dout @ weight
         hypotheses = [
             (expected + x, "the input itself is added"),
             (np.ones_like(dout) @ weight, "dout is left out"),
             (dout, "dout is passed on unchanged: the weight is left out"),
+            (dout @ before[0], COPIED),
         ]
-        what = "the input gradient" + phrase
-        expect(what, dx, expected, hypotheses, batch_factors(len(x)))
-        changed = draw(rng, *weight.shape)
-        layer.set([(changed, bias)])
-        layer.forward(x)
-        copied = [(expected, f"computed {COPIED}")]
-        expect(what, layer.backward(dout), dout @ changed, copied)
-    return []
+        expect("the input gradient" + phrase, got, expected, hypotheses, batch_factors(len(x)))
 
 
 def batch_factors(samples):
@@ -148,7 +140,7 @@ def batch_factors(samples):
 # The ELU module
 
 # Both sides of 0, 0 itself, and far below, where a clipped input shows.
-ELU_INPUT = [-2.0, -0.5, 0.0, 0.7, 1.5, -1e-3, 3.0, -4.0, 1e-3, 0.0, -1.0, 0.2, -9.0, -14.0, -25.0]
+ELU_INPUT = [-2.0, 0.0, 1.5, -1e-3, 3.0, -4.0, 1e-3, 0.0, -1.0, 0.2, -9.0, -14.0, -25.0]
 
 
 def _elu_cases(submission, rng):
@@ -159,10 +151,9 @@ def _elu_cases(submission, rng):
     alphas = [(None, 1.0)] + ([(0.5, 0.5), (1.7, 1.7)] if has_alpha(submission) else [])
     for argument, alpha in alphas:
         phrase = f" (alpha {alpha})" if len(alphas) > 1 else ""
-        for first in (-0.5, 0.7):
-            rest = rng.permutation([value for value in ELU_INPUT if value != first])
-            shape = [(3, 5), (5, 3)][rng.integers(2)]
-            yield phrase, argument, alpha, np.append(first, rest).reshape(shape)
+        for first, second, shape in ((-0.5, 0.7, (3, 5)), (0.7, -0.5, (5, 3))):
+            x = np.array([first, *rng.permutation([second, *ELU_INPUT])])
+            yield phrase, argument, alpha, x.reshape(shape)
     many, few = draw_many(rng), draw_sizes(rng, 1)[0]
     for shape in ((many, 2), (2, many), (1, few), (few, 1)):
         yield f" of an array {shape}", None, 1.0, 2 * draw(rng, *shape)
@@ -170,119 +161,114 @@ def _elu_cases(submission, rng):
 
 def has_alpha(submission):
     """Whether the ELU takes an alpha that has an effect, on the value or on the gradient."""
-    if not submission.elu().takes_alpha:
-        return False
     x = np.array([ELU_INPUT])
-    modules = submission.elu(0.5), submission.elu(1.7)
-    values = [module.forward(x) for module in modules]
-    slopes = [module.backward(np.ones_like(x)) for module in modules]
-    return not (close(*values) and close(*slopes))
+    with contextlib.suppress(Failure):
+        if submission.elu().takes_alpha:
+            modules = submission.elu(0.5), submission.elu(1.7)
+            values = [module.forward(x) for module in modules]
+            slopes = [module.backward(np.ones_like(x)) for module in modules]
+            return not (close(*values) and close(*slopes))
+    return False
 
 
 def elu_value(submission, rng):
     """Both sides of 0, 0 itself, and every alpha that can be chosen."""
     for phrase, argument, alpha, x in _elu_cases(submission, rng):
-        got, what = submission.elu(argument).forward(x), "the output" + phrase
-        expect(what, got, reference.elu(x, alpha), _elu_mistakes(x, alpha, got))
-    if submission.elu().takes_alpha and not has_alpha(submission):
-        return ["alpha is an argument of ELUModule, but has no effect"]
-    return []
+        got, right = submission.elu(argument).forward(x), reference.elu(x, alpha)
+        hypotheses = _elu_mistakes(x, alpha, right, got, alpha, _other_functions(x, alpha))
+        expect("the output" + phrase, got, right, hypotheses)
 
 
 def elu_gradient(submission, rng):
-    """The same for dL/dX."""
+    """The same for dL/dX; at 0 the slope is 1 or alpha."""
     for phrase, argument, alpha, x in _elu_cases(submission, rng):
         # No entry near 0 that would hide a difference, and both signs for x of both signs and 0.
         signs = (-1.0) ** (np.argsort(np.argsort(x, axis=None)) + rng.integers(2))
         dout = signs.reshape(x.shape) * (draw(rng, *x.shape) + 3.0)
-        module, what = submission.elu(argument), "the gradient" + phrase
-        out = module.forward(x)
-        got = module.backward(dout)
-        expected = reference.elementwise_gradient(lambda x, a=alpha: reference.elu(x, a), x, dout)
-        at_zero = x == 0
-        if got.shape == x.shape and np.any(at_zero):
-            if close(got[at_zero], dout[at_zero]):
-                expected[at_zero] = dout[at_zero]  # the slope at 0 is 1 or alpha: both are right
-            elif close(got[~at_zero], expected[~at_zero]) and not close(got, expected):
-                slope = (got / dout)[at_zero][0]
-                raise Failure(
-                    f"{what} is wrong at x = 0 only, where the slope is {slope:.3g} and not 1",
-                    *largest_difference(got, expected),
-                )
-        mistakes = list(_slope_mistakes(x, alpha, out, got / dout if got.shape == x.shape else x))
-        hypotheses = [
-            (expected / dout, "dout is left out"),
-            (abs(dout) * expected / dout, "the sign of dout is left out"),
+        module = submission.elu(argument)
+        module.forward(x)
+        got, slope = module.backward(dout), reference.slope(reference.elu, x, alpha)
+        if not close(got, np.where(x == 0, dout, dout * slope)):
+            hypotheses = _slope_mistakes(x, alpha, slope, dout, got)
+            expect("the gradient" + phrase, got, dout * slope, hypotheses)
+
+
+def _slope_mistakes(x, alpha, slope, dout, got):
+    if got.shape == x.shape:
+        yield slope, "dout is left out"
+        yield abs(dout) * slope, "the sign of dout is left out"
+        others = _other_slopes(x, alpha, slope)
+        mistakes = _elu_mistakes(x, alpha, slope, got / dout, 0, others)
+        for value, sentence, *follows in mistakes:
+            yield dout * value, sentence, *follows
+            yield np.where(x == 0, got, value), f"dout is left out, and {sentence}"
+
+
+def _elu_mistakes(x, alpha, right, got, offset, others):
+    """What the right value or slope, below 0 alpha * exp(x) - offset, may have become.
+
+    others: more mistakes. What is wrong elsewhere may be on either side at 0.
+    """
+    if got.shape == x.shape:
+        lowest, one = np.argmin(x), np.argmin(np.abs(x + 1))
+        low, own = np.log((got.flat[lowest] + offset) / alpha), got.flat[one] / right.flat[one]
+        mistakes = [
+            (right, "wrong at x = 0 only"),
+            *others,
+            (np.maximum(right, got.flat[lowest]), f"the input is clipped at {low:.3g}"),
+            (
+                np.where(x > 0, right, own * right),
+                f"that of the ELU with an alpha of {own * alpha:.3g}",
+                "ELU value",
+            ),
         ]
-        for slope, sentence in mistakes:  # a derivative may be right for the function of its value
-            hypotheses.append((dout * slope, sentence, *["ELU value"] * ("LU" in sentence)))
-        hypotheses += [(slope, f"dout is left out, and {text}") for slope, text in mistakes]
-        expect(what, got, expected, hypotheses)
-    return []
-
-
-def _own_alpha(x, got, factor):
-    """The alpha that makes `got` alpha times `factor` at one entry below 0."""
-    index = np.unravel_index(np.argmin(np.abs(x + 1)), x.shape)
-    return got[index] / factor[index]
+        if x.flat[0] > 0:  # and a case before it began below 0
+            mistakes.insert(1, (np.where(x > 0, right, np.trunc(right)), CAST))
+        for value, *sentence in mistakes:
+            yield np.where(x == 0, got, value), *sentence
 
 
 CAST = "cast to int below 0: np.vectorize takes the dtype of all entries from the first"
 
 
-def _elu_mistakes(x, alpha, got):
-    exp = np.exp(np.minimum(x, 0))
-    if x.flat[0] > 0:  # and a case before it began below 0
-        yield np.where(x > 0, x, np.trunc(alpha * (exp - 1))), CAST
-    for positive in (x > 0, x >= 0):
-        yield np.where(positive, x, exp - 1), "alpha is left out"
-        yield np.where(positive, x, 0), "that is a ReLU"
-        yield np.where(positive, x, alpha * exp), "the 1 is not subtracted from the exp"
-        yield np.where(positive, x, exp - alpha), "that is exp(x) - alpha"
-        yield (
-            np.where(positive, x, alpha * exp - 1),
-            "alpha exp(x) - 1: the 1 lacks alpha",
-        )
-        yield np.where(positive, x, 1 - exp), "the exp branch has the wrong sign"
-        yield np.where(positive, np.expm1(x), x), "the two branches are exchanged"
-    yield np.where(x > 0, x, alpha * x), "the branch below 0 is linear: a leaky ReLU"
-    yield np.where(x > 0, x, 0.01 * x), "that is a leaky ReLU"
+def _other_slopes(x, alpha, slope):
+    """What is taken for the slope, and a sentence."""
+    out, exp = reference.elu(x, alpha), np.exp(x)
+    for above, below, sentence in (
+        (1, out, "the output instead of its derivative"),
+        (1, x + alpha, "takes x + alpha for the output + alpha below 0"),
+        (1, np.exp(out), "exp of the output instead of exp of the input"),
+        (1, out + 1, "takes the output + 1 for the output + alpha"),
+        (1, 1, "1 everywhere: dout is passed on unchanged"),
+        (x, slope, "x instead of 1 above 0"),
+        (0, slope, "0 instead of 1 above 0"),
+        (exp, exp, "exp(x) above 0 too, where the slope is 1"),
+        (alpha * exp, slope, "exp(x) above 0 too, where the slope is 1"),
+    ):
+        yield np.where(x > 0, above, below), sentence
+    for function, sentence in _other_functions(x + 1j * reference.STEP, alpha):
+        sentence = f"the derivative of another function: {sentence}"
+        yield function.imag / reference.STEP, sentence, "ELU value"
+
+
+def _other_functions(x, alpha):
+    """What other functions than the ELU give, and a sentence. x may be complex."""
+    above = x.real > 0
+    exp = np.exp(np.where(above, 0, x))
+    for below, sentence in (
+        (exp - 1, "alpha is left out"),
+        (0 * x, "that is a ReLU"),
+        (0.01 * x, "that is a leaky ReLU"),
+        (alpha * x, "the branch below 0 is linear: a leaky ReLU"),
+        (alpha * exp, "the 1 is not subtracted from the exp"),
+        (exp - alpha, "that is exp(x) - alpha"),
+        (alpha * exp - 1, "alpha exp(x) - 1: the 1 lacks alpha"),
+        (alpha * (1 - exp), "the exp branch has the wrong sign"),
+    ):
+        yield np.where(above, x, below), sentence
+    yield np.where(above, alpha * (np.exp(x) - 1), x), "the two branches are exchanged"
     yield np.tanh(x), "that is tanh"
     yield x, "the input is passed on unchanged"
-    if got.shape == x.shape:
-        own = _own_alpha(x, got, exp - 1)
-        yield reference.elu(x, own), f"that is the ELU with an alpha of {own:.3g}"
-        low = np.log1p(got.flat[np.argmin(x)] / alpha)
-        clipped = np.where(x > 0, x, alpha * np.expm1(np.maximum(x, low)))
-        yield clipped, f"its input is clipped at {low:.3g}"
-
-
-def _slope_mistakes(x, alpha, out, got):
-    exp = np.exp(np.minimum(x, 0))
-    if x.flat[0] > 0:
-        yield np.where(x > 0, 1, np.trunc(alpha * exp)), CAST
-        yield np.where(x >= 0, 1, np.trunc(alpha * exp)), CAST
-    for positive in (x > 0, x >= 0):
-        yield np.where(positive, 1, exp), "alpha is left out"
-        yield np.where(positive, 1, 0), "0 below 0: that is the derivative of a ReLU"
-        yield np.where(positive, 1, 0.01), "that is the derivative of a leaky ReLU"
-        yield np.where(positive, 1, alpha * (exp - 1)), "the output instead of its derivative"
-        yield np.where(positive, 1, x + alpha), "takes x + alpha for the output + alpha below 0"
-        yield np.where(positive, 1, np.exp(out)), "exp of the output instead of exp of the input"
-        yield np.where(positive, 1, out + 1), "takes the output + 1 for the output + alpha"
-        yield np.where(positive, 1, -alpha * exp), "the branch below 0 has the wrong sign"
-        yield np.where(positive, np.exp(x), 1), "the two branches are exchanged"
-        yield np.where(positive, x, alpha * exp), "x instead of 1 above 0"
-        yield np.where(positive, 0, alpha * exp), "0 instead of 1 above 0"
-    yield np.exp(x), "exp(x) above 0 too, where the slope is 1"
-    yield alpha * np.exp(x), "exp(x) above 0 too, where the slope is 1"
-    yield np.ones_like(x), "1 everywhere: dout is passed on unchanged"
-    own = _own_alpha(x, got, exp)
-    yield np.where(x > 0, 1, own * exp), f"that of the ELU with an alpha of {own:.3g}"
-    yield np.where(x >= 0, 1, own * exp), f"that of the ELU with an alpha of {own:.3g}"
-    low = np.log(got.flat[np.argmin(x)] / alpha)
-    clipped = alpha * np.exp(np.clip(x, low, 0))
-    yield np.where(x > 0, 1, clipped), f"the input is clipped at {low:.3g}"
 
 
 # The softmax module
@@ -302,39 +288,32 @@ def _size_cases(rng):
         yield f" of {count} and {classes} classes", samples, classes
 
 
-def _logit_cases(rng):
-    """Yields a phrase and logits."""
-    for phrase, samples, classes in _size_cases(rng):
-        yield phrase, draw_logits(rng, samples, classes)
-
-
 def softmax_value(submission, rng):
     """Probabilities (S, C), and how close to 0 and 1 they can come."""
 
-    def effective(probability):
-        logits = np.log(probe(probability)[0])
-        return submission.softmax().forward(logits)[0, -1]
+    def effective(probabilities):
+        return submission.softmax().forward(np.log(probe(probabilities)[0]))[:, -1]
 
-    for phrase, x in _logit_cases(rng):
+    for phrase, *sizes in _size_cases(rng):
+        x = draw_logits(rng, *sizes)
         got, expected = submission.softmax().forward(x), reference.softmax(x)
-        mistakes = _softmax_mistakes(x, expected)
-        if not phrase and _nearly(got, expected, mistakes):
-            _check_epsilon(effective)
+        mistakes = _or_epsilon(_softmax_mistakes(x, expected), got, expected, effective)
         expect("the output" + phrase, got, expected, mistakes)
     return _check_epsilon(effective)
 
 
 def _softmax_mistakes(x, expected):
-    exp, by_column = np.exp(x), np.exp(x - x.max(axis=0))
-    shifted = np.exp(x - x.max(axis=1, keepdims=True))
+    def normalised(values, axis=1):
+        return values / values.sum(axis=axis, keepdims=True)
+
+    exp, shifted = np.exp(x), np.exp(x - x.max(axis=1, keepdims=True))
+    by_column = normalised(np.exp(x - x.max(axis=0)))
+    samples = "normalised over the samples (axis 0), not the classes"
     return [
-        (exp / exp.sum(axis=0), "normalised over the samples (axis 0), not the classes"),
-        (shifted / shifted.sum(axis=0), "normalised over the samples (axis 0), not the classes"),
-        (
-            by_column / by_column.sum(axis=1, keepdims=True),
-            "the maximum of each column is subtracted, not that of each row",
-        ),
-        (exp / exp.sum(), "normalised over the whole batch: axis=1 missing"),
+        (normalised(exp, axis=0), samples),
+        (normalised(shifted, axis=0), samples),
+        (by_column, "the maximum of each column is subtracted, not that of each row"),
+        (normalised(exp, axis=None), "normalised over the whole batch: axis=1 missing"),
         (exp, "not normalised"),
         (shifted, "not normalised"),
         (np.log(expected), "that is the logarithm of the softmax"),
@@ -342,52 +321,51 @@ def _softmax_mistakes(x, expected):
         (x, "the input is passed on unchanged: softmax inside the cross entropy?"),
         (1 - expected, "that is 1 - softmax"),
         (np.eye(x.shape[1])[x.argmax(axis=1)], "that is the arg max"),
-        (x / x.sum(axis=1, keepdims=True), "the exp is left out"),
-        (np.exp(-x) / np.exp(-x).sum(axis=1, keepdims=True), "exp(-x) instead of exp(x)"),
-        (2**x / (2**x).sum(axis=1, keepdims=True), "2^x for exp(x)"),
+        (normalised(x), "the exp is left out"),
+        (normalised(np.exp(-x)), "exp(-x) instead of exp(x)"),
+        (normalised(2**x), "2^x for exp(x)"),
         (reference.softmax(expected), "softmax is applied twice"),
     ]
 
 
-OWN_OUTPUT = "follows from 'softmax value': right for its output"
 JACOBIAN = "the Jacobian is taken for y (I - y), with y² off its diagonal instead of y_i y_j"
 
 
 def softmax_gradient(submission, rng):
     """dL/dX for any dout, (S, C)."""
-    for phrase, x in _logit_cases(rng):
-        dout = draw(rng, *x.shape)
-        module = submission.softmax()
+    for phrase, *sizes in _size_cases(rng):
+        x, dout = draw_logits(rng, *sizes), draw(rng, *sizes)
+        module, y = submission.softmax(), reference.softmax(x)
         own = module.forward(x)
-        y = reference.softmax(x)
-        row_sum = (dout * y).sum(axis=1, keepdims=True)
-        hypotheses = [
-            (y * dout, "the sum over the classes is missing"),
-            (y * (1 - y) * dout, "only the diagonal of the Jacobian, y (1 - y)"),
-            (dout - row_sum, "the factor y in front is missing"),
-            (y * (dout - (dout * y).sum(axis=0)), "the sum runs over the samples, not the classes"),
-            (y * (dout - (dout * y).sum()), "the sum runs over the whole batch: axis=1 missing"),
-            (y * (dout - dout.sum(axis=1, keepdims=True)), "the factor y in the sum is missing"),
-            (y * (dout + row_sum), "the sum has the wrong sign"),
-            (-y * row_sum, "the diagonal of the Jacobian is missing"),
-            (dout, "dout is passed on unchanged: softmax backward inside the cross entropy?"),
-            (y, "the output instead of a gradient"),
-            (y * (1 - y), "only the diagonal of the Jacobian, and dout is left out"),
-            (y * dout - y**2 * dout.sum(axis=1, keepdims=True), JACOBIAN),
-            (y * dout - (y**2 * dout).sum(axis=1, keepdims=True), JACOBIAN),
-            (y * (dout - (dout * y).mean(axis=1, keepdims=True)), "mean over classes, not sum"),
-        ]
+        got, expected = module.backward(dout), reference.gradient(reference.softmax, x, dout)
+        hypotheses = _softmax_gradient_mistakes(y, dout)
         if own.shape == y.shape and not close(own, y):
             of_own = own * (dout - (dout * own).sum(axis=1, keepdims=True))
-            hypotheses.insert(0, (of_own, OWN_OUTPUT, "softmax value"))
-        expect(
-            "the gradient" + phrase,
-            module.backward(dout),
-            reference.gradient(reference.softmax, x, dout),
-            hypotheses,
-            batch_factors(len(x)),
-        )
-    return []
+            sentence = "follows from 'softmax value': right for its output"
+            hypotheses.insert(0, (of_own, sentence, "softmax value"))
+        expect("the gradient" + phrase, got, expected, hypotheses, batch_factors(len(x)))
+
+
+def _softmax_gradient_mistakes(y, dout):
+    def total(values):
+        return values.sum(axis=1, keepdims=True)
+
+    return [
+        (y * dout, "the sum over the classes is missing"),
+        (y * (1 - y) * dout, "only the diagonal of the Jacobian, y (1 - y)"),
+        (dout - total(dout * y), "the factor y in front is missing"),
+        (y * (dout - (dout * y).sum(axis=0)), "the sum runs over the samples, not the classes"),
+        (y * (dout - (dout * y).sum()), "the sum runs over the whole batch: axis=1 missing"),
+        (y * (dout - total(dout)), "the factor y in the sum is missing"),
+        (y * (dout + total(dout * y)), "the sum has the wrong sign"),
+        (-y * total(dout * y), "the diagonal of the Jacobian is missing"),
+        (dout, "dout is passed on unchanged: softmax backward inside the cross entropy?"),
+        (y, "the output instead of a gradient"),
+        (y * (1 - y), "only the diagonal of the Jacobian, and dout is left out"),
+        (y * dout - y**2 * total(dout), JACOBIAN),
+        (y * dout - total(y**2 * dout), JACOBIAN),
+        (y * (dout - (dout * y).mean(axis=1, keepdims=True)), "mean over classes, not sum"),
+    ]
 
 
 # The cross-entropy module
@@ -404,135 +382,123 @@ def draw_probabilities(rng, samples, classes, last=True):
 
 def _target_cases(rng):
     """Yields a phrase, probabilities and targets."""
-    for phrase, samples, classes in _size_cases(rng):
-        yield phrase, *draw_probabilities(rng, samples, classes)
-        if not phrase:
-            absent = " of a batch without the last class"
-            yield absent, *draw_probabilities(rng, samples, classes, False)
+    for phrase, *sizes in _size_cases(rng):
+        yield phrase, *draw_probabilities(rng, *sizes)
+    sizes = draw_sizes(rng, 2)
+    yield " of a batch without the last class", *draw_probabilities(rng, *sizes, last=False)
 
 
 # Of the right class: far below and just above any epsilon that is only a remark, and up to 1.
 PROBES = np.array([3e-8, 1e-7, 1e-6, 1e-4, 1e-2, 0.3, 0.9, 1 - 1e-7])
 
 
-def probe(probability):
-    """One sample of four classes whose right class, the last, has that probability."""
-    x = np.full((1, 4), (1 - probability) / 3)
-    x[0, -1] = probability
-    return x, np.eye(4)[[-1]]
+def probe(probabilities):
+    """Samples of four classes whose right class, the last, has these probabilities."""
+    x = np.outer(1 - probabilities, np.full(4, 1 / 3))
+    x[:, -1] = probabilities
+    return x, np.eye(4)[[-1] * len(x)]
 
 
-def _nearly(got, expected, mistakes):
-    """Whether values differ by so little that an epsilon may be why, and no known mistake is."""
-    known = any(close(got, np.asarray(values)) for values, *_ in [(expected,), *mistakes])
-    return close(got, expected, NEARLY) and not known
+def _or_epsilon(mistakes, got, expected, effective):
+    """The mistakes; where it is none of these, an epsilon may be why values differ by so little."""
+    yield from mistakes
+    if close(got, expected, NEARLY):
+        _check_epsilon(effective)
 
 
 def _check_epsilon(effective):
-    """Judges an epsilon or a clip by the probability that the formula must have used.
+    """Judges an epsilon or a clip by the probabilities that the formula must have used.
 
-    effective: function from a probe to the probability that the value belongs to.
+    effective: function from those of the right class to those that the result belongs to.
     """
-    for probability in PROBES:
-        used = effective(probability)
-        # Rounding in single precision is another row's concern.
-        allowed = EPSILON + 3e-7 * (1 - np.log(probability)) * probability
-        if not abs(used - probability) <= allowed:
-            size = abs(used - probability)
+    *used, floor = effective(np.append(PROBES, 1e-20))
+    # Rounding in single precision is another row's concern.
+    allowed = EPSILON + 3e-7 * (1 - np.log(PROBES)) * PROBES
+    for probability, found, most in zip(PROBES, used, allowed, strict=True):
+        if not abs(found - probability) <= most:
             raise Failure(
-                f"an epsilon or a clip of about {size:.1g}? The right class has the "
-                f"probability {probability:.8g}, and the value is that of {used:.8g}",
-                float(used),
+                f"an epsilon or a clip of about {abs(found - probability):.1g}? The right class "
+                f"has the probability {probability:.8g}, and the value is that of {found:.8g}",
+                float(found),
                 float(probability),
             )
-    floor = effective(1e-20)
     if np.isfinite(floor) and floor > 1e-19:
         return [f"adds or clips at an epsilon of about {floor:.1g}"]
-    return []
 
 
 def cross_entropy_value(submission, rng):
     """The mean loss, and whether an epsilon falsifies it."""
 
-    def effective(probability):
-        return np.exp(-np.sum(submission.cross_entropy().forward(*probe(probability))))
+    def effective(probabilities):
+        batches = [probe(np.array([probability])) for probability in probabilities]
+        losses = [np.sum(submission.cross_entropy().forward(*batch)) for batch in batches]
+        return np.exp(np.negative(losses))
 
     for phrase, x, y in _target_cases(rng):
-        module, expected = submission.cross_entropy(), reference.cross_entropy(x, y)
-        with case(phrase):
-            got = module.forward(x, y)
-        if got.size == 1:
-            got = got.reshape(())
         mistakes, factors = _loss_mistakes(x, y)
-        if not phrase and _nearly(got, expected, mistakes):
-            _check_epsilon(effective)
-        expect("the loss" + phrase, got, np.array(expected), mistakes, factors)
+        with case(phrase):
+            got, expected = submission.cross_entropy().forward(x, y), reference.cross_entropy(x, y)
+            got = got.reshape(()) if got.size == 1 else got
+            mistakes = _or_epsilon(mistakes, got, expected, effective)
+            expect("the loss", got, expected, mistakes, factors)
     return _check_epsilon(effective)
 
 
 def _loss_mistakes(x, y):
     """Hypotheses and factors."""
     (samples, classes), log = x.shape, np.log(x)
+    likelihood = (y * x).sum(axis=1)
     hypotheses = [
         (-(y * log + (1 - y) * np.log(1 - x)).sum() / samples, "that is the binary cross entropy"),
         (-(y * log).sum(axis=1), "one loss for each sample: the mean over the batch is missing"),
-        (
-            -(y * np.log(reference.softmax(x))).sum() / samples,
-            "softmax is applied inside once more",
-        ),
+        (reference.cross_entropy(reference.softmax(x), y), "softmax is applied inside once more"),
         (-log.sum() / samples, "the targets are left out"),
-        (-(y * x).sum() / samples, "the logarithm is left out"),
+        (-likelihood.mean(), "the logarithm is left out"),
         (np.mean((x - y) ** 2), "that is the squared error"),
-        (
-            -np.log((y * x).sum() / samples),
-            "the logarithm of the mean, not the mean of the logarithms",
-        ),
+        (-np.log(likelihood.mean()), "the logarithm of the mean, not the mean of the logarithms"),
     ]
-    factors = [
-        (samples, "is S times the right one: summed over the batch instead of averaged?"),
+    bits = (1 / np.log(2), "is in bits: log2 instead of log")
+    ten = (1 / np.log(10), "is the one with log10 instead of log")
+    return hypotheses, [*_mean_factors(samples, classes), bits, ten]
+
+
+def _mean_factors(samples, classes):
+    return [
+        (
+            samples,
+            "is S times the right one: summed over the batch? The 1/S of the mean is missing",
+        ),
         (1 / samples, "is 1/S of the right one: averaged over the batch twice?"),
         (1 / classes, "is 1/C of the right one: averaged over the classes too?"),
-        (samples / classes, "is S/C of the right one: averaged over the classes, not the samples?"),
-        (1 / np.log(2), "is in bits: log2 instead of log"),
-        (1 / np.log(10), "is the one with log10 instead of log"),
+        (samples / classes, "is S/C of the right one: divided by the classes, not the samples?"),
     ]
-    return hypotheses, factors
 
 
 def cross_entropy_gradient(submission, rng):
     """dL/dX, (S, C), and whether an epsilon falsifies it."""
 
-    def effective(probability):
-        module = submission.cross_entropy()
-        module.forward(*probe(probability))
-        return -1 / module.backward(*probe(probability))[0, -1]
+    def effective(probabilities):
+        module, batch = submission.cross_entropy(), probe(probabilities)
+        module.forward(*batch)
+        return -1 / len(probabilities) / module.backward(*batch)[:, -1]
 
-    for phrase, x, y in _target_cases(rng):
+    cases = [(phrase, (x, y), x, y) for phrase, x, y in _target_cases(rng)]
+    _, _, x, y = cases[0]  # backward is given them: those of forward, if any, may be others
+    cases += [
+        (" after a forward of others: it ignores its arguments", (x[::-1], y[::-1]), x, y),
+        (" after a forward of fewer: it takes their number from there", (x[:-1], y[:-1]), x, y),
+        (" without a forward: all that it needs is in its arguments", (), x, y),
+    ]
+    for phrase, earlier, x, y in cases:
         module, expected = submission.cross_entropy(), reference.cross_entropy_gradient(x, y)
-        with case(phrase):
-            module.forward(x, y)
-            got = module.backward(x, y)
         mistakes, factors = _loss_gradient_mistakes(x, y)
-        if not phrase and _nearly(got, expected, mistakes):
-            _check_epsilon(effective)
-        expect("the gradient" + phrase, got, expected, mistakes, factors)
-        if not phrase:
-            _check_arguments_used(submission, x, y)
+        with case(phrase):
+            if earlier:
+                module.forward(*earlier)
+            got = module.backward(x, y)
+            mistakes = _or_epsilon(mistakes, got, expected, effective)
+            expect("the gradient", got, expected, mistakes, factors)
     return _check_epsilon(effective)
-
-
-def _check_arguments_used(submission, x, y):
-    """backward is given x and y: those of forward, if any, are not to be used instead."""
-    for earlier, sentence in (
-        ((x[::-1], y[::-1]), "after a forward of others: it ignores its arguments"),
-        ((x[:-1], y[:-1]), "after a forward of fewer samples: it takes their number from there"),
-        (None, "without a forward: all that it needs is in its arguments"),
-    ):
-        module = submission.cross_entropy()
-        if earlier:
-            module.forward(*earlier)
-        with case(f" {sentence}"):
-            expect("the gradient", module.backward(x, y), reference.cross_entropy_gradient(x, y))
 
 
 def _loss_gradient_mistakes(x, y):
@@ -547,10 +513,4 @@ def _loss_gradient_mistakes(x, y):
         (-y * x / samples, "multiplied by x instead of divided"),
         (-1 / x / samples, "the targets are left out"),
     ]
-    factors = [
-        (samples, "is S times the right one: the 1/S of the mean is missing"),
-        (1 / samples, "is 1/S of the right one: the 1/S of the mean is there twice"),
-        (1 / classes, "is 1/C of the right one: averaged over the classes too?"),
-        (samples / classes, "is S/C of the right one: divided by the classes, not the samples?"),
-    ]
-    return hypotheses, factors
+    return hypotheses, _mean_factors(samples, classes)
