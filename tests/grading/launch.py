@@ -1,6 +1,6 @@
 """Starts worker.py in a process that may do little.
 
-    python -I -B launch.py WORKER PACKAGES SANDBOX USER PROCESSES
+    python -I -B launch.py WORKER PACKAGES USER PROCESSES
 
 NumPy is in the folder PACKAGES. Root has no limit of processes, so root becomes the USER, who has
 nothing else.
@@ -19,17 +19,17 @@ SECONDS = 120  # of processor time of one process: a net under the grader's own 
 READ_ALL = 1 << 2  # CAP_DAC_READ_SEARCH
 
 
-def main(worker, packages, sandbox, user, processes):
+def main(worker, packages, user, processes):
     import resource  # here, for only Unix has it
 
-    die_with_parent()
     root = os.getuid() == 0 and sys.platform == "linux"
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(38, 1, 0, 0, 0)  # PR_SET_NO_NEW_PRIVS: no sudo
         refuse_calls()
     if root:
         with contextlib.suppress(OSError):  # where this root has one user only, under whom it runs
-            become(int(user), 0 if sandbox == "True" else READ_ALL)
+            become(int(user), READ_ALL)
+    die_with_parent()  # not sooner: to become another user undoes it
     limits = {
         resource.RLIMIT_AS: MEMORY,
         resource.RLIMIT_FSIZE: FILE_SIZE,
@@ -61,7 +61,6 @@ def become(user, rights):
     os.setresgid(user, user, user)
     os.setresuid(user, user, user)
     set_rights(rights)
-    die_with_parent()  # which the change has undone
 
 
 def set_rights(rights):

@@ -11,7 +11,6 @@ import functools
 import math
 import os
 import secrets
-import shutil
 import signal
 import socket
 import subprocess
@@ -22,10 +21,11 @@ from pathlib import Path
 
 import numpy as np
 
+from . import ONE_THREAD
 from .diagnosis import NotGraded
 from .folder import walk
 from .launch import MEMORY
-from .submission import Lost
+from .submission import Lost, Waits
 from .worker import ARRAYS_LIMIT, LENGTHS, TEXT_LIMIT, pack, unpack
 
 HERE, ROOT = Path(__file__).parent, Path(__file__).parents[2]
@@ -35,7 +35,7 @@ USER = 1_000_000_000  # and more: numbers of users who do not exist
 INSIDE = "/submission"  # the folder of a submission in the sandbox
 PROCESSES, DISK = 64, 64 << 20  # of a submission: how many, and bytes of files
 ALL, WALL = 50.0, 600.0  # seconds for a submission: of processor time, and of a clock
-START = 120.0  # seconds of a clock in which a process starts on any machine that can grade
+ENDED = 120.0  # seconds of a clock in which a killed process ends on any machine
 WATCH = 0.2  # seconds from one look at the processes of a submission to the next
 ASLEEP = 50  # looks in a row that find all of them asleep, after which they are not waited for
 
@@ -43,9 +43,7 @@ ASLEEP = 50  # looks in a row that find all of them asleep, after which they are
 @functools.lru_cache(maxsize=1)
 def sandbox_starts():
     """Whether bwrap is installed and may do all that is asked of it here."""
-    if shutil.which("bwrap") is None:
-        return False
-    with contextlib.suppress(NotGraded, Lost):
+    with contextlib.suppress(NotGraded):
         Child(True, Budget()).end()
         return True
     return False
@@ -53,9 +51,9 @@ def sandbox_starts():
 
 def _sandbox():
     """The command that puts what follows it into a sandbox."""
-    readable = ["/usr", "/bin", "/lib", "/lib32", "/lib64", "/etc/alternatives"]
-    readable += ["/etc/fonts", "/etc/ld.so.cache", "/etc/localtime", sys.prefix, sys.base_prefix]
-    readable += [Path(sys.executable).resolve().parents[1], PACKAGES]
+    readable = ["/usr", "/bin", "/lib", "/lib32", "/lib64"]
+    readable += [f"/etc/{name}" for name in ("alternatives", "fonts", "ld.so.cache", "localtime")]
+    readable += [sys.prefix, sys.base_prefix, Path(sys.executable).resolve().parents[1], PACKAGES]
     readable += filter(None, os.environ.get("LD_LIBRARY_PATH", "").split(":"))
     mounts = {str(path): ["--ro-bind-try", str(path)] for path in readable}
     if str(ROOT) not in mounts and any(ROOT.is_relative_to(path) for path in mounts):
@@ -69,28 +67,19 @@ def _sandbox():
     if os.getuid() == 0:  # root becomes another user in launch.py
         names = ("pid", "net", "ipc", "uts", "cgroup-try")
         command += [f"--unshare-{name}" for name in names]
-        command += ["--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID"]
+        for right in ("SETUID", "SETGID", "DAC_READ_SEARCH"):
+            command += ["--cap-add", f"CAP_{right}"]
     else:
-        command += ["--unshare-all", *_no_more_users()]
+        command += ["--unshare-all"]
+        help_text = subprocess.run(["bwrap", "--help"], capture_output=True, check=False).stdout
+        if b"--disable-userns" in help_text:  # an older one does not know it
+            command += ["--unshare-user", "--disable-userns"]
     for name in PROGRAMS:
         options += ["--ro-bind", str(HERE / name), f"/{name}"]
     command += [*options, "--proc", "/proc", "--dev", "/dev"]
     for path in ("/dev/shm", INSIDE):
         command += ["--perms", "1777", "--size", str(DISK), "--tmpfs", path]
     return [*command, "--remount-ro", "/dev", "--remount-ro", "/", "--chdir", INSIDE, "--"]
-
-
-def _no_more_users():
-    """What keeps users out of a sandbox that it makes itself, where this bwrap knows it."""
-    text = subprocess.run(["bwrap", "--help"], capture_output=True, text=True, check=False).stdout
-    return ["--unshare-user", "--disable-userns"] if "--disable-userns" in text else []
-
-
-def _environment(home):
-    """One thread, and nothing of the grader's own settings."""
-    keep = {name: os.environ[name] for name in ("PATH", "LD_LIBRARY_PATH") if name in os.environ}
-    threads = {f"{name}_NUM_THREADS": "1" for name in ("OMP", "OPENBLAS", "MKL")}
-    return keep | threads | {"HOME": home, "TMPDIR": home}
 
 
 class Budget:
@@ -126,8 +115,10 @@ class Child:
     """
 
     def __init__(self, sandbox, budget):
-        self.budget, self.number = budget, 0
         budget.check()
+        self.budget, self.number, self.limit, self.start = budget, 0, math.inf, 0.0
+        self.seconds, self.used, self.asleep, self.watched = 0.0, {}, 0, time.monotonic()
+        self.process = None
         self.folder = None if sandbox else tempfile.mkdtemp(prefix="grading-")
         user, processes = USER + os.getpid(), PROCESSES
         if os.getuid() != 0:
@@ -138,32 +129,26 @@ class Child:
             ctypes.CDLL(None).prctl(36, 1)  # PR_SET_CHILD_SUBREAPER
         self.others = set(_family())
         self.socket, theirs = socket.socketpair()
-        place = Path("/") if sandbox else HERE
-        launch, worker = (str(place / name) for name in PROGRAMS)
-        arguments = [launch, worker, PACKAGES, str(sandbox), str(user), str(processes)]
-        self.seconds, self.used, self.asleep = 0.0, {}, 0
-        with theirs:
-            try:
+        self.socket.settimeout(WATCH)
+        launch, worker = (str((Path("/") if sandbox else HERE) / name) for name in PROGRAMS)
+        arguments = [launch, worker, PACKAGES, str(user), str(processes)]
+        environment = {k: os.environ[k] for k in ("PATH", "LD_LIBRARY_PATH") if k in os.environ}
+        environment |= ONE_THREAD | dict.fromkeys(("HOME", "TMPDIR"), self.folder or INSIDE)
+        try:
+            with theirs:
                 self.process = subprocess.Popen(
                     [*(_sandbox() if sandbox else ()), sys.executable, "-I", "-B", *arguments],
                     cwd=self.folder,
-                    env=_environment(self.folder or INSIDE),
+                    env=environment,
                     stdin=theirs,
                     stdout=subprocess.DEVNULL,
                     stderr=subprocess.DEVNULL,
                     start_new_session=True,
                 )
-            except OSError as error:
-                self.socket.close()
-                raise NotGraded(f"no process can be started: {error.strerror}") from None
-        self.watched = math.inf  # while it starts, nothing of the submission runs
-        try:
-            self._answer(min(time.monotonic() + START, budget.until))
-        except Lost as lost:
+            self._answer()
+        except (OSError, Lost, NotGraded) as error:
             self.end()
-            raise NotGraded(f"the process for the submission {lost}") from None
-        self.watched = time.monotonic()
-        self._look()
+            raise NotGraded(f"no process starts for the submission: {error}") from None
 
     def ask(self, operation, arrays, limit, **fields):
         """The answer to a request: lines and arrays. limit: seconds of processor time."""
@@ -173,32 +158,29 @@ class Child:
         self._transfer(self.socket.send, memoryview(request))
         return self._answer()
 
-    def _answer(self, until=math.inf):
-        head, size = LENGTHS.unpack(self._receive(LENGTHS.size, until))
+    def _answer(self):
+        head, size = LENGTHS.unpack(self._receive(LENGTHS.size))
         if head > TEXT_LIMIT or size > ARRAYS_LIMIT:
             raise Lost("gives an answer that is too long")
         try:
-            number, lines, arrays = unpack(self._receive(head, until), self._receive(size, until))
-        except ValueError:
-            raise Lost("gives a malformed answer") from None
-        if number != self.number:
-            raise Lost("gives an answer out of turn")
+            number, lines, arrays = unpack(self._receive(head), self._receive(size))
+        except (ValueError, OverflowError):
+            number = None
+        if number != self.number or not lines:
+            raise Lost("gives a malformed answer, or one out of turn")
         return lines, arrays
 
-    def _receive(self, size, until):
+    def _receive(self, size):
         buffer = bytearray(size)
-        self._transfer(self.socket.recv_into, memoryview(buffer), until)
+        self._transfer(self.socket.recv_into, memoryview(buffer))
         return buffer
 
-    def _transfer(self, function, view, until=math.inf):
+    def _transfer(self, function, view):
         """Sends or receives all of `view`, and watches the process meanwhile."""
         while view:
-            if (now := time.monotonic()) > self.watched + WATCH:
+            if time.monotonic() > self.watched + WATCH:
                 self._watch()
                 self.watched = time.monotonic()
-            if now > until:
-                raise Lost("does not start")
-            self.socket.settimeout(WATCH)
             try:
                 done = function(view)
             except TimeoutError:
@@ -229,7 +211,7 @@ class Child:
         if self.folder and _size(self.folder) > DISK:
             raise Lost(f"writes more than {DISK >> 20} MiB, or too many folders")
         if self.asleep >= ASLEEP:
-            raise Lost("waits, without using the processor: for input, or a lock?", waits=True)
+            raise Waits("waits, without using the processor: for input, or a lock?")
         self.budget.check(self.seconds)
         if self.seconds - self.start > self.limit:
             raise Lost(f"takes more than {self.limit:g} s of processor time: an endless loop?")
@@ -239,18 +221,19 @@ class Child:
         self.socket.close()
         self._look()
         self.budget.ended += self.seconds
-        until = time.monotonic() + START
+        until = time.monotonic() + ENDED
         while (family := set(_family(self.others))) and time.monotonic() < until:
             known = set()
             while family - known:  # stopped first, so that nothing is started meanwhile
                 _signal(family - known, signal.SIGSTOP)
                 known, family = known | family, set(_family(self.others))
             _signal(known, signal.SIGKILL)
-            for pid in known - {self.process.pid}:
+            for pid in known:
                 with contextlib.suppress(ChildProcessError):  # of another parent, or gone
                     os.waitpid(pid, os.WNOHANG)
-            self.process.poll()
             time.sleep(0.01)
+        if self.process:
+            self.process.poll()
         if self.folder:
             for command in (["chmod", "-R", "u+rwX"], ["rm", "-rf"]):
                 subprocess.run([*command, self.folder], stderr=subprocess.DEVNULL)
@@ -285,20 +268,20 @@ def _processes():
     if sys.platform == "linux":
         page, tick = os.sysconf("SC_PAGE_SIZE"), os.sysconf("SC_CLK_TCK")
         for name in filter(str.isdecimal, os.listdir("/proc")):
-            with contextlib.suppress(OSError):  # it has just ended
-                stat = Path(f"/proc/{name}/stat").read_text(errors="replace")
-                state, *fields = stat.rpartition(")")[2].split()
+            # It may have just ended.
+            with contextlib.suppress(OSError), open(f"/proc/{name}/stat", "rb", 0) as file:
+                state, *fields = file.read().rpartition(b")")[2].split()
                 user, system, waited, more = map(int, fields[10:14])
                 used, of_others = (user + system) / tick, (waited + more) / tick
-                yield int(name), int(fields[0]), int(fields[20]) * page, used, of_others, state
+                memory = int(fields[20]) * page
+                yield int(name), int(fields[0]), memory, used, of_others, state.decode()
     else:
         command = ["ps", "-A", "-o", "pid=,ppid=,rss=,time=,state="]
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as ps:
             for pid, parent, size, used, state in map(str.split, ps.stdout):
                 if int(pid) != ps.pid:
-                    seconds = functools.reduce(
-                        lambda s, part: 60 * s + float(part), used.split(":"), 0
-                    )
+                    parts = enumerate(reversed(used.split(":")))
+                    seconds = sum(60**i * float(part) for i, part in parts)
                     yield int(pid), int(parent), int(size) * 1024, seconds, 0.0, state[0]
 
 

@@ -4,6 +4,7 @@ The checks run here. The submission runs in a child process, which sends arrays.
 """
 
 import contextlib
+import itertools
 import json
 import secrets
 import textwrap
@@ -15,7 +16,7 @@ from . import checks, folder
 from .checks import EFFICIENCY, FAILED, PASSED, REMARK
 from .diagnosis import NotGraded
 from .process import ALL, Budget, Child, sandbox_starts
-from .submission import Submission, clean
+from .submission import Submission
 
 
 def in_child(sources, errors=(), sandbox=None, all_limit=ALL, **limits):
@@ -76,7 +77,7 @@ def chosen(report, names):
 
 def not_graded(directory, sentence, seed):
     """The report on a submission of which nothing could be run: one sentence, and no verdicts."""
-    result = report(directory, Submission({}, errors={"modules": sentence}), seed)
+    result = report(directory, Submission({}, None, {"modules": sentence}), seed)
     empty = {"cell": NotGraded.cell, "passed": False, "remarks": [], "diagnosis": sentence}
     rows = [row | empty | {"follows": []} for row in result["rows"]]
     return result | {"passed": False, "rows": rows, "note": sentence}
@@ -102,26 +103,21 @@ def head(report):
 
 def table(report, width=100):
     """The report as lines of text that can be handed back, the rows under their kinds."""
-    name_width, cell_width = (
-        max(len(row[key]) for row in report["rows"]) for key in ("row", "cell")
-    )
-    indent = " " * (name_width + cell_width + (19 if "points" in report else 13))
-    title, note = f"grading report: {report['submission']}", clean(report["note"], 2000)
-    lines, kind = [title, head(report), *textwrap.wrap(note, max(width, 60))], None
+    title, rows = f"grading report: {report['submission']}", report["rows"]
     if nothing_ran(report):
         return [title, summary(report)]
-    for row in report["rows"]:
-        if row["kind"] != kind:
-            kind = row["kind"]
-            lines.append(kind + (" (remarks only)" if kind == EFFICIENCY else ""))
-        word = "FAILED" if row["cell"] == FAILED else row["cell"]
-        start = f"  {row['question']:<5}  {row['row']:<{name_width}}  {word:<{cell_width}}  "
-        if "points" in row:
-            start += f"{row['points']:g}/{row['out of']:g}".ljust(6)
-        text = start + clean(explanation(row), 2000)
-        lines += textwrap.wrap(text, max(width, 60), subsequent_indent=indent) or [start]
-    lines.append(summary(report))
-    return lines
+    wide, wrap = max(width, 60), textwrap.wrap
+    name_width, cell_width = (max(len(row[key]) for row in rows) for key in ("row", "cell"))
+    lines = [title, head(report), *wrap(report["note"], wide)]
+    for kind, of_kind in itertools.groupby(rows, lambda row: row["kind"]):
+        lines.append(kind + (" (remarks only)" if kind == EFFICIENCY else ""))
+        for row in of_kind:
+            word = "FAILED" if row["cell"] == FAILED else row["cell"]
+            start = f"  {row['question']:<5}  {row['row']:<{name_width}}  {word:<{cell_width}}  "
+            if "points" in row:
+                start += f"{row['points']:g}/{row['out of']:g}".ljust(6)
+            lines += wrap(start + explanation(row), wide, subsequent_indent=" " * len(start))
+    return [*lines, summary(report)]
 
 
 def nothing_ran(report):
@@ -130,19 +126,16 @@ def nothing_ran(report):
 
 def summary(report):
     if nothing_ran(report):
-        return f"{NotGraded.cell}: {clean(report['note'], 2000)}{_points(report)}"
-    count = Counter(row["cell"] for row in report["rows"])
-    others = [cell for cell in count if cell not in (PASSED, REMARK, FAILED)]
-    word = PASSED if report["passed"] else "FAILED" if count[FAILED] else others[0]
-    return (
-        f"{word}: {count[PASSED]} passed, {count[REMARK]} with a remark, {count[FAILED]} failed"
-        + "".join(f", {count[cell]} {cell}" for cell in others)
-        + _points(report)
-    )
-
-
-def _points(report):
-    return f"; {report['points']:g} of {report['out of']:g} points" if "points" in report else ""
+        text = f"{NotGraded.cell}: {report['note']}"
+    else:
+        count = Counter(row["cell"] for row in report["rows"])
+        others = [cell for cell in count if cell not in (PASSED, REMARK, FAILED)]
+        word = PASSED if report["passed"] else "FAILED" if count[FAILED] else others[0]
+        said = [f"{count[PASSED]} passed, {count[REMARK]} with a remark, {count[FAILED]} failed"]
+        text = f"{word}: " + ", ".join(said + [f"{count[cell]} {cell}" for cell in others])
+    if "points" in report:
+        text += f"; {report['points']:g} of {report['out of']:g} points"
+    return text
 
 
 def save_json(report, path):
@@ -159,16 +152,12 @@ def save_gradescope(report, path):
             "status": "passed" if row["passed"] else "failed",
             "score": row["points"],
             "max_score": row["out of"],
-            "output": clean(explanation(row), 2000),
+            "output": explanation(row),
         }
         for row in report["rows"]
     ]
-    results = {
-        "output": "\n".join([summary(report), head(report), report["note"]]).strip(),
-        "execution_time": report["seconds"],
-        "tests": tests,
-    }
-    _write(results, path)
+    output = "\n".join([summary(report), head(report), report["note"]]).strip()
+    _write({"output": output, "execution_time": report["seconds"], "tests": tests}, path)
 
 
 def _write(value, path):

@@ -1,8 +1,8 @@
 """A submission as the checks see it: modules to make, arrays to send and arrays that come back.
 
-The submission itself runs in a child process (process.py), or in this one for the tests of the
-mutants. None of its own objects comes here, and all that comes is judged here: the keys of params
-and grads, shapes and dtypes, what was written to. What goes wrong is a Failure with a sentence.
+The submission itself runs in a child process (process.py). None of its own objects comes here, and
+all that comes is judged here: the keys of params and grads, shapes and dtypes, what was written to.
+What goes wrong is a Failure with a sentence.
 
 The assignment leaves some things open: weights may be stored (N, M) or (M, N), the bias (N,) or
 (1, N), targets may be one-hot or class numbers, the classes may take arguments that other years of
@@ -11,57 +11,38 @@ the course have. All of that is hidden here, so that a check states only what mu
 
 import collections
 import contextlib
+import functools
 import itertools
 
 import numpy as np
 
-from . import worker
 from .diagnosis import Failure, NotGraded, as_failure
 from .worker import FILES, SOURCES
 
 CALL, IMPORT = 2.0, 20.0  # seconds of processor time for one call, and for importing a module
-ROOM = 4096  # entries of a result beyond four for each that went into it
+ROOM = 4096  # entries of a result beyond sixteen for each that is expected
 KEYS = {"weight": ("weight", "weights", "W", "w"), "bias": ("bias", "biases", "b")}
 ALPHA_NAMES = {"alpha", "a", "neg_slope", "negative_slope"}
 
 
 class Lost(Exception):
-    """The process of a submission has ended or is of no more use; says what it did.
+    """The process of a submission has ended or is of no more use; says what it did."""
 
-    waits: whether it did nothing.
-    """
 
-    def __init__(self, sentence, waits=False):
-        super().__init__(sentence)
-        self.waits = waits
+class Waits(Lost):
+    """It did nothing for too long."""
 
 
 class Again(Exception):
-    """A check has to begin again, with a new process: the last one waited for too long, once."""
-
-
-class Inside:
-    """No process but this one, for the tests of the mutants."""
-
-    def __init__(self):
-        self.session = worker.Session()
-
-    def ask(self, operation, arrays, limit, **fields):
-        arrays = [array.copy() for array in arrays]
-        lines, values = worker.run(self.session, operation, arrays, fields)
-        return (lines, []) if values is None else worker.as_arrays(lines, values)
-
-    def end(self):
-        pass
+    """A check has to begin again, with a new process: the last one waited, once."""
 
 
 class Submission:
     """The classes of modules.py and mlp_numpy.py.
 
     Args:
-        sources: the text of every file by its name, the two and those that they import.
-        connect: a function that starts a child process; without it, the submission runs in this
-            one, and only the two modules are there.
+        sources: each file by its name, the two and those that they import: bytes or text.
+        connect: a function that starts a child process.
         errors: sentences about modules that could not be read, by name.
         call_limit, import_limit: seconds for a call, and for importing a module.
 
@@ -69,20 +50,17 @@ class Submission:
     and every check that needs the file fails with it.
     """
 
-    def __init__(self, sources, connect=Inside, errors=(), call_limit=CALL, import_limit=IMPORT):
-        self.sources = {
-            name: text.encode() if isinstance(text, str) else text for name, text in sources.items()
-        }
-        self.connect, self.errors = connect, dict(errors)
+    def __init__(self, sources, connect, errors=(), call_limit=CALL, import_limit=IMPORT):
+        self.sources, self.connect, self.errors = sources, connect, dict(errors)
         self.call_limit, self.import_limit = call_limit, import_limit
-        self.process, self.generation, self.known = None, 0, {}
+        self.process, self.generation, self.not_graded = None, 0, ""
         # What takes too long or ends the process is not tried again: the rows that need it fail
         # at once, and the others are checked. What waits is tried twice.
-        self.fatal, self.waited, self.over = {}, set(), None
+        self.fatal, self.waited = {}, set()
         self.failed = []  # the rows that have failed so far, by name
-        for name in FILES:
-            if f"{name}.py" not in self.sources:
-                self.errors.setdefault(name, f"there is no {name}.py")
+        for name, file in zip(FILES, SOURCES, strict=True):
+            if file not in self.sources:
+                self.errors.setdefault(name, f"there is no {file}")
         with contextlib.suppress(Failure):
             self._start()
 
@@ -98,51 +76,54 @@ class Submission:
     def _start(self):
         """Starts a process, where there is none, that has imported what can be imported."""
         while self.process is None and "modules" not in self.errors:
-            if self.over:
-                raise self.over
+            if self.not_graded:
+                raise NotGraded(self.not_graded)
             try:
                 self.process = self.connect()
             except Lost as lost:
-                self.over = Failure(f"this row {lost}")
+                raise Failure(f"this row {lost}") from None
             except NotGraded as failure:
-                self.over = failure
-            else:
-                self.generation, self.known = self.generation + 1, {}
-                texts = [np.frombuffer(text, np.uint8) for text in self.sources.values()]
-                self._try("modules", "starting", "files", texts, names=list(self.sources))
-                for name, file in zip(FILES, SOURCES, strict=True):
-                    self._try(name, f"importing {file}", "load", name=name)
+                self.not_graded = failure.sentence
+                raise
+            self.generation += 1
+            with contextlib.suppress(Again):  # in a new process
+                for name in FILES:
+                    if self.process is not None and name not in self.errors:
+                        self._load(name)
 
-    def _try(self, module, what, operation, arrays=(), **fields):
-        """Asks for what a module needs, unless it has failed before."""
-        if self.process is not None and module not in self.errors:
-            try:
-                self.ask(what, operation, arrays, self.import_limit, **fields)
-            except (Again, NotGraded):
-                pass  # which is tried again, or says nothing about the module
-            except Failure as failure:
-                self.errors[module] = failure.sentence.replace(
-                    "an endless loop", "an endless loop, or does it train as it is imported"
-                )
+    def _load(self, name):
+        """Has a module imported, or notes why it cannot be. All files go with the first."""
+        files = self.sources if name == FILES[0] else {}
+        texts = (text.encode() if isinstance(text, str) else text for text in files.values())
+        texts = [np.frombuffer(text, np.uint8) for text in texts]
+        fields = {"name": name, "names": list(files)}
+        try:
+            self.ask(f"importing {name}.py", "load", texts, self.import_limit, **fields)
+        except NotGraded:
+            raise
+        except Failure as failure:
+            self.errors[name] = failure.sentence.replace(
+                "an endless loop", "an endless loop, or does it train as it is imported"
+            )
 
     def ask(self, what, operation, arrays=(), limit=None, **fields):
         """The answer to a request: lines and arrays. `what` names it in sentences."""
-        if self.over or what in self.fatal:
-            raise self.over or Failure(self.fatal[what])
+        if what in self.fatal:
+            raise Failure(self.fatal[what])
         if self.process is None:
             raise Failure("the process of the submission has ended")
         try:
             limit = limit or self.call_limit
             (kind, *lines), results = self.process.ask(operation, arrays, limit, **fields)
-        except (Lost, NotGraded, ValueError) as error:
+        except NotGraded:
             self.close()
-            if isinstance(error, NotGraded):
-                self.over = error
-                raise
-            if getattr(error, "waits", False) and what not in self.waited:
+            raise
+        except Lost as lost:
+            self.close()
+            if isinstance(lost, Waits) and what not in self.waited:
                 self.waited.add(what)
                 raise Again(what) from None
-            self.fatal[what] = f"{what} {error}"
+            self.fatal[what] = f"{what} {lost}"
             raise Failure(self.fatal[what]) from None
         if kind == "failure":
             raise as_failure(clean(" ".join(lines)))
@@ -164,29 +145,14 @@ class Submission:
         """A random number of NumPy's global state there."""
         return float(self.ask("drawing a number", "draw")[1][0].sum())
 
-    def _once(self, name, function):
-        """What a function gives, which is asked once for each process."""
-        self._start()
-        if name not in self.known:
-            self.known[name] = function()
-        return self.known[name]
-
-    def _signature(self, name):
-        """Pairs of a parameter of a class and whether it is needed."""
-        lines = self._once(name, lambda: self.ask(f"making {name}", "signature", kind=name)[0])
-        return [line.split(" ") for line in lines]
-
     def _make(self, name, *args):
-        """An instance; arguments that only another year of the course has get a neutral value."""
+        """An instance of the class of that name."""
         self._start()
         for file in FILES if name == "MLP" else FILES[:1]:
             if file in self.errors:
                 raise as_failure(self.errors[file])
-        parameters = self._signature(name)
-        extra = [n != "input_layer" and 1.0 for n, needed in parameters[len(args) :] if needed]
-        args = [*args, *extra]
-        (clears, changes), _ = self.ask(f"making {name}", "make", kind=name, args=args)
-        return Module(self, name, parameters, clears == "True", changes == "True")
+        lines, _ = self.ask(f"making {name}", "make", kind=name, args=args)
+        return Module(self, name, *lines)
 
     def linear(self, weight, bias):
         """A LinearModule that has the weight (N, M) and the bias (N,)."""
@@ -197,16 +163,17 @@ class Submission:
     def fresh_linear(self, in_features, out_features):
         """A LinearModule as its constructor leaves it."""
         module = self._make("LinearModule", in_features, out_features)
-        params = module.read("params")
+        params = module.read("params").get(0, {})
         # A square weight does not show how it is stored: a layer of other sizes does.
-        transposed = in_features == out_features and self.stored_in_out()
-        module.layers = [Layer(0, params.get(0), in_features, out_features, transposed)]
+        transposed = in_features == out_features and self.stored_in_out
+        module.layers = [Layer(0, params, in_features, out_features, transposed)]
         return module
 
+    @functools.cached_property
     def stored_in_out(self):
         """Whether a LinearModule stores its weight (in, out)."""
         with contextlib.suppress(Failure):
-            return self._once("stored", lambda: self.fresh_linear(2, 3).layers[0].transposed)
+            return self.fresh_linear(2, 3).layers[0].transposed
         return False
 
     def elu(self, alpha=None):
@@ -218,9 +185,10 @@ class Submission:
     def cross_entropy(self):
         """A CrossEntropyModule that takes one-hot targets, whichever its own style."""
         module = self._make("CrossEntropyModule")
-        module.integer = self._once("integer", self._takes_class_numbers)
+        module.integer = self._takes_class_numbers
         return module
 
+    @functools.cached_property
     def _takes_class_numbers(self):
         """Whether a loss cannot do with one-hot targets, but with class numbers."""
         x, y = np.array([[0.5, 0.3, 0.2], [0.2, 0.7, 0.1]]), np.eye(3)[[2, 0]]
@@ -234,102 +202,88 @@ class Submission:
         """An MLP of those sizes (n_inputs, hidden ..., n_classes), with its own weights."""
         sizes = list(map(int, sizes))
         self._make("ELUModule")  # where there is none, the MLP is that of another year
-        module = self._make("MLP", sizes[0], sizes[1:-1], sizes[-1])
-        module.layers = self._layers(module, sizes)
-        return module
+        network = self._make("MLP", sizes[0], sizes[1:-1], sizes[-1])
+        self._find_layers(network, sizes)
+        _put_in_order(network, np.ones((2, sizes[0])))
+        return network
 
-    def _layers(self, network, sizes):
-        """The linear layers of an MLP, from the first to the last."""
-        owners, shapes = network.read("params"), list(itertools.pairwise(sizes))
-        layers, stored_in_out = [], self.stored_in_out()
-        for shape in shapes:
+    def _find_layers(self, network, sizes):
+        """A linear layer for each pair of sizes, from the first to the last."""
+        owners, stored = network.read("params"), self.stored_in_out
+        for shape in itertools.pairwise(sizes):
             fits = []
-            for i, params in owners.items():
+            for owner, params in owners.items():
                 with contextlib.suppress(Failure):
-                    fits.append(Layer(i, params, *shape, stored_in_out))
-            # As LinearModule stores it, and not yet taken, if there is such a one.
-            fits.sort(key=lambda layer: layer.transposed != stored_in_out)
-            taken = {layer.owner for layer in layers}
-            free = [layer for layer in fits if layer.owner not in taken]
+                    fits.append(Layer(owner, params, *shape, stored))
             if not fits:
                 self.fresh_linear(*shape)  # where the reason is LinearModule's, it says so
                 raise Failure("the MLP has no linear layer from {} to {} features".format(*shape))
-            layers.append((free or fits)[0])
-        for first, last in itertools.combinations(range(len(layers)), 2):
-            if layers[first].shapes == layers[last].shapes:
-                self._put_in_order(network, layers, first, last, sizes[0])
-        return layers
+            # As LinearModule stores it, and not yet taken, if there is such a one.
+            fits.sort(key=lambda layer: layer.transposed != stored)
+            taken = {layer.owner for layer in network.layers}
+            free = [layer for layer in fits if layer.owner not in taken]
+            network.layers.append((free or fits)[0])
 
-    def _put_in_order(self, network, layers, first, last, n_inputs):
-        """Exchanges two layers of equal size where the network has them the other way round.
 
-        A layer whose weight is zero hides all that comes before it.
-        """
-        x, rng = np.ones((2, n_inputs)), np.random.default_rng(0)
-        values = [
-            (rng.uniform(-1, 1, layer.weight_shape), rng.uniform(-1, 1, layer.units))
-            for layer in layers
-        ]
+def _put_in_order(network, x):
+    """Puts layers of equal size in the order in which the network computes with them.
 
-        def matters(hidden, other):
-            """Whether the parameters of one change the output, while the other's weight is 0."""
-            outputs = []
-            for sign in (1, -1):
-                new = list(values)
-                new[hidden] = 0 * values[hidden][0], values[hidden][1]
-                new[other] = sign * values[other][0], sign * values[other][1]
-                network.set(new, layers)
-                outputs.append(network.forward(x))
-            return not np.array_equal(*outputs)
+    A layer whose weight is zero hides all that comes before it.
+    """
+    layers, rng = network.layers, np.random.default_rng(0)
+    pairs = itertools.combinations(range(len(layers)), 2)
+    alike = [(i, j) for i, j in pairs if layers[i].shapes == layers[j].shapes]
+    initial = network.params() if alike else []
+    values = [[rng.uniform(-1, 1, part.shape) for part in pair] for pair in initial]
 
-        before = network.read("params")
+    def hides(one, other):
+        """Whether the weight of the other does not matter while this one's is zero."""
+        outputs = []
+        for sign in (1, -1):
+            new = list(values)
+            new[one] = 0 * values[one][0], values[one][1]
+            new[other] = sign * values[other][0], sign * values[other][1]
+            network.set(new)
+            outputs.append(network.forward(x))
+        return np.array_equal(*outputs)
+
+    for i, j in alike:
         with contextlib.suppress(Failure):
-            if matters(last, first) and not matters(first, last):
-                layers[first], layers[last] = layers[last], layers[first]
-        kept = {
-            (layer.owner, key): before[layer.owner][key]
-            for layer in layers
-            for key in layer.keys.values()
-        }
-        network.ask("params", "write", kept.values(), entries=list(kept))
+            if hides(i, j) and not hides(j, i):
+                layers[i], layers[j] = layers[j], layers[i]
+    if alike:
+        network.set(initial)
 
 
 class Module:
     """A module of the submission, which is elsewhere.
 
-    layers: its linear layers, from the first to the last. integer: whether its own targets are
-    class numbers. takes_alpha: whether the first argument of its constructor is an alpha.
     clears_cache: whether it has that method. changes_list: whether its constructor changes the list
-    that it is given. remarks: about the style of its parameters. faults:
-    what breaks the contract without making the numbers wrong. scalars: the parameters that start
-    as a single number. written: the numbers of the arguments that the last call wrote to.
+    that it is given. takes_alpha: whether the first parameter of its constructor is an alpha.
+    integer: whether its own targets are class numbers. layers: its linear layers, from the first to
+    the last. faults: wrong keys, which do not make the numbers wrong.
     """
 
-    integer, written = False, ()
+    integer = False
 
-    def __init__(self, submission, name, parameters, clears_cache, changes_list):
-        self.submission, self.name = submission, name
-        self.clears_cache, self.changes_list = clears_cache, changes_list
-        self.generation = submission.generation
-        self.id = submission.known["made"] = submission.known.get("made", -1) + 1
-        self.takes_alpha = bool(parameters) and parameters[0][0] in ALPHA_NAMES
-        self.layers, self.calls = [], collections.deque(maxlen=8)
-        self.key_faults = set()
+    def __init__(self, submission, name, number, clears_cache, changes_list, parameter=""):
+        self.submission, self.name, self.process = submission, name, submission.process
+        self.clears_cache, self.changes_list = clears_cache == "True", changes_list == "True"
+        self.id, self.takes_alpha = int(number), parameter in ALPHA_NAMES
+        self.layers, self.faults, self.calls = [], set(), collections.deque(maxlen=8)
 
     @property
     def remarks(self):
+        """About the style of its parameters."""
         return {remark for layer in self.layers for remark in layer.remarks}
 
     @property
     def scalars(self):
-        return {name for layer in self.layers for name in layer.scalars}
-
-    @property
-    def faults(self):
-        return self.key_faults | {fault for layer in self.layers for fault in layer.faults}
+        """The parameters that start as a single number."""
+        return {part for layer in self.layers for part in layer.scalars}
 
     def ask(self, what, operation, arrays=(), **fields):
-        if self.generation != self.submission.generation or self.submission.process is None:
+        if self.submission.process is not self.process:
             raise Failure(f"{self.name} has gone with its process")
         return self.submission.ask(f"{self.name}.{what}", operation, arrays, id=self.id, **fields)
 
@@ -352,16 +306,11 @@ class Module:
         args, what = self._sent(args), f"{self.name}.{method}"
         wanted = method == "forward" or (method == "backward" and self.name != "MLP")
         fields = {"method": method, "wanted": wanted, "strided": strided, "settings": settings}
-        (count,), results = self.ask(method, "call", args, **fields)
-        results, back = results[: int(count)], results[int(count) :]
-        pairs = zip(args, back, strict=True)
-        self.written = [i for i, pair in enumerate(pairs) if not np.array_equal(*pair)]
-        # Nothing much larger than what was sent reaches the checks.
-        room = ROOM + 16 * sum(array.size for array in args)
-        room += 4 * sum(len(args[0]) * sum(layer.weight_shape) for layer in self.layers if args)
+        _, results = self.ask(method, "call", args, **fields)
+        size = sum(array.size for array in args)
+        size += sum(len(args[0]) * sum(layer.weight_shape) for layer in self.layers if args)
         for result in results:
-            if result.size > room or result.ndim > 4:
-                raise Failure(f"{what} gives an array of the shape {result.shape}")
+            _expect_size(f"{what} gives an array of the shape {result.shape}", result, size)
         first = "dout" if method == "backward" and len(args) == 1 else "x"
         names = [f"what {method} returned"] * len(results)
         names += [f"{name} of {method}" for name in (first, "y")[: len(args)]]
@@ -402,15 +351,15 @@ class Module:
             found.setdefault(int(number), {})[key] = array
         return found
 
-    def set(self, values, layers=None):
+    def set(self, values):
         """values: a list of (weight (N, M), bias (N,)). Written in place, as trainers do."""
         entries, arrays = [], []
-        for layer, pair in zip(layers or self.layers, values, strict=True):
-            for name, value in zip(KEYS, pair, strict=True):
-                value = np.asarray(value)
-                value = value.T if name == "weight" and layer.transposed else value
-                entries.append((layer.owner, layer.keys[name]))
-                arrays.append(value.reshape(layer.shapes[name]))
+        for layer, pair in zip(self.layers, values, strict=True):
+            for part, value in zip(KEYS, pair, strict=True):
+                value = value.T if part == "weight" and layer.transposed else value
+                entries.append((layer.owner, layer.keys[part]))
+                # A bias may start as a single number.
+                arrays.append(np.resize(value, layer.shapes[part]))
         self.ask("params", "write", arrays, entries=entries)
 
     def params(self):
@@ -424,51 +373,46 @@ class Module:
     def _pairs(self, name):
         found = self.read(name) if self.layers else {}
         return [
-            tuple(self._entry(found, layer, name, part) for part in KEYS) for layer in self.layers
+            tuple(layer.seen(part, self._entry(found, layer, name, part)) for part in KEYS)
+            for layer in self.layers
         ]
 
     def grad(self, part):
         """One gradient of a linear module: 'weight', (N, M), or 'bias', (N,)."""
-        return self._entry(self.read("grads"), self.layers[0], "grads", part)
+        return self.layers[0].seen(part, self.stored("grads", part))
 
     def stored(self, name, part):
         """An entry of params or grads in the shape that it really has."""
-        return self._entry(self.read(name), self.layers[0], name, part, stored=True)
+        return self._entry(self.read(name), self.layers[0], name, part)
 
-    def _entry(self, found, layer, name, part, stored=False):
-        entries, faults = found.get(layer.owner), []
-        key = layer.keys[part] if name == "params" else _key(name, entries, part, faults)
-        self.key_faults |= set(faults)
-        array = (entries or {}).get(key)
-        if array is None:
-            raise Failure(f"{name} of LinearModule has no entry '{key}'")
-        shape = layer.shapes[part]
+    def _entry(self, found, layer, name, part):
+        entries, shape = found.get(layer.owner, {}), layer.shapes[part]
+        key = _key(name, entries, part)
+        if key != part:
+            self.faults.add(f"{name} has the key '{key}' instead of '{part}'")
+        array = entries[key]
         if name == "params" and array.shape != shape and part not in layer.scalars:
             raise Failure(f"params['{part}'] changes its shape from {shape} to {array.shape}")
-        if array.size > ROOM + 16 * layer.size or array.ndim > 4:
-            raise Failure(f"{name}['{part}'] has the shape {array.shape}, and should have {shape}")
-        if stored:
-            return array
-        if part == "bias":
-            return array.ravel() if array.size == layer.units else array.squeeze()
-        return array.T if layer.transposed else array
+        says = f"{name}['{part}'] has the shape {array.shape}, and should have {shape}"
+        _expect_size(says, array, np.prod(layer.weight_shape))
+        return array
 
 
 class Layer:
     """A linear layer, seen with the weight (N, M) and the bias (N,).
 
-    owner: the number of the object that has its parameters. remarks, faults, scalars: see Module.
+    owner: the number of the object that has its parameters. keys, shapes: of its parameters, as
+    they are stored. scalars, remarks: see Module.
     """
 
     def __init__(self, owner, params, in_features, out_features, stored_in_out):
-        self.owner, self.units, self.weight_shape = owner, out_features, (out_features, in_features)
-        self.remarks, self.faults, right = [], [], self.weight_shape
-        self.keys = {name: _key("params", params, name, self.faults) for name in KEYS}
-        stored = {name: params[key].shape for name, key in self.keys.items()}
-        self.scalars = [name for name, shape in stored.items() if shape == ()]
+        self.owner, self.remarks = owner, []
+        self.weight_shape = right = out_features, in_features
+        self.keys = {part: _key("params", params, part) for part in KEYS}
+        stored = {part: params[key].shape for part, key in self.keys.items()}
+        self.scalars = [part for part, shape in stored.items() if shape == ()]
         weight, bias = stored["weight"] or right, stored["bias"] or (out_features,)
         self.shapes = {"weight": weight, "bias": bias}
-        self.size = out_features * (in_features + 1)
         if weight not in (right, right[::-1]):
             raise Failure(
                 f"the weight of LinearModule({in_features}, {out_features}) has the shape "
@@ -482,17 +426,27 @@ class Layer:
         if bias == (out_features, 1) != (1, 1):
             self.remarks.append("the bias is a column: the assignment has a row")
 
+    def seen(self, part, array):
+        """A parameter or a gradient as the checks see it."""
+        if part == "bias":
+            return array.ravel() if array.size == self.weight_shape[0] else array.squeeze()
+        return array.T if self.transposed else array
 
-def _key(dict_name, found, name, faults):
-    """The key of a parameter or a gradient. Adds to `faults` what is wrong with it."""
-    if found is None:
-        raise Failure(f"LinearModule has no dict {dict_name} with numbers in it")
-    for key in KEYS[name]:
+
+def _key(name, found, part):
+    """The key of a parameter or a gradient in params or grads."""
+    if not found:
+        raise Failure(f"LinearModule has no dict {name} with numbers in it")
+    for key in KEYS[part]:
         if key in found:
-            if key != name:
-                faults.append(f"{dict_name} has the key '{key}' instead of '{name}'")
             return key
-    raise Failure(f"{dict_name} of LinearModule has no entry '{name}'")
+    raise Failure(f"{name} of LinearModule has no entry '{part}'")
+
+
+def _expect_size(sentence, array, size):
+    """Nothing much larger than what is expected reaches the checks."""
+    if array.size > ROOM + 16 * size or array.ndim > 4:
+        raise Failure(sentence)
 
 
 def clean(text, limit=400):

@@ -11,8 +11,7 @@ from mutants import wrong
 
 from grading import runner
 from grading.checks import ROWS
-from grading.helpers import CAN_FAIL, RIGHT, failed, listing, mutant, on_top, run_row, write
-from grading.submission import Submission
+from grading.helpers import CAN_FAIL, RIGHT, failed, grade, listing, mutant, on_top, run_row, write
 
 ROOT = Path(__file__).parents[2]
 
@@ -114,8 +113,8 @@ def test_control_characters_reach_neither_terminal_nor_files(tmp_path):
 
 
 def test_not_finite_numbers_are_written_as_valid_json(tmp_path):
-    submission = Submission(wrong.sources(mutant("no maximum subtracted")))
-    runner.save_json(runner.report(tmp_path, submission), tmp_path / "report.json")
+    report = grade(tmp_path, wrong.sources(mutant("no maximum subtracted")))
+    runner.save_json(report, tmp_path / "report.json")
 
     def refuse(name):
         raise ValueError(f"{name} is not JSON")

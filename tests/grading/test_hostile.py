@@ -136,29 +136,32 @@ def test_memory_that_was_never_set_shows():
 
 # Wrong, and out to change the verdict
 
-PATCHES = """
-import gc, json, sys, types
+FUNCTIONS = """
+import gc, types
 import numpy as np
 
 def forged(*args, **kwargs):
     return ["answer", "0"], []
 
 needed = "_import", "_own", "_of_others", "StandIn", "Watched"  # by itself
-spaces, frame = [vars(sys.modules["__main__"])], sys._getframe()
-while frame := frame.f_back:
-    spaces.append(frame.f_globals)
-for thing in gc.get_objects():
-    if type(thing) is types.FunctionType and "worker" in thing.__code__.co_filename:
-        spaces.append(thing.__globals__)
-        if not thing.__closure__ and thing.__qualname__.split(".")[0] not in needed:
-            thing.__code__ = forged.__code__
-for space in spaces:
-    for name, value in list(space.items()):
-        if getattr(value, "__module__", "") == "worker" and name not in needed:
-            space[name] = forged
+functions = [
+    f for f in gc.get_objects()
+    if type(f) is types.FunctionType and "worker" in f.__code__.co_filename
+]
+"""
+BREAKS = """
+for f in functions:
+    if not f.__closure__ and f.__qualname__.split(".")[0] not in needed:
+        f.__code__ = forged.__code__
 for name in "frombuffer allclose array_equal isclose".split():
     setattr(np, name, forged)
-json.dumps = json.loads = forged
+"""
+LIES = """
+for f in functions:
+    if f.__name__ == "as_array":  # what is sent is float64, and nothing that was kept has changed
+        f.__code__ = (lambda what, value: __import__("numpy").array(value, "f8")).__code__
+    if f.__name__ == "kept":
+        f.__code__ = (lambda self, arrays, id: ((), [])).__code__
 """
 
 
@@ -169,7 +172,10 @@ def test_no_patch_changes_a_verdict(tmp_path, sandbox):
     changes = [piece for one in bad for piece in one.changes]
     sources = wrong.sources(wrong.wrong("all of them", set(), "", *changes))
     rows = set().union(*(one.rows for one in bad))
-    assert failed(grade(tmp_path, on_top(PATCHES, sources), sandbox=sandbox)) == rows
+    lying = grade(tmp_path / "lying", on_top(FUNCTIONS + LIES, sources), sandbox=sandbox)
+    assert failed(lying) == rows
+    broken = grade(tmp_path / "broken", on_top(FUNCTIONS + BREAKS, sources), sandbox=sandbox)
+    assert failed(broken) >= rows
 
 
 def message(text, data=b""):
@@ -221,7 +227,7 @@ def test_parameters_that_grow_later_do_not_reach_the_checks():
     )
     sources = on_top(code, RIGHT | {"modules.py": modules})
     row = run_row("initialisation trains", sources)
-    assert "more arrays than can be sent" in row["diagnosis"]
+    assert "too many to send" in row["diagnosis"]
     assert "(60000, 9)" in run_row("linear forward", sources)["diagnosis"]
 
 
