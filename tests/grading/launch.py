@@ -16,7 +16,7 @@ import types
 
 MEMORY, FILE_SIZE = 2 << 30, 64 << 20  # bytes
 SECONDS = 120  # of processor time of one process: a net under the grader's own limits
-READ_ALL = 1 << 2  # CAP_DAC_READ_SEARCH
+READ_ALL = 1 << 1  # CAP_DAC_OVERRIDE, which the root of a container has too
 
 
 def main(worker, packages, user, processes):
@@ -28,7 +28,7 @@ def main(worker, packages, user, processes):
         refuse_calls()
     if root:
         with contextlib.suppress(OSError):  # where this root has one user only, under whom it runs
-            become(int(user), READ_ALL)
+            become(int(user))
     die_with_parent()  # not sooner: to become another user undoes it
     limits = {
         resource.RLIMIT_AS: MEMORY,
@@ -53,20 +53,24 @@ def main(worker, packages, user, processes):
     space["main"]()
 
 
-def become(user, rights):
-    """Turns root into another user, who keeps only these rights."""
+def become(user):
+    """Turns root into another user, who keeps only the right to read any file."""
     libc = ctypes.CDLL(None, use_errno=True)
     libc.prctl(8, 1)  # PR_SET_KEEPCAPS
     os.setgroups([])
     os.setresgid(user, user, user)
     os.setresuid(user, user, user)
-    set_rights(rights)
+    set_rights(READ_ALL)
 
 
 def set_rights(rights):
+    """Leaves this process these rights at most, or none where it does not have them."""
     version_and_process = (ctypes.c_uint32 * 2)(0x20080522, 0)
-    if ctypes.CDLL(None).capset(version_and_process, (ctypes.c_uint32 * 6)(rights, rights, 0)):
-        raise SystemExit("root keeps its rights")
+    for left in (rights, 0):
+        words = (ctypes.c_uint32 * 6)(left, left, 0)
+        if ctypes.CDLL(None).capset(version_and_process, words) == 0:
+            return
+    raise SystemExit("root keeps its rights")
 
 
 def open_hidden_folders():

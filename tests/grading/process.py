@@ -67,7 +67,7 @@ def _sandbox():
     if os.getuid() == 0:  # root becomes another user in launch.py
         names = ("pid", "net", "ipc", "uts", "cgroup-try")
         command += [f"--unshare-{name}" for name in names]
-        for right in ("SETUID", "SETGID", "DAC_READ_SEARCH"):
+        for right in ("SETUID", "SETGID", "DAC_OVERRIDE"):
             command += ["--cap-add", f"CAP_{right}"]
     else:
         command += ["--unshare-all"]

@@ -205,7 +205,7 @@ WAYS = [
                 "f = np.vectorize(act, otypes=[float])\n        slope = " + CENTRAL),
     wrong.wrong("a complex step", {wrong.NUMPY}, "exp", wrong.SLOPE,
                 "slope = (self.x > 0) + np.exp((self.x <= 0) * self.x + 1e-20j).imag / 1e-20"),
-    wrong.wrong("NumPy's own differences", {wrong.NUMPY}, "gradient", wrong.SLOPE,
+    wrong.wrong("NumPy's own differences", {wrong.NUMPY}, "np.gradient", wrong.SLOPE,
                 "z = self.x + np.array([-1e-5, 0, 1e-5])[:, None, None]\n"
                 f"        slope = np.gradient({SMOOTH}, 1e-5, axis=0)[1]"),
     wrong.wrong("weights moved in place", {wrong.NUMPY}, "forward", wrong.DW,

@@ -110,8 +110,8 @@ class Session:
                 results.append(as_array(what, value))
                 room -= results[-1].nbytes
                 if room < 0:
-                    shape = results[-1].shape
-                    raise Fault(f"{what} gives an array of the shape {shape}, too many to send")
+                    says = f"{what} gives an array of the shape {results[-1].shape}"
+                    raise Fault(f"{says}: more arrays than can be sent")
             return ["answer", *lines], results
         except Fault as fault:
             return ["failure", str(fault)], []
@@ -275,7 +275,7 @@ class Watched:
 
     def __call__(self, *args, **kwargs):
         if _own(sys._getframe(1).f_code.co_filename):
-            self._note(self._function, self._function.__name__, dict(enumerate(args)))
+            self._note(self._function, f"np.{self._function.__name__}", dict(enumerate(args)))
         return self._function(*args, **kwargs)
 
     def __getattr__(self, name):
@@ -292,7 +292,7 @@ def _differing(calls):
     alike = collections.defaultdict(list)
     for backward, function, name, places in calls:
         for place, value in places.items():
-            if backward and (value.dtype.kind == "c" or name == "gradient"):
+            if backward and (value.dtype.kind == "c" or name == "np.gradient"):
                 return [name]
             if value.dtype.kind == "f" and value.size:
                 form = name, function, place, value.dtype, value.shape
