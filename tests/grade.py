@@ -174,33 +174,28 @@ def work(args, name, writer):
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the first process ends this one
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     signal.alarm(PATIENCE)
-    path, sentence = folder.printable(name), None
     try:
         found, _ = submissions(args.submissions)  # anew: in a zip, processes would share a place
-        report = runner.grade(path, args.seed, args.sandbox, found[name]())
+        answer = runner.grade(folder.printable(name), args.seed, args.sandbox, found[name]())
     except KeyboardInterrupt:
         return
     except OSError as error:
-        sentence = f"it is not read: {error.strerror or error}"
+        answer = f"it is not read: {error.strerror or error}"
     except Exception as error:  # too many processes, say
-        sentence = f"it could not be graded: the grader {describe(error)}"
-    report = runner.not_graded(path, sentence, args.seed) if sentence else report
-    writer.send_bytes(json.dumps(report).encode())
+        answer = f"it could not be graded: the grader {describe(error)}"
+    writer.send_bytes(json.dumps(answer).encode())
 
 
 def result(args, name, reader, process):
-    """The report that `work` made, whatever became of it, with points and without paths."""
-    try:
-        if not reader.poll():
-            raise EOFError
-        report = json.loads(reader.recv_bytes())
-    except (EOFError, OSError):
-        sentence = "the submission ended the process that graded it"
-        report = runner.not_graded(folder.printable(name), sentence, args.seed)
-    reader.close()
+    """The report of `work`, or on what became of it instead, with points and without paths."""
+    answer = "the submission ended the process that graded it"
+    with contextlib.suppress(EOFError, OSError), reader:
+        answer = json.loads(reader.recv_bytes())
     process.kill()
     process.join()
-    return feedback.with_points(feedback.without_paths(report), args.weights)
+    if isinstance(answer, str):
+        answer = runner.not_graded(folder.printable(name), answer, args.seed)
+    return feedback.with_points(feedback.without_paths(answer), args.weights)
 
 
 def write_reports(args, name, report):

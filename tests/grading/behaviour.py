@@ -13,7 +13,7 @@ import numpy as np
 from . import reference
 from .diagnosis import Failure, case, close, expect, largest_difference
 from .network import ROWS, draw_layers
-from .values import draw, draw_logits, draw_probabilities, draw_sizes, probe
+from .values import draw, draw_probabilities, draw_sizes, probe
 
 
 class Kind(namedtuple("Kind", "name fresh parameters arguments")):
@@ -179,9 +179,8 @@ def _stored_shapes(layer):
 @every_module
 def numerically_stable(submission, rng, kind):
     """Finite at +-1000, and right there where it is right at ordinary inputs."""
-    if kind.name in STABLE:
-        with case(follows=ROWS[kind.name]):
-            return STABLE[kind.name](submission, rng)
+    with case(follows=ROWS[kind.name]):
+        return STABLE[kind.name](kind)
 
 
 # Rows of one magnitude and of several: the maximum has to be that of each row.
@@ -197,20 +196,20 @@ SUBTRACT = "subtract the maximum of each row before the exp?"
 OF_EACH_ROW = "is the maximum that is subtracted that of each row, and not of the batch?"
 
 
-def _stable_softmax(submission, rng):
-    x, ordinary = EXTREME_LOGITS, draw_logits(rng, 4, 4)
+def _stable_softmax(kind):
+    x, ordinary = EXTREME_LOGITS, EXTREME_LOGITS / 1000
     # A row by itself has the maximum of the batch.
-    alone = np.all(np.isfinite([submission.softmax().forward(row) for row in x[:, None]]))
-    results = _run(submission.softmax(), [x], [draw(rng, *x.shape)])
+    alone = np.all(np.isfinite([kind.make().forward(row) for row in x[:, None]]))
+    results = _run(kind.make(), [x], [ordinary])
     _expect_finite("the softmax", results, x, OF_EACH_ROW if alone else SUBTRACT)
-    if close(submission.softmax().forward(ordinary), reference.softmax(ordinary)):
+    if close(kind.make().forward(ordinary), reference.softmax(ordinary)):
         expect("the softmax at +-1000", results["output"], reference.softmax(x))
 
 
-def _stable_elu(submission, rng):
+def _stable_elu(kind):
     x = np.array([[1000.0, 88.8, 710.0, 1.0], [-1000.0, -88.8, -710.0, -1.0]])
-    dout = np.ones_like(x)
-    results = _run(submission.elu(), [x], [dout])
+    dout, small, remarks = np.ones_like(x), np.array([[-1e-13]]), []
+    results = _run(kind.make(), [x], [dout])
     _expect_finite("the ELU", results, x, "does exp overflow for large x, where it is not used?")
     right = {"output": reference.elu(x), "input gradient": reference.slope(reference.elu, x)}
     for part, values in right.items():
@@ -218,45 +217,43 @@ def _stable_elu(submission, rng):
         if close(got[:, 3], values[:, 3]):  # at +-1
             expect(f"the {part} of the ELU up to 1000", got[0], above)
             expect(f"the {part} of the ELU down to -1000", got[1], below)
-    remarks = []
     try:
-        _run(submission.elu(), [x], [dout], over="raise", invalid="raise")
+        _run(kind.make(), [x], [dout], over="raise", invalid="raise")
     except Failure:
         remarks.append("the ELU overflows on the way to a right result: exp of large x")
-    small = np.array([[-1e-13]])
-    out = submission.elu().forward(small)
+    out = kind.make().forward(small)
     if close(out, small, 1e-2) and not close(out, small):
         remarks.append("exp(x) - 1 loses its digits near 0: expm1 keeps them")
     return remarks
 
 
-def _stable_loss(submission, rng):
+def _stable_loss(kind):
     batch = probe(np.array([1e-30]))
-    results = _run(submission.cross_entropy(), batch, batch)
+    results = _run(kind.make(), batch, batch)
     _expect_finite("the loss at a probability of 1e-30", results, batch[0], "a division by 0?")
     batch, finite = (reference.softmax(EXTREME_LOGITS), np.eye(4)[[1, 0, 2, 3]]), False
     with contextlib.suppress(Failure):
-        results = _run(submission.cross_entropy(), batch, batch)
+        results = _run(kind.make(), batch, batch)
         finite = all(np.all(np.isfinite(value)) for value in results.values())
     if not finite:
         return ["no floor: loss or gradient not finite where a probability underflows to 0"]
 
 
-def _stable_network(submission, rng):
-    samples, *sizes = draw_sizes(rng, 5)
-    *layers, (weight, bias) = draw_layers(rng, sizes)
+def _stable_layers(kind):
+    *layers, (weight, bias) = kind.parameters
     for scale in (1000.0, -1000.0):
-        mlp, x = submission.mlp(sizes), draw(rng, samples, sizes[0])
-        mlp.set([*layers, (weight, bias + scale)])
-        results = _run(mlp, [x], [draw(rng, samples, sizes[-1])])
-        _expect_finite(f"the network with logits about {scale:.0f}", results, x, SUBTRACT)
+        module, ((x,), dout) = kind.fresh(), kind.arguments(4)
+        module.set([*layers, (weight, bias + scale)])
+        what = f"{kind.name} with biases about {scale:.0f} at the end"
+        _expect_finite(what, _run(module, [x], dout), x, SUBTRACT)
 
 
 STABLE = {
-    "SoftMaxModule": _stable_softmax,
+    "LinearModule": _stable_layers,
     "ELUModule": _stable_elu,
+    "SoftMaxModule": _stable_softmax,
     "CrossEntropyModule": _stable_loss,
-    "MLP": _stable_network,
+    "MLP": _stable_layers,
 }
 
 

@@ -6,7 +6,6 @@ import re
 from collections import Counter
 
 CLASSES = ("LinearModule", "ELUModule", "SoftMaxModule", "CrossEntropyModule", "MLP")
-WRITTEN = re.compile(r"\s*%%writefile\s+(?:\./)?([\w-]+\.py)\s*\n")  # a cell that is a file
 COMMAND = re.compile(r"^[ \t]*[%!].*$", re.MULTILINE)  # IPython's own
 
 
@@ -14,13 +13,13 @@ def sources(data):
     """The text of the files by name. Raises a ValueError where it is not plain what they are."""
     try:
         cells = [cell for cell in json.loads(data)["cells"] if cell["cell_type"] == "code"]
-        texts = ["".join(cell["source"]) for cell in cells]
-        files = {found[1]: text[found.end() :] for text in texts if (found := WRITTEN.match(text))}
-        if "modules.py" not in files:
-            files = {"modules.py": _definitions(texts), "mlp_numpy.py": "from modules import MLP\n"}
+        modules = _definitions(["".join(cell["source"]) for cell in cells])
     except (KeyError, TypeError, RecursionError, MemoryError):
         raise ValueError("it is no notebook of a known format") from None
-    return {name: text.encode(errors="replace") for name, text in files.items()}
+    return {
+        "modules.py": modules.encode(errors="replace"),
+        "mlp_numpy.py": b"from modules import MLP\n",
+    }
 
 
 def _definitions(texts):

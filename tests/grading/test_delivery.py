@@ -9,6 +9,7 @@ import pytest
 from grading import folder
 from grading.delivery import submissions
 from grading.helpers import RIGHT, write
+from grading.notebook import CLASSES
 
 MODULES, MLP = RIGHT["modules.py"], RIGHT["mlp_numpy.py"]
 CELLS = ["%matplotlib inline\n!pip install x\nfrom google.colab import drive", MODULES, MLP]
@@ -31,44 +32,40 @@ def pack(path, files, links=()):
     return path
 
 
-# The files of a folder SUBMISSIONS, the name of the submission in it, and where its files were.
 PLAIN = {"modules.py": MODULES, "mlp_numpy.py": MLP}
 NOT_OWN = (".venv/lib", "venv", "site-packages", ".ipynb_checkpoints", "__MACOSX", ".git")
+
+
+def at(start, files=PLAIN):
+    return {f"{start}{name}": text for name, text in files.items()}
+
+
+# The files of a folder SUBMISSIONS, the name of the submission in it, and where its files were.
+# fmt: off
 TAKEN = {
-    "folder": ({f"ann/{name}": text for name, text in PLAIN.items()}, "ann", "."),
-    "deeper": ({f"ann/a/b/{name}": text for name, text in PLAIN.items()}, "ann", "a/b"),
-    "flat": ({f"ann_123_{name}": text for name, text in PLAIN.items()}, "ann_123", "."),
+    "folder": (at("ann/"), "ann", "."),
+    "deeper": (at("ann/a/b/"), "ann", "a/b"),
+    "very deep": (at("ann/" + 900 * "d/"), "ann", "/".join(900 * "d")),
+    "flat": (at("ann_123_"), "ann_123", "."),
     "Canvas": ({"ann_1_23_modules-1.py": MODULES, "ann_1_24_mlp_numpy-2.py": MLP}, "ann_1", "."),
-    "spaces": ({"Ann B_9_modules.py": MODULES, "Ann B_9_mlp_numpy.py": MLP}, "Ann B_9", "."),
+    "spaces": (at("Ann B_9_"), "Ann B_9", "."),
     "browser": ({"ann/modules (1).py": MODULES, "ann/mlp_numpy (2).py": MLP}, "ann", "."),
     "capital": ({"ann/Modules.py": MODULES, "ann/MLP_numpy.py": MLP}, "ann", "."),
     "text": ({"ann/modules.py.txt": MODULES, "ann/mlp_numpy.py.txt": MLP}, "ann", "."),
     "apart": ({"ann/a/modules.py": MODULES, "ann/b/mlp_numpy.py": MLP}, "ann", "a"),
-    "twice the same": ({f"ann/{i}/{n}": t for i in "ab" for n, t in PLAIN.items()}, "ann", "a"),
-    "exact": ({f"ann/{n}": t for n, t in PLAIN.items()} | {"ann/modules (1).py": ""}, "ann", "."),
-    "backups": ({f"ann/{n}": t for n, t in PLAIN.items()} | {"ann/old/modules.py": ""}, "ann", "."),
-    "not own": (
-        {f"ann/{place}/{name}": "" for place in NOT_OWN for name in PLAIN}
-        | {f"ann/work/code/{name}": text for name, text in PLAIN.items()},
-        *("ann", "work/code"),
-    ),
+    "twice the same": (at("ann/a/") | at("ann/b/"), "ann", "a"),
+    "exact": (at("ann/") | {"ann/modules (1).py": ""}, "ann", "."),
+    "backups": (at("ann/") | {"ann/old/modules.py": ""}, "ann", "."),
     # The place with both files is taken, then the less deep one.
-    "places": (
-        {"ann/modules.py": ""}
-        | {f"ann/new/{name}": text for name, text in PLAIN.items()}
-        | {f"ann/new/old/{name}": "" for name in PLAIN},
-        *("ann", "new"),
-    ),
-    "very deep": (
-        {"/".join(["ann", *["d"] * 900, name]): text for name, text in PLAIN.items()},
-        *("ann", "/".join(["d"] * 900)),
-    ),
+    "places": (at("ann/new/") | at("ann/new/old/", dict.fromkeys(PLAIN, ""))
+               | {"ann/modules.py": ""}, "ann", "new"),
+    "not own": (at("ann/work/code/") | {f"ann/{place}/{name}": "" for place in NOT_OWN
+                                        for name in PLAIN}, "ann", "work/code"),
     "notebook": ({"ann/lab.ipynb": notebook(*CELLS)}, "ann", "."),
-    "written by a notebook": (
-        {"ann.ipynb": notebook(*(f"%%writefile {name}\n{text}" for name, text in PLAIN.items()))},
-        *("ann", "."),
-    ),
+    "written by a notebook": ({"ann.ipynb": notebook(
+        *(f"%%writefile {name}\n{text}" for name, text in PLAIN.items()))}, "ann", "."),
 }
+# fmt: on
 
 
 @pytest.mark.parametrize("way", TAKEN)
@@ -89,9 +86,12 @@ def test_what_is_plain_is_taken(tmp_path, way, packed):
     taken = folder.take(found[name]())
     assert taken.errors == {} and taken.place == place
     assert {"modules.py", "mlp_numpy.py"} <= set(taken.sources)
-    if "notebook" not in way:
-        got = (taken.sources["modules.py"].decode(), taken.sources["mlp_numpy.py"].decode())
-        assert got == (MODULES, MLP)
+    if "notebook" in way:
+        defined = taken.sources["modules.py"].decode()
+        assert all(f"class {name}" in defined for name in CLASSES) and "colab" not in defined
+    else:
+        assert taken.sources["modules.py"].decode() == MODULES
+        assert taken.sources["mlp_numpy.py"].decode() == MLP
     assert bool(taken.note) == (way not in ("folder",) or place != ".")
 
 

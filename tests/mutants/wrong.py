@@ -362,7 +362,7 @@ VARIANTS = [
           '["weight"].T', '["weight"]', DX, DX + ".T",
           DW, 'self.grads["weight"] = self.x.T @ dout'),
     wrong("epsilon 1e-8", {CV, CG}, "", "np.log(x)", "np.log(x + 1e-8)", "y / x",
-          "y / (x + 1e-8)"),
+          "y / (x + 1e-8)", "np.exp(np.minimum(x, 0)) - 1", "np.expm1(np.minimum(x, 0))"),
     wrong("overflows where it is not used", {STABLE}, "", "np.minimum(x, 0)", "x",
           SLOPE, "slope = np.where(self.x > 0, 1.0, np.exp(self.x))"),
     wrong("loss asserts probabilities", {STABLE}, "", LOSS,
