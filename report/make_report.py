@@ -33,14 +33,15 @@ HEADINGS = {
 NAMED = {
     "points": (
         *("batch-norm", "standardize", "layer-norm", "ema", "cosine", "test-time"),
-        *("test-time-18-views", "flip", "mixup", "distortion", "dropout"),
+        *("test-time-18-views", "flip", "mixup", "random-affine", "dropout"),
+        *("half-resolution", "whiten"),
     ),
     "validation of": (
         *("base", "standardize", "tanh", "tanh-standardized"),
         *("combined-1-training", "combined-3-views", "wide", "wide-without-dropout"),
         *("best-cpu-without-l1", "best-cpu-l1-validated", "best-cpu-validated"),
     ),
-    "train of": ("base", "combined-1-training", "combined-2-augmented"),
+    "train of": ("base", "whiten", "combined-1-training", "combined-2-augmented"),
     "accuracies of": ("best-cpu-first", "best-cpu-l1", "best-cpu-control"),
 }
 FLAG_COLUMNS = 4

@@ -63,11 +63,13 @@ def command(record):
 
 
 def read_finished(folder):
-    """The finished run in a folder: what run.json holds, with metrics.csv as its `history`."""
+    """The finished run in a folder: what run.json holds but for the place of the data, with
+    metrics.csv as its `history`."""
     record = read_record(Path(folder))
     if not record or record["status"] != "completed":
         status = record and record["status"]
         raise UsageError(f"{folder} holds no finished run: its status is {status}")
+    del record["data_dir"]
     return {**record, "history": read_history(Path(folder) / "metrics.csv")}
 
 

@@ -98,7 +98,7 @@ def test_the_digest_follows_the_text_the_records_and_the_figures(tmp_path, monke
 COUNTS = {
     True: (
         *("batch-norm", "standardize", "layer-norm", "ema", "test-time-18-views", "cosine"),
-        *("flip", "mixup", "distortion", "dropout"),
+        *("flip", "mixup", "random-affine", "half-resolution", "whiten", "dropout"),
     ),
     False: ("gelu", "relu", "weight-decay", "adam", "l1", "first-layer-l1"),
 }
@@ -111,7 +111,7 @@ def test_what_the_text_says_in_words_is_what_the_records_say():
             assert (abs(comparisons.paired(name).mean()) > line) == counts, name
     assert comparisons.paired("dropout").mean() < 0
     for name in ("shift", "flip-shift", "dropout"):
-        assert records.column(records.runs_of(name), "train_accuracy")[:, -1].mean() < 0.48
+        assert records.column(records.runs_of(name), "train_accuracy")[:, -1].mean() < 0.5
     # Flips and shifts alone: better in a tenth of the time, worse at full length.
     assert comparisons.paired("long-flip-shift") > 0 > comparisons.paired("best-cpu-flip-shift")
 
