@@ -325,6 +325,8 @@ def fork_server():
 def _execute(program, argv, data, environment, cwd, log):
     """In the new process."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    for number in (signal.SIGTERM, signal.SIGHUP):  # ignored if the tests run under nohup, say
+        signal.signal(number, signal.SIG_DFL)
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(cwd)

@@ -89,6 +89,10 @@ class Place:
             return f"an ordinary user cannot start {self.python}"
         subprocess.run(["chmod", "-R", "a-w", self.clone], check=True)
 
+    def ignored_signals(self):
+        """As under nohup, in the background."""
+        self.prefix = ["sh", "-c", "trap '' HUP INT; exec \"$@\"", "sh"]
+
     def random_order(self):
         if not importlib.util.find_spec("pytest_randomly"):
             return "pytest-randomly is not installed"

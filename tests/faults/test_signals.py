@@ -12,6 +12,17 @@ if os.name != "posix":
     pytest.skip("Windows has no signals but Ctrl-C", allow_module_level=True)
 
 
+@pytest.fixture(autouse=True)
+def ignored():
+    """The tests may run under nohup or in the background; here no signal is ignored at first."""
+    names = [n for n in STATUS if signal.getsignal(getattr(signal, n)) == signal.SIG_IGN]
+    for name in names:
+        signal.signal(getattr(signal, name), signal.SIG_DFL)
+    yield
+    for name in names:
+        signal.signal(getattr(signal, name), signal.SIG_IGN)
+
+
 def send(name):
     assert signal.getsignal(getattr(signal, name)) != signal.SIG_DFL  # which would end the tests
     signal.raise_signal(getattr(signal, name))
