@@ -235,6 +235,11 @@ class Child:
         if self.process:
             self.process.poll()
         if self.folder:
+            with contextlib.suppress(OSError):
+                os.rmdir(
+                    self.folder
+                )  # most leave nothing there, and it may be that no process starts
+                return
             for command in (["chmod", "-R", "u+rwX"], ["rm", "-rf"]):
                 subprocess.run([*command, self.folder], stderr=subprocess.DEVNULL)
 

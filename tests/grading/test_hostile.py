@@ -487,14 +487,20 @@ def test_submission_that_gets_no_processor_is_not_graded(monkeypatch):
                 make()
 
 
-def test_machine_that_starts_no_process_does_not_grade(monkeypatch):
+@both_ways
+def test_machine_that_starts_no_process_does_not_grade(sandbox, tmp_path, monkeypatch):
     def no_process(*_, **__):
         raise BlockingIOError(11, "Resource temporarily unavailable")
 
     process.sandbox_starts()
     monkeypatch.setattr(subprocess, "Popen", no_process)
-    with runner.in_child(RIGHT) as submission, pytest.raises(NotGraded, match="temporarily"):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with (
+        runner.in_child(RIGHT, sandbox=sandbox) as submission,
+        pytest.raises(NotGraded, match="temporarily"),
+    ):
         submission.elu()
+    assert not [*tmp_path.iterdir()]
 
 
 @pytest.fixture
