@@ -172,6 +172,8 @@ WRONG = [
     wrong("binary cross entropy", {CV}, "binary", "y * np.log(x)",
           "y * np.log(x) + (1 - y) * np.log(1 - x)"),
     wrong("fused loss gradient", {CG, NG}, "fused", LOSS_DX, "dx = (x - y) / x.shape[0]"),
+    wrong("loss gradient summed over the classes", {CG, NG}, "has the shape", LOSS_DX,
+          LOSS_DX + "; dx = dx.sum(axis=1)"),
     wrong("loss with softmax inside", {CV}, "softmax is applied inside", LOSS,
           "x = np.exp(x) / np.exp(x).sum(1, keepdims=True); " + LOSS),
     wrong("epsilon 1e-7 added", {CV}, "epsilon", "np.log(x)", "np.log(x + 1e-7)"),
