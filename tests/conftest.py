@@ -4,6 +4,7 @@
 import importlib
 import os
 import signal
+import threading
 import types
 from pathlib import Path
 
@@ -47,10 +48,11 @@ def _block_conftests(pluginmanager):
 
 
 def pytest_configure(config):
-    # A job that a shell starts with & ignores Ctrl-C, and so would every process of the tests.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    os.environ["OMP_NUM_THREADS"] = "1"  # a core is for one process of the tests
     submission = config.getoption("submission")
+    if submission is None and threading.current_thread() is threading.main_thread():
+        # A job that a shell starts with & ignores Ctrl-C, and so would every process of the tests.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    os.environ["OMP_NUM_THREADS"] = "1"  # a core is for one process of the tests
     if any(config.getoption(option) is not None for option in ("--submission", *FILES)):
         config.option.dist = "no"  # the report is made in this process
     if submission is not None and os.name != "posix":

@@ -193,6 +193,8 @@ def result(args, name, reader, process):
         answer = json.loads(reader.recv_bytes())
     process.kill()
     process.join()
+    if process.exitcode == -signal.SIGALRM:
+        answer = f"it is not done after {PATIENCE // 60} minutes: the machine is too slow"
     if isinstance(answer, str):
         answer = runner.not_graded(folder.printable(name), answer, args.seed)
     return feedback.with_points(feedback.without_paths(answer), args.weights)

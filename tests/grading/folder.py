@@ -116,7 +116,7 @@ def _read_all(files, place, chosen, errors):
     for role, path in chosen.items():
         data, reason = _read(files[path])
         if data is None:
-            errors[role] = f"{os.path.relpath(path, place or '.')} is not read: {reason}"
+            errors[role] = f"{printable(os.path.relpath(path, place or '.'))} is not read: {reason}"
         else:
             sources[f"{role}.py"] = data
     start = f"{place}/" if place else ""

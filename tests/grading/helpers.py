@@ -83,13 +83,13 @@ class Inside(worker.Session):
         source, file = self.sources[f"{name}.py"].tobytes(), f"{worker.FOLDER}/{name}.py"
         module = types.ModuleType(name)
         module.__file__ = file
-        module.__builtins__ = {**vars(builtins), "__import__": self.import_}
+        module.__builtins__ = {**vars(builtins), "__import__": self._import}
         code = worker.call(f"importing {name}.py", compile, source, file, "exec")
         worker.call(f"importing {name}.py", exec, code, vars(module))
         self.namespaces[name] = module
 
-    def import_(self, name, *rest):
-        return self.namespaces.get(name) or super().import_(name, *rest)
+    def _import(self, name, *rest):
+        return self.namespaces.get(name) or super()._import(name, *rest)
 
     def end(self):
         pass

@@ -6,8 +6,8 @@ import functools
 import numpy as np
 
 from . import reference, values
-from .diagnosis import Failure, case, close, expect
-from .values import COPIED, batch_factors, draw, draw_many, draw_sizes
+from .diagnosis import Failure, case, close, expect, multiple
+from .values import COPIED, DECAY, batch_factors, draw, draw_many, draw_sizes
 
 TOLERANCE = 1e-5  # the errors of several layers add up
 LOSS_TOLERANCE = 1e-4  # and an epsilon of 1e-8 is only a remark
@@ -176,8 +176,9 @@ def network_gradient(submission, rng):
             mlp.backward(dout)
         first, expected = mlp.grads(), right(x, layers, dout)
         hypotheses, factors = mistakes(x, layers, dout), batch_factors(len(x))
-        _expect_gradients(f"the gradient{phrase}", first, expected, hypotheses, factors)
-        with case(f" in a second step{phrase}", follows=STATE_ROWS):
+        _expect_gradients(f"the gradient{phrase}", first, expected, layers, hypotheses, factors)
+        follows = [*STATE_ROWS, *ROWS["CrossEntropyModule"]]
+        with case(f" in a second step{phrase}", follows=follows):
             mlp.set(changed)
             loss, out = submission.cross_entropy(), mlp.forward(x)
             # A likely class of each sample: other rows judge an epsilon. Never the last class: who
@@ -188,17 +189,18 @@ def network_gradient(submission, rng):
             mlp.backward(dout)
             expected = right(x, changed, y=y)
             hypotheses = mistakes_of_loss(x, [layers, changed], dout, expected, first)
-            what, got = "the gradient of the loss", mlp.grads()
-            _expect_gradients(what, got, expected, hypotheses, tolerance=LOSS_TOLERANCE)
+            what, got, close_to = "the gradient of the loss", mlp.grads(), LOSS_TOLERANCE
+            _expect_gradients(what, got, expected, changed, hypotheses, tolerance=close_to)
 
 
-def _expect_gradients(what, got, expected, hypotheses, factors=(), tolerance=TOLERANCE):
-    """Compares all gradients. hypotheses: gradients, each with a sentence."""
+def _expect_gradients(what, got, expected, layers, hypotheses, factors=(), tolerance=TOLERANCE):
+    """Compares all gradients, of these layers. hypotheses: gradients, each with a sentence."""
     for i, layer in enumerate(expected):
         for j, name in enumerate(("weight", "bias")):
             if not close(got[i][j], layer[j], tolerance):
                 text = f"{what} with respect to the {name} of layer {i + 1} of {len(expected)}"
                 mistakes = [(grads[i][j], *sentence) for grads, *sentence in hypotheses]
+                mistakes += multiple(got[i][j], layer[j], layers[i][j], DECAY)
                 expect(text, got[i][j], layer[j], mistakes, factors, tolerance)
 
 

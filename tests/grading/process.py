@@ -148,6 +148,7 @@ class Child:
             self._answer()
         except (OSError, Lost, NotGraded) as error:
             self.end()
+            self.budget.check()  # a submission may use up its time as this process starts
             raise NotGraded(f"no process starts for the submission: {error}") from None
 
     def ask(self, operation, arrays, limit, **fields):

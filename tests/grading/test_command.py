@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from common import HANG
 from mutants import wrong
 
 from grading import runner
@@ -25,7 +26,7 @@ def pytest_run(*arguments, cwd=ROOT):
         env=environment | {"COLUMNS": "120"},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=HANG,
     )
 
 
@@ -90,6 +91,15 @@ def test_same_seed_gives_the_same_numbers_and_another_one_others(tmp_path):
 
     assert got(5) == got(5) != got(6)
     assert runner.grade(tmp_path)["seed"] != runner.grade(tmp_path)["seed"]
+
+
+def test_pytest_may_run_in_a_thread():
+    """Where signals cannot be set."""
+    call = "pytest.main(['tests/grading/test_submission.py', '--collect-only'])"
+    code = f"import pytest, threading\nthreading.Thread(target=lambda: print(int({call}))).start()"
+    command = [sys.executable, "-c", code]
+    process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=HANG)
+    assert process.stdout.endswith("\n0\n"), process.stdout + process.stderr
 
 
 @pytest.mark.parametrize("option", ["--submission=no/such/folder", "--report", "--weights"])

@@ -7,10 +7,12 @@ import signal
 import subprocess
 import sys
 import time
+import types
 from pathlib import Path
 
 import grade
 import pytest
+from common import HANG
 from mutants import wrong
 
 from grading import feedback
@@ -37,7 +39,7 @@ def start(*arguments, program=(SCRIPT, *ANYHOW), **environment):
 
 def run(*arguments, **options):
     process = start(*arguments, **options)
-    out, error = process.communicate(timeout=600)
+    out, error = process.communicate(timeout=HANG)
     return process.returncode, out, error.decode()
 
 
@@ -67,7 +69,7 @@ COURSE = {
     "paths": on_top("open('/no/such/folder/weights.npy')"),
     "zoe": {},
     "dies": with_elu("import os; os.kill(os.getpid(), 9)"),
-    "huge": {"modules.py": "x = 1\n" * 10**6},
+    "huge": {"a\x1b[31m\udcff_modules.py": "x = 1\n" * 10**6},
     "closed": {"modules.py": ""},
 }
 
@@ -171,10 +173,22 @@ def test_line_says_why_a_file_is_not_read(course):
         "link": "modules.py is not read: it is a link",
         "linked folder": "it is not read: it is a link",
         "pipe": "modules.py is not read: it is not a regular file",
-        "huge": "modules.py is not read: it has more than 1 MiB",
+        "huge": r"a\x1b[31m\xff_modules.py is not read: it has more than 1 MiB",
         "closed": "modules.py is not read: Permission denied" if os.geteuid() else "",  # for root
     }.items():
         assert sentence in course.text(name)
+
+
+@pytest.mark.parametrize(
+    ("number", "says"), [(signal.SIGALRM, "the machine is too slow"), (signal.SIGKILL, "ended the")]
+)
+def test_report_says_what_ended_the_process_that_graded(monkeypatch, number, says):
+    monkeypatch.setattr(grade, "work", lambda *_: os.kill(os.getpid(), number))
+    args, running = types.SimpleNamespace(seed=0, weights={}), {}
+    grade.start(args, "ann", running)
+    ((reader, (name, process)),) = running.items()
+    report = grade.result(args, name, reader, process)
+    assert says in report["note"] and {row["cell"] for row in report["rows"]} == {"not graded"}
 
 
 WAITS = on_top("import time; time.sleep(600)")
@@ -201,7 +215,7 @@ def test_interrupted_work_goes_on_where_it_stopped(tmp_path, moment):
         process.send_signal(signal.SIGINT)
     else:
         process = start(folder, grades, program=("-c", AT_FORK, *ANYHOW))
-    error = process.communicate(timeout=300)[1].decode()
+    error = process.communicate(timeout=HANG)[1].decode()
     assert process.returncode == 130, error
     assert "Traceback" not in error and "same command to continue" in error
     done = read(grades)

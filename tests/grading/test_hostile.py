@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from mutants import wrong
 
-from grading import process, runner
+from grading import checks, process, runner
 from grading.diagnosis import NotGraded
 from grading.helpers import (
     CAN_FAIL,
@@ -136,32 +136,21 @@ def test_memory_that_was_never_set_shows():
 
 # Wrong, and out to change the verdict
 
-FUNCTIONS = """
+LIES = """
 import gc, types
 import numpy as np
 
-def forged(*args, **kwargs):
-    return ["answer", "0"], []
-
-needed = "_import", "_own", "_of_others", "StandIn", "Watched"  # by itself
 functions = [
     f for f in gc.get_objects()
     if type(f) is types.FunctionType and "worker" in f.__code__.co_filename
 ]
-"""
-BREAKS = """
-for f in functions:
-    if not f.__closure__ and f.__qualname__.split(".")[0] not in needed:
-        f.__code__ = forged.__code__
-for name in "frombuffer allclose array_equal isclose".split():
-    setattr(np, name, forged)
-"""
-LIES = """
 for f in functions:
     if f.__name__ == "as_array":  # what is sent is float64, and nothing that was kept has changed
         f.__code__ = (lambda what, value: __import__("numpy").array(value, "f8")).__code__
     if f.__name__ == "kept":
         f.__code__ = (lambda self, arrays, id: ((), [])).__code__
+for name in ("allclose", "array_equal", "isclose"):
+    setattr(np, name, lambda *args, **kwargs: True)
 """
 
 
@@ -172,10 +161,7 @@ def test_no_patch_changes_a_verdict(tmp_path, sandbox):
     changes = [piece for one in bad for piece in one.changes]
     sources = wrong.sources(wrong.wrong("all of them", set(), "", *changes))
     rows = set().union(*(one.rows for one in bad))
-    lying = grade(tmp_path / "lying", on_top(FUNCTIONS + LIES, sources), sandbox=sandbox)
-    assert failed(lying) == rows
-    broken = grade(tmp_path / "broken", on_top(FUNCTIONS + BREAKS, sources), sandbox=sandbox)
-    assert failed(broken) >= rows
+    assert failed(grade(tmp_path, on_top(LIES, sources), sandbox=sandbox)) == rows
 
 
 def message(text, data=b""):
@@ -435,6 +421,22 @@ def test_memory_of_all_processes_together_is_limited(monkeypatch):
         assert "GiB of memory" in failure_of_act(submission)
 
 
+LOST_LATE = {
+    "SoftMaxModule.forward takes": (wrong.MAX, "while np.abs(x).max() > 700: x = x / 1.0"),
+    "CrossEntropyModule.forward ends": (wrong.LOSS, "if x.min() == 0: import os; os._exit(0)"),
+}
+
+
+@pytest.mark.parametrize("says", LOST_LATE)
+def test_call_that_is_lost_at_extreme_values_alone_fails_that_row(says):
+    line, extreme = LOST_LATE[says]
+    sources = wrong.sources(wrong.wrong("", set(), "", line, f"{extreme}\n        {line}"))
+    with runner.in_child(sources, call_limit=0.5) as submission:
+        failures = [row for row in checks.run_all(submission) if row["cell"] == "failed"]
+    assert [row["row"] for row in failures] == ["numerically stable"]
+    assert says in failures[0]["diagnosis"]
+
+
 def test_what_takes_too_long_in_all_is_over(tmp_path):
     """The rows after the limit say why they were not checked."""
     spin = "(self, x):\n        while True: pass\n"
@@ -501,6 +503,16 @@ def test_machine_that_starts_no_process_does_not_grade(sandbox, tmp_path, monkey
     ):
         submission.elu()
     assert not [*tmp_path.iterdir()]
+
+
+def test_time_that_is_used_up_while_a_process_starts_is_the_submissions(monkeypatch):
+    def answer(child):
+        child.budget.seconds = 0.0
+        child.budget.check()
+
+    monkeypatch.setattr(process.Child, "_answer", answer)
+    with pytest.raises(Lost, match="too long in all"):
+        process.Child(False, process.Budget())
 
 
 @pytest.fixture

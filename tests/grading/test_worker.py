@@ -156,6 +156,11 @@ HOLDS = {
         DIRECT,
     ),
     "a closure": ("self.get = lambda: layers", "self.get()", DIRECT),
+    "a dict params of other things": (
+        "self.params = {'layers': layers, 'activation': 'elu', 'sizes': sizes}",
+        "self.params['layers']",
+        DIRECT,
+    ),
     "a set": (
         "self.names = list(map(id, layers))\n        self.all = set(layers)",
         "sorted(self.all, key=lambda layer: self.names.index(id(layer)))",
@@ -187,6 +192,7 @@ WAYS = [
                 "        out = f(x)", wrong.SLOPE,
                 "f = np.vectorize(lambda v: np.where(v > 0, 1.0, np.exp(v)).item())\n"
                 "        slope = f(self.x)"),
+    wrong.wrong("row by row in both passes", set(), "", base="loops"),
     wrong.wrong("printing", set(), "", wrong.ELU_DX,
                 "dx = dout * slope\n        print(self.x, dx, str(dout))"),
     wrong.wrong("other clips", set(), "", "np.log(x)", "np.log(np.clip(x, 1e-12, 1.0))",
@@ -203,6 +209,10 @@ WAYS = [
                 "        slope = np.where(self.x > 0, 1.0, step / 1e-6)"),
     wrong.wrong("one number after another", {wrong.NUMPY}, "act", wrong.IMPORT, SCALAR, wrong.SLOPE,
                 "f = np.vectorize(act, otypes=[float])\n        slope = " + CENTRAL),
+    wrong.wrong("one row after another", {wrong.NUMPY}, "", 
+                "slope = np.array([np.exp(np.minimum(row, 0)) for row in self.x])",
+                "f = lambda z: " + SMOOTH + "\n        slope = np.array(["
+                + CENTRAL.replace("self.x", "row") + " for row in self.x])", base="loops"),
     wrong.wrong("a complex step", {wrong.NUMPY}, "exp", wrong.SLOPE,
                 "slope = (self.x > 0) + np.exp((self.x <= 0) * self.x + 1e-20j).imag / 1e-20"),
     wrong.wrong("NumPy's own differences", {wrong.NUMPY}, "np.gradient", wrong.SLOPE,

@@ -60,7 +60,7 @@ def _linear_cases(submission, rng, uses=1):
             before = parameters
 
 
-DECAY = "{} times the weight itself is added: weight decay is no part of this gradient"
+DECAY = "{} times the parameter itself is added: weight decay is no part of this gradient"
 COPIED = (
     "computed with the parameters of its first use, which have changed since: it keeps a copy, so "
     "that a network never learns"
