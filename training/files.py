@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from training.errors import RunError, UsageError, file_errors
+from training.errors import OUT_OF_MEMORY, RunError, UsageError, file_errors
 
 try:
     import fcntl
@@ -29,6 +29,8 @@ def reading(path):
         with file_errors(UsageError, path):
             yield
     except DAMAGE as error:
+        if OUT_OF_MEMORY.search(str(error)):
+            raise
         raise UsageError(f"{path} is damaged ({error!r:.200}): begin a new run") from error
 
 
@@ -37,14 +39,30 @@ def replacing(path):
     """Opens a binary file that replaces path once the block ends without an error."""
     temporary = path.with_name(f".{path.name}.tmp")
     try:
-        with file_errors(RunError, path):
-            temporary.unlink(missing_ok=True)  # it may be a link to elsewhere: never write into it
-            with open(temporary, "xb") as file:
-                yield file
-            os.replace(temporary, path)
+        temporary.unlink(missing_ok=True)  # it may be a link to elsewhere: never write into it
+        with open(temporary, "xb") as file:
+            yield file
+        os.replace(temporary, path)
+    except OSError as error:  # whose file name is that of the temporary file
+        raise RunError(f"cannot use {path}: {error.strerror or error}") from error
     finally:
         with suppress(OSError):  # it is gone unless something failed
             temporary.unlink()
+
+
+@contextmanager
+def making(folder):
+    """Makes folder unless it is there, and removes what it made if the block fails, unless it is in
+    use."""
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        yield
+    except BaseException:
+        for path in made:
+            with suppress(OSError):  # not made, or not empty
+                path.rmdir()
+        raise
 
 
 @contextmanager
