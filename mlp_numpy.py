@@ -30,7 +30,7 @@ class MLP:
             raise ValueError(f"layer sizes {sizes}: each must be at least 1")
         rng = np.random.default_rng(seed)
         linears = [
-            LinearModule(fan_in, fan_out, i == 0, dtype, rng)
+            LinearModule(fan_in, fan_out, input_layer=i == 0, dtype=dtype, rng=rng)
             for i, (fan_in, fan_out) in enumerate(itertools.pairwise(sizes))
         ]
         linears[0].params["weight"] /= input_scale

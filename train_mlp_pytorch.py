@@ -94,7 +94,7 @@ def final_scores(mlp, data, test_time_augmentation):
         scores["test_single_view"] = scores["test"]
         for name, split in {"test": data.test, "val": data.validation}.items():
             if split:
-                batches = split.batches(EVAL_BATCH, half_resolution=False)
+                batches = split.batches(EVAL_BATCH, whole=True)
                 scores[name] = evaluate(TestTimeAugmentation(mlp), batches)
     return scores
 

@@ -32,6 +32,7 @@ def make_optimizer(mlp, args, total_steps):
 
 @torch.no_grad()
 def prepare_step(args, total_steps, optimizer, *_):
+    """Called by the optimizer before each step."""
     processes.average_gradients(optimizer)
     if args.l1:
         for matrix in optimizer.param_groups[0]["params"]:
