@@ -128,10 +128,9 @@ def get_cifar10(data_dir=DEFAULT_DIR, one_hot=True, validation_size=0, seed=42):
     for i, name in enumerate(TRAIN_FILES):
         part = slice(i * IMAGES_PER_FILE, (i + 1) * IMAGES_PER_FILE)
         pixels[part], labels[part] = parse_batch(folder / name)
-    train, test = (pixels, labels), parse_batch(folder / "test_batch")
-    return make_splits(
-        "cifar10", train, test, one_hot=one_hot, validation_size=validation_size, seed=seed
-    )
+    test = parse_batch(folder / "test_batch")
+    return make_splits("cifar10", (pixels, labels), test, one_hot=one_hot,
+                       validation_size=validation_size, seed=seed)  # fmt: skip
 
 
 def make_splits(name, train, test, one_hot, validation_size, seed):

@@ -56,7 +56,5 @@ def get_synthetic(one_hot=True, validation_size=0, seed=42):
             pixels[i : i + 50] = (block + noise).clip(0, 255)
         return pixels.reshape(-1, *cifar10_utils.SHAPE), cloud % cifar10_utils.N_CLASSES
 
-    train, test = draw(50_000), draw(10_000)
-    return cifar10_utils.make_splits(
-        "synthetic", train, test, one_hot=one_hot, validation_size=validation_size, seed=seed
-    )
+    return cifar10_utils.make_splits("synthetic", draw(50_000), draw(10_000), one_hot=one_hot,
+                                     validation_size=validation_size, seed=seed)  # fmt: skip

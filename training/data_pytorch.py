@@ -39,16 +39,14 @@ class TensorData(DataSet):
     def batches(self, batch_size, whole=False):
         """This process's share of all examples, not augmented. whole: at full resolution, for
         test-time augmentation."""
-        size = SHAPE[-1] if whole else self.size
         for x, y in self._stored(batch_size):
-            yield downsample(x, size), y
+            yield downsample(x, SHAPE[-1] if whole else self.size), y
 
     def second_moments(self, products):
         """The mean square (n,) of each of the network's n inputs over the training images,
         augmented; or with products=True the mean product (n, n) of each two; float64."""
         n = self.pixels.shape[1] * self.size**2
-        shape = (n, n) if products else n
-        sums = torch.zeros(shape, dtype=torch.float64, device=self.mean.device)
+        sums = torch.zeros((n, n) if products else n, dtype=torch.float64, device=self.mean.device)
         for i, (x, y) in enumerate(self._stored(500)):
             processes.seed_step(self.seed, i)
             x = self.augmentation(x, y, self.size)[0].flatten(start_dim=1)
@@ -76,8 +74,7 @@ class TensorData(DataSet):
 def load_tensors(args, device):
     """The splits that the flags ask for, as TensorData."""
     splits = load_data(args, processes.on_main_process, one_hot=False)
-    fields = [field.name for field in dataclasses.fields(Augmentation)]
-    augmentation = Augmentation(**{name: getattr(args, name) for name in fields})
+    augmentation = Augmentation(*(getattr(args, f.name) for f in dataclasses.fields(Augmentation)))
     tensors = {
         name: split and TensorData(split, device, augmentation, args.half_resolution)
         for name, split in splits.items()

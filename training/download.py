@@ -46,8 +46,7 @@ def download(data_dir):
         for path in (folder, folder.parent):
             if path.is_file():
                 raise UsageError(f"{path} is a file, not the folder of CIFAR-10's files")
-    place = folder.parent
-    with file_errors(RunError, folder), files.making(place), files.locked(place, wait=True):
+    with file_errors(RunError, folder), files.locked(folder.parent, wait=True):
         with suppress(OSError, ValueError):  # another process may have fetched it meanwhile
             return cifar10_utils.verify(folder)
         _unpack(_archive(folder), folder)
@@ -146,8 +145,7 @@ class Redirects(urllib.request.HTTPRedirectHandler):
 
     def redirect_request(self, request, response, code, message, headers, url):
         if urlsplit(url).scheme not in ("https", request.type):
-            here, there = _shown(request.full_url), _shown(url)
-            raise RunError(f"{here} redirects to {there}: refused, not https")
+            raise RunError(f"the server redirects to {_shown(url)}: refused, not https")
         return super().redirect_request(request, response, code, message, headers, url)
 
 

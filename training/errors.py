@@ -100,8 +100,7 @@ def on_signals(handler):
     """Calls handler(number, frame) on Ctrl-C, SIGTERM and SIGHUP, but for those that are ignored.
     Only the main thread of a program receives signals: in another this does nothing."""
     numbers = SIGNALS if threading.current_thread() is threading.main_thread() else ()
-    handlers = ((number, signal.getsignal(number)) for number in numbers)
-    before = {number: old for number, old in handlers if old not in (signal.SIG_IGN, None)}
+    before = {n: old for n in numbers if (old := signal.getsignal(n)) not in (signal.SIG_IGN, None)}
     try:
         for number in before:
             signal.signal(number, handler)

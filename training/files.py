@@ -51,38 +51,27 @@ def replacing(path):
 
 
 @contextmanager
-def making(folder):
-    """Makes folder unless it is there, and removes what it made if the block fails, unless it is in
-    use."""
-    made = [path for path in (folder, *folder.parents) if not path.exists()]
+def locked(folder, wait=False):
+    """Makes folder, and locks it where the system and the file system can. If another process holds
+    the lock, waits for it or raises UsageError. What is made and still empty at the end goes."""
+    made, lock = [path for path in (folder, *folder.parents) if not path.exists()], None
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        yield
-    except BaseException:
-        for path in made:
-            with suppress(OSError):  # not made, or not empty
-                path.rmdir()
-        raise
-
-
-@contextmanager
-def locked(folder, wait=False):
-    """Locks folder where the system and the file system can. If another process holds the lock,
-    waits for it or raises UsageError."""
-    if fcntl is None:
-        yield
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError as error:
-            raise UsageError(f"another run is under way in {folder}") from error
-        except OSError:
-            print(f"no lock can be set on {folder}: start one run there at a time", file=sys.stderr)
+        if fcntl:
+            lock = os.open(folder, os.O_RDONLY)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            except BlockingIOError as error:
+                raise UsageError(f"another run is under way in {folder}") from error
+            except OSError:
+                print(f"{folder} has no lock: start one run there at a time", file=sys.stderr)
         yield
     finally:
-        os.close(descriptor)
+        if lock is not None:
+            os.close(lock)
+        for path in made:
+            with suppress(OSError):  # it is not empty, or could not be made
+                path.rmdir()
 
 
 def write_checkpoint(path, state):

@@ -166,8 +166,7 @@ def _earlier(parser, defaults, given):
     if "run_dir" not in given:
         raise UsageError("--resume needs --run_dir, the folder of the run to continue")
     folder = given["run_dir"]
-    record = read_record(Path(folder))
-    if not record:
+    if not (record := read_record(Path(folder))):
         return {}
     where, recorded = f"the run in {folder}", record["flags"]
     if record["framework"] != defaults["framework"]:

@@ -53,7 +53,7 @@ def new_record(args, processes=None):
         "dataset": None,
         "seed": args.seed,
         "flags": {k: v for k, v in vars(args).items() if k not in NOT_RECORDED},
-        "versions": versions | ({"torch": processes.TORCH} if processes else {}),
+        "versions": versions | ({"torch": processes.torch.__version__} if processes else {}),
         "precision": processes.precision(args) if processes else "float32",
         "processes": processes.size() if processes else 1,
         "data_dir": args.data_dir and os.path.abspath(args.data_dir),
@@ -84,10 +84,10 @@ class Folder:
     def lock_and_restore(self, stack):
         """Makes the folder unless it is there, and locks it until the ExitStack closes. Returns
         what its checkpoint holds, None without one."""
-        with file_errors(UsageError, self.path), files.making(self.path):
-            if not os.access(self.path, os.W_OK):
-                raise UsageError(f"cannot write into {self.path}: give another folder")
+        with file_errors(UsageError, self.path):
             stack.enter_context(files.locked(self.path))
+        if not os.access(self.path, os.W_OK):
+            raise UsageError(f"cannot write into {self.path}: give another folder")
         if read_record(self.path) != self.earlier:
             raise UsageError(f"another run is under way in {self.path}, or has just ended there")
         before, now = self.earlier and self.earlier["dataset"], self.record["dataset"]

@@ -12,8 +12,6 @@ from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from training.errors import UNDER_TORCHRUN, RunError, UsageError, on_signals
 
-TORCH = torch.__version__
-
 
 def _of_torchrun(name, alone):
     return int(os.environ.get(name, alone)) if UNDER_TORCHRUN in os.environ else alone

@@ -22,6 +22,7 @@ from training.folder import METRICS, Folder, new_record, peak_rss_mb
 from training.history import History, read_history
 
 ON_DISK = "everything up to the last checkpoint is saved"
+RESULT = "test accuracy {test_accuracy:.4f} ({dataset}, {steps} steps, {train_seconds:.1f} s)"
 SYNTHETIC_WARNING = "*** SYNTHETIC DATA, not CIFAR-10: its accuracy says nothing about CIFAR-10 ***"
 
 
@@ -86,11 +87,10 @@ class Run:
             except KeyboardInterrupt as stop:
                 if self._is_main:
                     self.folder.write_end(status="interrupted", steps=self.step)
-                number = getattr(stop, "number", signal.SIGINT)
-                if self.record["status"] == "completed":
-                    raise Stopped(number, "the run is complete") from stop
                 how = f"give only --resume --run_dir {shlex.quote(str(self.folder.path))}"
-                raise Stopped(number, f"{str(stop) or ON_DISK}; to continue, {how}") from stop
+                how = f"{str(stop) or ON_DISK}; to continue, {how}"
+                said = "the run is complete" if self.record["status"] == "completed" else how
+                raise Stopped(getattr(stop, "number", signal.SIGINT), said) from stop
             except Exception:
                 if self._is_main:
                     self.folder.write_end(status="failed")
@@ -198,9 +198,7 @@ class Run:
             self.folder.draw(self.history.columns)
             self._warn_if_synthetic()
             print(f"the results are in {self.folder.path}")
-            accuracy, seconds = self.record["test_accuracy"], self.record["train_seconds"]
-            what = f"{self.record['dataset']}, {self.record['steps']} steps, {seconds:.1f} s"
-            print(f"test accuracy {accuracy:.4f} ({what})")
+            print(RESULT.format(**self.record))
         return self.history.columns
 
     def _require_finite(self, loss):
