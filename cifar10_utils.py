@@ -72,13 +72,13 @@ class DataSet:
 
     def next_indices(self, batch_size):
         """Indices (batch_size,) of the next batch, which may span two epochs."""
-        if not 1 <= batch_size <= self.num_examples:
-            raise ValueError(f"batch_size {batch_size} is not from 1 to {self.num_examples}")
-        epoch, start = divmod(self.position, self.num_examples)
-        indices = epoch_order(self.num_examples, self.seed, epoch)[start : start + batch_size]
+        n = self.num_examples
+        if not 1 <= batch_size <= n:
+            raise ValueError(f"batch_size {batch_size} is not from 1 to {n}")
+        epoch, start = divmod(self.position, n)
+        indices = epoch_order(n, self.seed, epoch)[start : start + batch_size].copy()
         if missing := batch_size - len(indices):
-            following = epoch_order(self.num_examples, self.seed, epoch + 1)
-            indices = np.concatenate([indices, following[:missing]])
+            indices = np.concatenate([indices, epoch_order(n, self.seed, epoch + 1)[:missing]])
         self.position += batch_size
         return indices
 
@@ -129,7 +129,8 @@ def get_cifar10(data_dir=DEFAULT_DIR, one_hot=True, validation_size=0, seed=42):
         part = slice(i * IMAGES_PER_FILE, (i + 1) * IMAGES_PER_FILE)
         pixels[part], labels[part] = parse_batch(folder / name)
     test = parse_batch(folder / "test_batch")
-    return make_splits("cifar10", (pixels, labels), test, one_hot, validation_size, seed)
+    return make_splits("cifar10", (pixels, labels), test, one_hot=one_hot,
+                       validation_size=validation_size, seed=seed)  # fmt: skip
 
 
 def make_splits(name, train, test, one_hot, validation_size, seed):

@@ -30,15 +30,13 @@ class MLP:
             raise ValueError(f"layer sizes {sizes}: each must be at least 1")
         rng = np.random.default_rng(seed)
         linears = [
-            LinearModule(fan_in, fan_out, i == 0, dtype, rng)
+            LinearModule(fan_in, fan_out, input_layer=i == 0, dtype=dtype, rng=rng)
             for i, (fan_in, fan_out) in enumerate(itertools.pairwise(sizes))
         ]
         linears[0].params["weight"] /= input_scale
         linears[-1].params["weight"][:] = 0
-        self.modules = []
-        for linear in linears[:-1]:
-            self.modules += [linear, ELUModule()]
-        self.modules += [linears[-1], SoftMaxModule()]
+        layers = [module for linear in linears for module in (linear, ELUModule())]
+        self.modules = [*layers[:-1], SoftMaxModule()]
 
     def __repr__(self):
         return "MLP(\n" + "".join(f"  {module!r}\n" for module in self.modules) + ")"

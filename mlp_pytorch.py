@@ -26,6 +26,7 @@ class InputMap(nn.Module):
     def fit(self, data):
         """data has second_moments(), as TensorData."""
         moments = data.second_moments(products=self.floor > 0).cpu()
+        # At least 1, so that a pixel that hardly varies is not blown up.
         std = (moments.diagonal() if self.floor else moments).sqrt().clamp(min=1)
         fitted = 1 / std
         if self.floor:

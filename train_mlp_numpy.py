@@ -72,7 +72,7 @@ def main(argv=None):
     run = Run(args)
     if run.finished:
         return run.report()
-    data = load_data(args, run.on_main_process)
+    data = load_data(args)
     held_out = data.validation or data.test
     mlp = make_mlp(args)
     with run.training(data, mlp):

@@ -63,13 +63,12 @@ def train_step(mlp, x, y, optimizer, label_smoothing=0.0):
 
 def make_mlp(args):
     """The network of the flags, with its initial weights, on the CPU."""
-    standardized = args.standardize or args.whiten
     return MLP(
         cifar10_utils.N_INPUTS // (4 if args.half_resolution else 1),
         args.dnn_hidden_units,
         cifar10_utils.N_CLASSES,
         seed=args.seed,
-        input_scale=1.0 if standardized else cifar10_utils.PIXEL_RMS,
+        input_scale=1.0 if args.standardize or args.whiten else cifar10_utils.PIXEL_RMS,
         activation=args.activation,
         normalization=args.normalization,
         dropout=args.dropout,
@@ -94,7 +93,7 @@ def final_scores(mlp, data, test_time_augmentation):
         scores["test_single_view"] = scores["test"]
         for name, split in {"test": data.test, "val": data.validation}.items():
             if split:
-                batches = split.batches(EVAL_BATCH, half_resolution=False)
+                batches = split.batches(EVAL_BATCH, whole=True)
                 scores[name] = evaluate(TestTimeAugmentation(mlp), batches)
     return scores
 

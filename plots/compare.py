@@ -4,11 +4,12 @@ python -m plots.compare RUN [RUN ...] [--out FILE.png]
 """
 
 import argparse
+import os
 import textwrap
 from pathlib import Path
 
 from training.argument_files import flag_text
-from training.errors import RunError, UsageError, exit_with_message
+from training.errors import RunError, UsageError, exit_with_message, file_errors
 from training.files import reading, replacing
 from training.folder import METRICS, read_record
 from training.history import FRAMEWORKS, QUANTITIES, read_history
@@ -17,7 +18,7 @@ HELD_OUT = {"val": "validation", "test": "test"}
 
 
 def path(text):
-    return Path(text).expanduser()
+    return Path(os.path.expanduser(text))
 
 
 def read_run(path):
@@ -37,7 +38,7 @@ def labels(runs):
     compared where both trainers have them; and the path where nothing else tells runs apart."""
     rows = {
         path: {
-            "trainer": FRAMEWORKS.get(record["framework"]),
+            "trainer": FRAMEWORKS[record["framework"]],
             "data": record["dataset"],
             **{k: v for k, v in record["flags"].items() if k not in ("synthetic", "eval_freq")},
         }
@@ -51,6 +52,7 @@ def labels(runs):
             for name, value in row.items()
             if different.count(name) > 1 or (name, value) == ("data", "synthetic")
         )
+        or path.resolve().name
         for path, row in rows.items()
     }
     twice = {name for name in names.values() if [*names.values()].count(name) > 1}
@@ -86,8 +88,10 @@ def main(argv=None):
     parser.add_argument("runs", nargs="+", type=path, metavar="RUN", help="the folder of a run")
     parser.add_argument("--out", type=path, default=Path("compare.png"), metavar="FILE.png")
     args = parser.parse_args(argv)
-    if args.out.suffix != ".png" or args.out.is_dir() or not args.out.parent.is_dir():
-        raise UsageError(f"--out {args.out} is not the name of a .png file in a folder that exists")
+    with file_errors(UsageError, args.out):
+        if args.out.suffix != ".png" or args.out.is_dir() or not args.out.parent.is_dir():
+            what = "is not the name of a .png file in a folder that exists"
+            raise UsageError(f"--out {args.out} {what}")
     runs = {path: read_run(path) for path in args.runs}
     try:
         figure = draw(runs)

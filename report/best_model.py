@@ -63,7 +63,7 @@ def predict_all(run, data):
     """The logits (N, C) of all images of a split and their labels (N,), as arrays."""
     views = run.args.test_time_augmentation
     predict = (TestTimeAugmentation(run.mlp) if views else run.mlp).eval()
-    batches = data.batches(trainer.EVAL_BATCH, half_resolution=False if views else None)
+    batches = data.batches(trainer.EVAL_BATCH, whole=views)
     return torch.cat([predict(x) for x, _ in batches]).double().numpy(), data.labels.numpy()
 
 
@@ -163,7 +163,7 @@ def moved(x, right):
 def moved_accuracy(run, distance):
     """The accuracy of a run on its moved validation images, each seen once and not in views."""
     data = run.validation
-    batches = data.batches(trainer.EVAL_BATCH, half_resolution=False)
+    batches = data.batches(trainer.EVAL_BATCH, whole=True)
     there = ((downsample(moved(x, distance), data.size), y) for x, y in batches)
     return round(trainer.evaluate(run.mlp, there)[1], 4)
 

@@ -62,9 +62,10 @@ def test_returned_arrays_are_never_overwritten():
     x, y = data.next_batch(10)
     before = x.copy(), y.copy()
     assert data.images is data.images  # converted once, however often a loop asks for them
-    for images in (data.images, data.next_batch(10)[0]):
-        images[:] = 77
+    for array in (data.images, data.next_batch(10)[0], data.next_indices(10)):
+        array[:] = 77
     assert (x == before[0]).all() and (y == before[1]).all()
+    data.position -= 10  # the order of this epoch is kept, for other data sets too
     assert sorted(numbers(data.next_batch(10)[0])) == list(range(10))
 
 

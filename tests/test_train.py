@@ -7,6 +7,7 @@ import importlib
 import os
 import re
 from importlib.util import find_spec
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -167,7 +168,8 @@ def test_the_curves_of_several_runs_are_compared(run, data, monkeypatch):
     (other / "metrics.csv").write_text("a,b\n1,2\n")
     before = listing(run.folder)
     for argv in ([], ["nowhere"], [run.folder], [other], [one, "--out", "nowhere/x.png"],
-                 [one, "--out", "x.pdf"], [one, "--out", "a"]):  # fmt: skip
+                 [one, "--out", "x.pdf"], [one, "--out", "a"],
+                 [one, "--out", 300 * "a" + "/x.png"], ["~nobody"]):  # fmt: skip
         with pytest.raises(SystemExit) as end:
             compare(list(map(str, argv)))
         assert end.value.code == 2 and listing(run.folder) == before
@@ -183,6 +185,7 @@ def test_the_legend_of_a_comparison_names_what_differs_and_synthetic_data():
         ([record, other], ["trainer NumPy, seed 1", "trainer PyTorch, seed 2"]),
         ([record, invented], ["data cifar10", "data synthetic"]),
         ([invented], ["data synthetic"]),
+        ([record], ["run 0"]),
     ):
-        runs = {str(i): (record, {}) for i, record in enumerate(runs)}
+        runs = {Path(f"run {i}"): (record, {}) for i, record in enumerate(runs)}
         assert list(labels(runs).values()) == expected

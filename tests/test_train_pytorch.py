@@ -107,8 +107,14 @@ def test_half_resolution_is_the_mean_of_two_by_two_pixels():
     ):
         torch.testing.assert_close(small, x.view(20, 3, 16, 2, 16, 2).mean(dim=(3, 5)))
         assert torch.equal(y, labels)
-    whole = next(half.batches(20, half_resolution=False))[0]  # for test-time augmentation
+    whole = next(half.batches(20, whole=True))[0]  # for test-time augmentation
     assert torch.equal(whole, next(full.batches(20))[0])
+
+
+def test_the_first_images_are_the_first_ones():
+    _, tensors = some_data()
+    assert torch.equal(tensors.first(20).images, tensors.images[:20])
+    assert torch.equal(tensors.first(20).images, tensors.images[:20])  # which are kept now
 
 
 def test_augmentation_depends_on_the_seed_and_the_position_alone():

@@ -7,7 +7,7 @@ from pathlib import Path
 from training.errors import UsageError
 
 # A comment, a word whose parts may be quoted, or a quote that is not closed.
-WORD = re.compile(r"""#.*|(?:"[^"]*"|'[^']*'|[^\s"'])+|["']""")
+WORD = re.compile(r"""#.*|(?:"[^"]*"|'[^']*'|[^\s"'])+|["'].*""")
 QUOTED = re.compile(r"""(["'])(.*?)\1""", re.DOTALL)
 
 
@@ -26,7 +26,7 @@ def flag_text(value):
 
 def with_files(words, folder="."):
     """words, and for every @FILE the words in FILE, whose own @FILE is relative to it."""
-    for word in words:
+    for word in map(str, words):
         if not word.startswith("@"):
             yield word
             continue
@@ -42,6 +42,7 @@ def with_files(words, folder="."):
 def _words_in(text):
     """The words of text as a shell reads them, but for the backslash, which means itself."""
     words = [word for word in WORD.findall(text) if not word.startswith("#")]
-    if {'"', "'"} & {*words}:
-        raise ValueError("a quote is not closed")
+    for word in words:
+        if word[0] in "\"'" and word.count(word[0]) == 1:
+            raise ValueError(f"{word:.50} begins a quote that is not closed")
     return [QUOTED.sub(r"\2", word) for word in words]

@@ -110,19 +110,16 @@ def tta_views(x, size):
         yield view.flip(3)
 
 
-def predict_with_tta(mlp, x):
-    """Logits (S, C), whose softmax is the mean of mlp's probabilities over the views of x."""
-    size = math.isqrt(mlp.n_inputs // x.shape[1])
-    logits = torch.stack([mlp(view) for view in tta_views(x, size)])
-    return logits.log_softmax(dim=2).logsumexp(dim=0)
-
-
 class TestTimeAugmentation(nn.Module):
-    """An MLP that predicts with test-time augmentation: its inputs are (S, 3, 32, 32)."""
+    """An MLP that predicts with test-time augmentation."""
 
     def __init__(self, mlp):
         super().__init__()
         self.mlp, self.device = mlp, mlp.device
 
     def forward(self, x):
-        return predict_with_tta(self.mlp, x)
+        """x: (S, 3, 32, 32). Returns logits (S, C), whose softmax is the mean of the MLP's
+        probabilities over the views of x."""
+        size = math.isqrt(self.mlp.n_inputs // x.shape[1])
+        logits = torch.stack([self.mlp(view) for view in tta_views(x, size)])
+        return logits.log_softmax(dim=2).logsumexp(dim=0)

@@ -31,8 +31,8 @@ def draw_curves(record, history, file):
                 axes.plot(history["step"], values, f".-C{color}", label=name)
         if accuracies := history.get("val_accuracy"):
             best = history["step"][accuracies.index(max(accuracies))]
-            axes.plot(best, record[f"test_{quantity}"], "*C3", markersize=11,
-                      label="test, weights of this step")  # fmt: skip
+            test = record[f"test_{quantity}"]
+            axes.plot(best, test, "*C3", markersize=11, label="test, weights of this step")
         axes.set(xlabel="step", ylabel=label)
         axes.grid(alpha=0.3)
         axes.legend()

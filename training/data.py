@@ -10,7 +10,7 @@ from training.download import download
 from training.errors import RunError, UsageError, one_line
 
 
-def load_data(args, on_main_process, one_hot=True):
+def load_data(args, on_main_process=lambda action: action(), one_hot=True):
     """The splits that the flags ask for, synthetic ones if CIFAR-10 is not available.
     on_main_process calls a function in one process only, and returns its result in all."""
     options = {"one_hot": one_hot, "validation_size": args.validation_size, "seed": args.seed}
@@ -22,7 +22,7 @@ def load_data(args, on_main_process, one_hot=True):
     except (OSError, ValueError) as error:
         raise UsageError(error) from error
     if args.batch_size > (n := splits.train.num_examples):
-        raise UsageError(f"--batch_size {args.batch_size} is above {n}, the training examples")
+        raise UsageError(f"--batch_size {args.batch_size} exceeds the {n} training examples")
     return splits
 
 
@@ -56,6 +56,5 @@ def get_synthetic(one_hot=True, validation_size=0, seed=42):
             pixels[i : i + 50] = (block + noise).clip(0, 255)
         return pixels.reshape(-1, *cifar10_utils.SHAPE), cloud % cifar10_utils.N_CLASSES
 
-    return cifar10_utils.make_splits(
-        "synthetic", draw(50_000), draw(10_000), one_hot, validation_size, seed
-    )
+    return cifar10_utils.make_splits("synthetic", draw(50_000), draw(10_000), one_hot=one_hot,
+                                     validation_size=validation_size, seed=seed)  # fmt: skip

@@ -6,8 +6,7 @@ import dataclasses
 import numpy as np
 import torch
 
-import cifar10_utils
-from cifar10_utils import DataSet, Splits
+from cifar10_utils import SHAPE, DataSet, Splits
 from training import processes
 from training.augmentation import Augmentation, downsample
 from training.data import load_data
@@ -18,7 +17,7 @@ class TensorData(DataSet):
 
     next_batch and batches return this process's share of the DataSet's batches. augmentation: what
     next_batch changes at random, an Augmentation, or None. half_resolution: average each block of
-    2 x 2 pixels, so that the side of an image has size = 16 pixels, not 32.
+    2 x 2 pixels, so that the side of an image has size = 16 pixels, not 32; `images` stay whole.
     """
 
     def __init__(self, dataset, device, augmentation=None, half_resolution=False):
@@ -26,7 +25,7 @@ class TensorData(DataSet):
         tensors = [torch.from_numpy(array).to(device) for array in arrays]
         super().__init__(*tensors, one_hot=False, seed=dataset.seed)
         self.augmentation = augmentation or Augmentation()
-        self.size = cifar10_utils.SHAPE[-1] // (2 if half_resolution else 1)
+        self.size = SHAPE[-1] // (2 if half_resolution else 1)
 
     def next_batch(self, batch_size):
         """Returns x (S, 3, size, size) float32 and y (S,) int64, with mixup (S, 10) float32. First
@@ -37,18 +36,17 @@ class TensorData(DataSet):
         x = self._as_float(self.pixels.index_select(0, indices))
         return self.augmentation(x, self.labels[indices], self.size)
 
-    def batches(self, batch_size, half_resolution=None):
-        """This process's share of all examples, not augmented. half_resolution=False: whole images,
-        whatever the data set's are, for test-time augmentation."""
-        size = self.pixels.shape[-1] if half_resolution is False else self.size
+    def batches(self, batch_size, whole=False):
+        """This process's share of all examples, not augmented. whole: at full resolution, for
+        test-time augmentation."""
         for x, y in self._stored(batch_size):
-            yield downsample(x, size), y
+            yield downsample(x, SHAPE[-1] if whole else self.size), y
 
     def second_moments(self, products):
         """The mean square (n,) of each of the network's n inputs over the training images,
         augmented; or with products=True the mean product (n, n) of each two; float64."""
         n = self.pixels.shape[1] * self.size**2
-        sums = torch.zeros((n, n) if products else n, dtype=torch.float64).to(self.mean.device)
+        sums = torch.zeros((n, n) if products else n, dtype=torch.float64, device=self.mean.device)
         for i, (x, y) in enumerate(self._stored(500)):
             processes.seed_step(self.seed, i)
             x = self.augmentation(x, y, self.size)[0].flatten(start_dim=1)
@@ -58,6 +56,7 @@ class TensorData(DataSet):
     def first(self, n):
         """The first n examples, for evaluation alone."""
         part = copy.copy(self)
+        vars(part).pop("images", None)  # those of all examples, if they were made
         part.pixels, part.labels = self.pixels[:n], self.labels[:n]
         part.num_examples = len(part.pixels)
         return part
@@ -75,8 +74,7 @@ class TensorData(DataSet):
 def load_tensors(args, device):
     """The splits that the flags ask for, as TensorData."""
     splits = load_data(args, processes.on_main_process, one_hot=False)
-    fields = [field.name for field in dataclasses.fields(Augmentation)]
-    augmentation = Augmentation(**{name: getattr(args, name) for name in fields})
+    augmentation = Augmentation(*(getattr(args, f.name) for f in dataclasses.fields(Augmentation)))
     tensors = {
         name: split and TensorData(split, device, augmentation, args.half_resolution)
         for name, split in splits.items()

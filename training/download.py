@@ -11,7 +11,7 @@ import urllib.request
 from base64 import b64encode
 from contextlib import suppress
 from http.client import HTTPException, InvalidURL
-from urllib.parse import unquote
+from urllib.parse import unquote, urlsplit
 
 from tqdm import tqdm
 
@@ -41,22 +41,15 @@ def download(data_dir):
     next call continues an interrupted download. Raises RunError if that fails, UsageError if
     data_dir is no folder or the user's archive is not CIFAR-10's.
     """
-    folder = cifar10_utils.locate(data_dir)
-    for path in (folder, folder.parent):
-        if path.is_file():
-            raise UsageError(f"{path} is a file, not the folder of CIFAR-10's files")
-    made = not folder.parent.exists()
-    try:
-        with file_errors(RunError, folder):
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            with files.locked(folder.parent, wait=True):  # another process may be fetching it
-                with suppress(OSError, ValueError):
-                    return cifar10_utils.verify(folder)
-                _unpack(_archive(folder), folder)
-    finally:
-        if made:
-            with suppress(OSError):  # not empty: then it stays
-                folder.parent.rmdir()
+    with file_errors(UsageError, data_dir):
+        folder = cifar10_utils.locate(data_dir)
+        for path in (folder, folder.parent):
+            if path.is_file():
+                raise UsageError(f"{path} is a file, not the folder of CIFAR-10's files")
+    with file_errors(RunError, folder), files.locked(folder.parent, wait=True):
+        with suppress(OSError, ValueError):  # another process may have fetched it meanwhile
+            return cifar10_utils.verify(folder)
+        _unpack(_archive(folder), folder)
     return folder
 
 
@@ -124,7 +117,8 @@ def _fetch(part):
             failures = 1 if _size(part) > longest else failures + 1
             longest = max(longest, _size(part))
             if status < 500 or failures == ATTEMPTS:
-                raise RunError(f"{cannot}: {error}") from error
+                reason = str(error if hasattr(error, "code") else getattr(error, "reason", error))
+                raise RunError(f"{cannot}: {reason or repr(error)}") from error
         time.sleep(BACKOFF_SECONDS * 2**failures)
     if fault := _fault(part):
         part.unlink()
@@ -146,15 +140,22 @@ def _shown(url):
     return re.sub("//.*@", "//", url, flags=re.S)  # a password may hold a / or an @, unescaped
 
 
+class Redirects(urllib.request.HTTPRedirectHandler):
+    """Follows a redirect from http to http or https, and from https to https alone."""
+
+    def redirect_request(self, request, response, code, message, headers, url):
+        if urlsplit(url).scheme not in ("https", request.type):
+            raise RunError(f"the server redirects to {_shown(url)}: refused, not https")
+        return super().redirect_request(request, response, code, message, headers, url)
+
+
 def _fetch_rest(url, login, part):
     """One connection: append to the file part what it lacks."""
     start = _size(part)
     request = urllib.request.Request(url, headers={"Range": f"bytes={start}-"} if start else {})
     for header in login.items():
         request.add_unredirected_header(*header)
-    with urllib.request.urlopen(request, timeout=TIME_OUT) as response:
-        if url.startswith("https:") and not response.url.startswith("https:"):
-            raise RunError(f"{_shown(url)} redirects to {_shown(response.url)}: refused, not https")
+    with urllib.request.build_opener(Redirects).open(request, timeout=TIME_OUT) as response:
         chunk = response.read1(2**16)
         if response.status != 206:  # a server that does not know Range starts from the beginning
             if _is_page(chunk):

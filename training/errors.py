@@ -80,7 +80,9 @@ class Output:
         self._call("flush")
 
     def isatty(self):
-        return bool(self._call("isatty"))
+        with suppress(AttributeError, OSError, ValueError):
+            return self._stream.isatty()
+        return False
 
     def _call(self, name, *args):
         try:
@@ -97,9 +99,8 @@ class Output:
 def on_signals(handler):
     """Calls handler(number, frame) on Ctrl-C, SIGTERM and SIGHUP, but for those that are ignored.
     Only the main thread of a program receives signals: in another this does nothing."""
-    in_main_thread = threading.current_thread() is threading.main_thread()
-    before = {number: signal.getsignal(number) for number in SIGNALS if in_main_thread}
-    before = {n: old for n, old in before.items() if old not in (signal.SIG_IGN, None)}
+    numbers = SIGNALS if threading.current_thread() is threading.main_thread() else ()
+    before = {n: old for n in numbers if (old := signal.getsignal(n)) not in (signal.SIG_IGN, None)}
     try:
         for number in before:
             signal.signal(number, handler)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from training.errors import RunError, UsageError, file_errors
+from training.errors import OUT_OF_MEMORY, RunError, UsageError, file_errors
 
 try:
     import fcntl
@@ -29,6 +29,8 @@ def reading(path):
         with file_errors(UsageError, path):
             yield
     except DAMAGE as error:
+        if OUT_OF_MEMORY.search(str(error)):
+            raise
         raise UsageError(f"{path} is damaged ({error!r:.200}): begin a new run") from error
 
 
@@ -37,11 +39,12 @@ def replacing(path):
     """Opens a binary file that replaces path once the block ends without an error."""
     temporary = path.with_name(f".{path.name}.tmp")
     try:
-        with file_errors(RunError, path):
-            temporary.unlink(missing_ok=True)  # it may be a link to elsewhere: never write into it
-            with open(temporary, "xb") as file:
-                yield file
-            os.replace(temporary, path)
+        temporary.unlink(missing_ok=True)  # it may be a link to elsewhere: never write into it
+        with open(temporary, "xb") as file:
+            yield file
+        os.replace(temporary, path)
+    except OSError as error:  # whose file name is that of the temporary file
+        raise RunError(f"cannot use {path}: {error.strerror or error}") from error
     finally:
         with suppress(OSError):  # it is gone unless something failed
             temporary.unlink()
@@ -49,22 +52,26 @@ def replacing(path):
 
 @contextmanager
 def locked(folder, wait=False):
-    """Locks folder where the system and the file system can. If another process holds the lock,
-    waits for it or raises UsageError."""
-    if fcntl is None:
-        yield
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
+    """Makes folder, and locks it where the system and the file system can. If another process holds
+    the lock, waits for it or raises UsageError. What is made and still empty at the end goes."""
+    made, lock = [path for path in (folder, *folder.parents) if not path.exists()], None
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError as error:
-            raise UsageError(f"another run is under way in {folder}") from error
-        except OSError:
-            print(f"no lock can be set on {folder}: start one run there at a time", file=sys.stderr)
+        folder.mkdir(parents=True, exist_ok=True)
+        if fcntl:
+            lock = os.open(folder, os.O_RDONLY)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            except BlockingIOError as error:
+                raise UsageError(f"another run is under way in {folder}") from error
+            except OSError:
+                print(f"{folder} has no lock: start one run there at a time", file=sys.stderr)
         yield
     finally:
-        os.close(descriptor)
+        if lock is not None:
+            os.close(lock)
+        for path in made:
+            with suppress(OSError):  # it is not empty, or could not be made
+                path.rmdir()
 
 
 def write_checkpoint(path, state):

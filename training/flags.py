@@ -17,11 +17,10 @@ MAX_STEPS = 1400  # unless --max_steps or --epochs says otherwise
 
 
 class Parser(argparse.ArgumentParser):
+    hint = "--help lists the flags"
+
     def error(self, message):
-        hint = "--help lists the flags"
-        if "ipykernel" in sys.modules:
-            hint = 'in a notebook, write flags as a list: main(["--max_steps", "100"])'
-        raise UsageError(f"{message} ({hint})")
+        raise UsageError(f"{message} ({self.hint})")
 
 
 def number(kind, low, high):
@@ -137,6 +136,8 @@ def add_experiment_flags(parser, activations, normalizations):
 def parse(parser, argv=None):
     """The flags in argv; with --resume those of the run in --run_dir. Raises UsageError where they
     are wrong."""
+    if argv is None and "ipykernel" in sys.modules:
+        parser.hint = 'in a notebook, write flags as a list: main(["--max_steps", "100"])'
     defaults = vars(parser.parse_args([]))
     given = _given(parser, defaults, with_files(sys.argv[1:] if argv is None else argv))
     earlier = _earlier(parser, defaults, given) if given.get("resume") else {}
@@ -155,7 +156,7 @@ def _given(parser, defaults, words):
     """The flags among words, without the defaults."""
     flags = vars(parser.parse_args([*words], argparse.Namespace(**dict.fromkeys(defaults))))
     for name, value in flags.items():
-        if value == []:  # so Python 3.11 takes --flag=--
+        if value == []:  # Python 3.11 reads --flag=-- as an empty list
             raise UsageError(f"argument --{name}: '--' is no value")
     return {name: value for name, value in flags.items() if value is not None}
 
@@ -165,8 +166,7 @@ def _earlier(parser, defaults, given):
     if "run_dir" not in given:
         raise UsageError("--resume needs --run_dir, the folder of the run to continue")
     folder = given["run_dir"]
-    record = read_record(Path(folder))
-    if not record:
+    if not (record := read_record(Path(folder))):
         return {}
     where, recorded = f"the run in {folder}", record["flags"]
     if record["framework"] != defaults["framework"]:

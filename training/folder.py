@@ -15,7 +15,7 @@ import numpy as np
 from training import files
 from training.curves import draw_curves
 from training.errors import RunError, UsageError, file_errors, one_line
-from training.history import as_csv
+from training.history import FRAMEWORKS, as_csv
 
 RECORD, METRICS, CURVES = "run.json", "metrics.csv", "curves.png"
 CHECKPOINTS = {"numpy": "checkpoint.npz", "pytorch": "checkpoint.pt"}
@@ -35,12 +35,12 @@ def read_record(path):
         raise UsageError(f"{path} is not empty, and holds no run: give another folder")
     with files.reading(path / RECORD):
         record = json.loads((path / RECORD).read_bytes())
-        if not isinstance(record, dict) or not isinstance(record.get("flags"), dict):
+        known = isinstance(record, dict) and isinstance(record.get("flags"), dict)
+        if not known or record["framework"] not in [*FRAMEWORKS] or "dataset" not in record:
             raise ValueError("it is not the record of a run")
         results = RESULTS if record["status"] == "completed" else ()
         if not all(isinstance(record[name], int | float) for name in results):
             raise ValueError("a result is no number")
-        record["framework"], record["dataset"]  # raises KeyError
         return record
 
 
@@ -53,7 +53,7 @@ def new_record(args, processes=None):
         "dataset": None,
         "seed": args.seed,
         "flags": {k: v for k, v in vars(args).items() if k not in NOT_RECORDED},
-        "versions": versions | ({"torch": processes.TORCH} if processes else {}),
+        "versions": versions | ({"torch": processes.torch.__version__} if processes else {}),
         "precision": processes.precision(args) if processes else "float32",
         "processes": processes.size() if processes else 1,
         "data_dir": args.data_dir and os.path.abspath(args.data_dir),
@@ -74,25 +74,20 @@ class Folder:
         if self.earlier and not self.resume:
             how = "give another, or --resume to continue its run"
             raise UsageError(f"--run_dir {self.path} is not empty: {how}")
-        for name in ("processes", "precision") if self.earlier else ():
+        goes_on = self.earlier and self.earlier["status"] != "completed"
+        for name in ("processes", "precision") if goes_on else ():
             if (before := self.earlier.get(name)) != (now := self.record[name]):
                 change = f"has {name}: {before}, and now it would be {now}"
                 raise UsageError(f"the run in {self.path} {change}, which changes its numbers")
         return self.earlier
 
-    def open(self, stack):
+    def lock_and_restore(self, stack):
         """Makes the folder unless it is there, and locks it until the ExitStack closes. Returns
         what its checkpoint holds, None without one."""
-        made = [parent for parent in self.path.parents if not parent.exists()]
         with file_errors(UsageError, self.path):
-            try:
-                self.path.mkdir(parents=True, exist_ok=True)
-            except OSError:
-                for parent in made:
-                    with suppress(OSError):
-                        parent.rmdir()
-                raise
             stack.enter_context(files.locked(self.path))
+        if not os.access(self.path, os.W_OK):
+            raise UsageError(f"cannot write into {self.path}: give another folder")
         if read_record(self.path) != self.earlier:
             raise UsageError(f"another run is under way in {self.path}, or has just ended there")
         before, now = self.earlier and self.earlier["dataset"], self.record["dataset"]
@@ -105,9 +100,9 @@ class Folder:
             return files.read_checkpoint(self.checkpoint) if self.checkpoint.exists() else None
 
     def write_record(self, **changes):
-        self.record |= changes
         with files.replacing(self.path / RECORD) as file:
-            file.write((json.dumps(self.record, indent=1) + "\n").encode())
+            file.write((json.dumps(self.record | changes, indent=1) + "\n").encode())
+        self.record |= changes  # only now: a run whose record is not written is not complete
 
     def write_end(self, **changes):
         """Records how a run ended that did not complete, if that can still be written."""
@@ -128,7 +123,8 @@ class Folder:
             with files.replacing(path) as file:
                 draw_curves(self.record, columns, file)
         except Exception as error:  # whatever is wrong with matplotlib, the run is complete
-            print(one_line(f"warning: {path} is not drawn: {error!r}"), file=sys.stderr)
+            what = error if isinstance(error, RunError) else repr(error)
+            print(one_line(f"warning: {path} is not drawn: {what}"), file=sys.stderr)
 
 
 def load_flags(folder):

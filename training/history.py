@@ -34,9 +34,8 @@ class History:
         self.sums = [0.0, 0.0, 0]
         row = {"step": step}
         for split, values in {"train": (loss / batches, accuracy / batches), **scores}.items():
-            row |= {
-                f"{split}_{name}": value for name, value in zip(QUANTITIES, values, strict=True)
-            }
+            for name, value in zip(QUANTITIES, values, strict=True):
+                row[f"{split}_{name}"] = value
         for name, column in self.columns.items():
             column.append(row.get(name))
         return row

@@ -16,9 +16,8 @@ OPTIMIZERS = {
 
 
 def make_optimizer(mlp, args, total_steps):
-    """The optimizer of the flags. Before a step it averages the gradients over the processes, adds
-    the gradient of the L1 penalty and sets the learning rate. Its penalties apply to the linear
-    layers' weights alone. Its state_dict() is all that a checkpoint needs of it."""
+    """The optimizer of the flags, whose penalties apply to the linear layers' weights alone. Its
+    state_dict() is all that a checkpoint needs of it."""
     matrices = [p for p in mlp.parameters() if p.ndim > 1]
     vectors = [p for p in mlp.parameters() if p.ndim == 1]
     groups = [
@@ -32,6 +31,8 @@ def make_optimizer(mlp, args, total_steps):
 
 @torch.no_grad()
 def prepare_step(args, total_steps, optimizer, *_):
+    """Called by the optimizer before each step: averages the gradients over the processes, adds
+    that of the L1 penalty and sets the learning rate."""
     processes.average_gradients(optimizer)
     if args.l1:
         for matrix in optimizer.param_groups[0]["params"]:

@@ -1,4 +1,4 @@
-"""The processes of `torchrun ... train_mlp_pytorch.py`, their devices, and what these can do."""
+"""The processes of `torchrun ... train_mlp_pytorch.py`, their devices and the precision."""
 
 import ctypes
 import os
@@ -11,8 +11,6 @@ from torch import distributed
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from training.errors import UNDER_TORCHRUN, RunError, UsageError, on_signals
-
-TORCH = torch.__version__
 
 
 def _of_torchrun(name, alone):
@@ -86,7 +84,7 @@ def precision(args):
 
 @contextmanager
 def _together():
-    """Explains why work in common failed."""
+    """Turns a failed exchange between processes into a RunError."""
     try:
         yield
     except RuntimeError as error:
@@ -121,7 +119,7 @@ def all_reduce_sum(tensor):
 
 
 def mean(numbers):
-    """The mean of each number or one-element tensor over the processes: waits for a GPU once."""
+    """The mean of each number or one-element tensor over the processes; one wait for the GPU."""
     device = "cuda" if torch.cuda.is_initialized() else "cpu"
     numbers = [torch.as_tensor(n, dtype=torch.float64, device=device) for n in numbers]
     return (all_reduce_sum(torch.stack(numbers)) / size()).tolist()

@@ -22,6 +22,7 @@ from training.folder import METRICS, Folder, new_record, peak_rss_mb
 from training.history import History, read_history
 
 ON_DISK = "everything up to the last checkpoint is saved"
+RESULT = "test accuracy {test_accuracy:.4f} ({dataset}, {steps} steps, {train_seconds:.1f} s)"
 SYNTHETIC_WARNING = "*** SYNTHETIC DATA, not CIFAR-10: its accuracy says nothing about CIFAR-10 ***"
 
 
@@ -35,7 +36,7 @@ class Run:
 
     def __init__(self, args, processes=None):
         self.args, self._processes = args, processes
-        self.on_main_process = processes.on_main_process if processes else lambda action: action()
+        self._on_main_process = processes.on_main_process if processes else lambda action: action()
         self._is_main = processes is None or processes.is_main_process()
         self.record = new_record(args, processes)
         default = Path("runs", f"{args.framework}-{datetime.now():%Y%m%d-%H%M%S-%f}")
@@ -43,7 +44,7 @@ class Run:
         self.history = History(self.record["flags"])
         self.step, self.train_seconds, self._best = 0, 0.0, {}
         self._in_loop, self._signal, self._stopping = False, None, False
-        earlier = self.on_main_process(self.folder.look)
+        earlier = self._on_main_process(self.folder.look)
         self.finished = earlier is not None and earlier["status"] == "completed"
         if self.finished:
             self.record |= earlier
@@ -71,26 +72,25 @@ class Run:
         self.record["dataset"] = data.name
         self._parts = {"network": network, **parts}
         with ExitStack() as stack:
-            if (state := self.on_main_process(lambda: self.folder.open(stack))) is not None:
+            state = self._on_main_process(lambda: self.folder.lock_and_restore(stack))
+            if state is not None:
                 self._restore(state)
             self._warn_if_synthetic()
-            hidden = None if self._is_main else True  # None: where there is no terminal
-            self._bar = stack.enter_context(
-                tqdm(total=self.total_steps, initial=self.step, unit="step", disable=hidden)
-            )
+            hidden = None if self._is_main else True  # None: tqdm hides it without a terminal
+            bar = tqdm(total=self.total_steps, initial=self.step, unit="step", disable=hidden)
+            self._bar = stack.enter_context(bar)
             stack.enter_context(on_signals(self._on_signal))
-            stack.enter_context(np.errstate(over="ignore", invalid="ignore"))  # seen in the loss
+            stack.enter_context(np.errstate(over="ignore", invalid="ignore"))  # the loss shows it
             try:
-                self.on_main_process(lambda: self.folder.write_record(status="running"))
+                self._on_main_process(lambda: self.folder.write_record(status="running"))
                 yield
             except KeyboardInterrupt as stop:
                 if self._is_main:
                     self.folder.write_end(status="interrupted", steps=self.step)
-                number = getattr(stop, "number", signal.SIGINT)
-                if self.record["status"] == "completed":
-                    raise Stopped(number, "the run is complete") from stop
                 how = f"give only --resume --run_dir {shlex.quote(str(self.folder.path))}"
-                raise Stopped(number, f"{str(stop) or ON_DISK}; to continue, {how}") from stop
+                how = f"{str(stop) or ON_DISK}; to continue, {how}"
+                said = "the run is complete" if self.record["status"] == "completed" else how
+                raise Stopped(getattr(stop, "number", signal.SIGINT), said) from stop
             except Exception:
                 if self._is_main:
                     self.folder.write_end(status="failed")
@@ -100,17 +100,18 @@ class Run:
         with files.reading(self.folder.checkpoint):
             progress = json.loads(str(state["run"]["progress"]))
             known = isinstance(progress, dict) and isinstance(progress["step"], int)
-            if not known or [*progress["history"]] != [*self.history.columns]:
+            history = progress["history"] if known else None
+            if not isinstance(history, dict) or [*history] != [*self.history.columns]:
                 raise ValueError("it is not that of this run")
             if progress["flags"] != self.record["flags"]:
                 where = f"{self.folder.checkpoint} and run.json"
                 raise UsageError(f"{where} have different flags: one of them was edited")
             self._best = state.get("best", {})
-            if self._best:  # raises an exception unless they fit
-                self._parts["network"].load_state_dict(self._best)
+            if self._best:
+                self._parts["network"].load_state_dict(self._best)  # raises unless they fit
             for name, part in self._parts.items():
                 part.load_state_dict(state[name])
-            self.step, self.history.columns = progress["step"], progress["history"]
+            self.step, self.history.columns = progress["step"], history
             self.train_seconds, self.history.sums = progress["train_seconds"], progress["sums"]
 
     def _on_signal(self, number, _frame):
@@ -141,7 +142,7 @@ class Run:
         """Adds the loss and the accuracy of a batch to the next row, and the time since the batch
         was drawn to `train_seconds`. Raises RunError unless the loss is finite."""
         numbers = loss, accuracy, self._signal is not None
-        if self._processes:  # which must agree on the step after which they stop
+        if self._processes:  # they must agree on the step after which they stop
             numbers = self._processes.mean(numbers)
         loss, accuracy, self._stopping = map(float, numbers)
         if self.step:
@@ -166,6 +167,8 @@ class Run:
             shown = (f"{name} {value:.4f}" for name, value in row.items() if name != "step")
             tqdm.write(f"step {self.step:>5}  {'  '.join(shown)}")
         self._save()
+        if self._processes:  # a signal may have come since log
+            (self._stopping,) = self._processes.mean([self._signal is not None])
 
     def restore_best(self):
         """Gives the network the weights that did best on the validation split, if there is one."""
@@ -195,9 +198,7 @@ class Run:
             self.folder.draw(self.history.columns)
             self._warn_if_synthetic()
             print(f"the results are in {self.folder.path}")
-            accuracy, seconds = self.record["test_accuracy"], self.record["train_seconds"]
-            what = f"{self.record['dataset']}, {self.record['steps']} steps, {seconds:.1f} s"
-            print(f"test accuracy {accuracy:.4f} ({what})")
+            print(RESULT.format(**self.record))
         return self.history.columns
 
     def _require_finite(self, loss):
@@ -209,9 +210,9 @@ class Run:
         """Writes the checkpoint: the parts, the best weights and the progress."""
         if self._is_main:
             state = {name: part.state_dict() for name, part in self._parts.items()}
-            progress = {name: getattr(self, name) for name in ("step", "train_seconds")}
-            progress |= {"sums": self.history.sums, "history": self.history.columns}
-            progress["flags"] = self.record["flags"]
+            progress = {"step": self.step, "train_seconds": self.train_seconds,
+                        "sums": self.history.sums, "history": self.history.columns,
+                        "flags": self.record["flags"]}  # fmt: skip
             state |= {"best": self._best, "run": {"progress": json.dumps(progress)}}
             files.write_checkpoint(self.folder.checkpoint, state)
 

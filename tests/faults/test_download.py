@@ -147,6 +147,7 @@ def test_what_a_broken_download_left_is_used(server, left, ranges, tmp_path):
         (["gone"], "404"),
         (["page"], "/a sent is a web page, not CIFAR-10's archive"),
         (["redirect file:///etc/passwd"], "not allowed"),
+        (["redirect ftp://127.0.0.1/c"], "redirects to ftp://127.0.0.1/c: refused"),
     ],
     ids=str,
 )
@@ -170,9 +171,10 @@ def test_https_may_not_be_redirected_to_http(server, tmp_path, monkeypatch):
     monkeypatch.setattr(http.client, "HTTPSConnection", InTheClear)
     host = f"127.0.0.1:{server.server_port}"
     monkeypatch.setenv("CIFAR10_URL", f"https://{host}/a")
-    server.plan += [f"redirect https://{host}/b", f"redirect http://{host}/c"]
+    server.plan += [f"redirect {to}" for to in (f"https://{host}/b", f"http://{host}/c", "https:")]
     line = failed(cifar10_utils.main, [str(tmp_path)])
     assert f"redirects to http://{host}/c: refused" in line
+    assert server.plan.pop() == "redirect https:"  # nothing was asked for in the clear
     assert listing(tmp_path) == {}
     server.plan += [f"redirect https://{host}/b"]
     assert_complete(get(tmp_path))
@@ -184,7 +186,7 @@ def test_https_may_not_be_redirected_to_http(server, tmp_path, monkeypatch):
 )
 def test_an_address_that_cannot_be_right(server, address, user, tmp_path, monkeypatch):
     monkeypatch.setenv("CIFAR10_URL", address.format(user))
-    line = failed(cifar10_utils.main, [str(tmp_path / "new")])
+    line = failed(cifar10_utils.main, [str(tmp_path / "new" / "deeper")])
     assert "cannot download CIFAR-10 from http://" in line or "not start with https://" in line
     assert "s3" not in line and "ret" not in line and list(tmp_path.iterdir()) == []
 
@@ -275,6 +277,13 @@ def test_with_a_folder_given_the_error_names_the_command(server, tmp_path, monke
     assert command in refused(train, "--data_dir", "my data")
     cifar10_utils.main(["my data"])
     assert_complete(tmp_path / "my data" / FOLDER, beside=[ARCHIVE])
+
+
+def test_a_folder_that_cannot_be_used_is_refused(server, tmp_path):
+    for end, parent in ((refused, tmp_path), (failed, tmp_path / "new")):
+        name = str(parent / (300 * "a"))
+        assert name in end(cifar10_utils.main, [name])
+    assert list(tmp_path.iterdir()) == []
 
 
 # The machine --------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ BOTH = {  # what is named, and where
     "'4294967296'": ["--seed 4294967296"],
     "--seed: '--' is no value": ["--seed=--"],
     "batch_size 51": ["--batch_size 51"],
-    "31 is above 30": ["--batch_size 31 --validation_size 20"],
+    "31 exceeds the 30": ["--batch_size 31 --validation_size 20"],
     "50 is not from 0 to 49": ["--validation_size 50"],
     "--learning-rate": ["--learning-rate 1"],
     "--learn": ["--learn 1"],  # no abbreviations
@@ -60,6 +60,8 @@ def test_paths_may_begin_with_a_tilde(run, data, tmp_path, monkeypatch):
     run("a", "--data_dir", "~/data", "--run_dir", "~/runs/b")
     assert results(tmp_path / "runs" / "b") == whole
     assert run.trainer.main(["--resume", "--run_dir", "~/runs/b"]) == run.history
+    argv = ["--resume", "--run_dir", tmp_path / "runs" / "b", "--max_steps", 12]  # no strings
+    assert run.trainer.main(argv) == run.history
 
 
 def test_an_argument_file_is_read_much_as_a_shell_reads_it(run, tmp_path):
@@ -72,7 +74,11 @@ def test_an_argument_file_is_read_much_as_a_shell_reads_it(run, tmp_path):
     run("x", f"@{tmp_path}/flags/outer.txt")
     record = record_of(tmp_path / "a\\b#c")
     assert record["flags"]["dnn_hidden_units"] == [] and record["seed"] == 7
-    for content, complaint in ((b"--run_dir 'a", "quote"), (b"@loop", "itself"), (b"\xff", "read")):
+    for content, complaint in (
+        (b'it"s" -x=\'a b', ": 'a b begins a quote"),
+        (b"@loop", "itself"),
+        (b"\xff", "read"),
+    ):
         (tmp_path / "loop").write_bytes(content)
         line = refused(run, "y", f"@{tmp_path}/loop")
         assert str(tmp_path / "loop") in line and complaint in line

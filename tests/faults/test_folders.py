@@ -2,6 +2,7 @@
 stranger's code runs, and only what is damaged is called damaged."""
 
 import functools
+import json
 import os
 import re
 import shutil
@@ -30,6 +31,14 @@ def test_a_folder_that_cannot_be_used_is_refused_and_left_alone(run, tmp_path):
         for flags in ([], ["--resume"]):
             assert str(tmp_path / name) in refused(run, name, *flags)
     assert listing(tmp_path) == before
+
+
+def test_a_folder_that_cannot_be_written_is_refused(run, tmp_path, monkeypatch):
+    (tmp_path / "a").mkdir()
+    monkeypatch.setattr(os, "access", lambda *_: False)  # as on a read-only file system
+    for name in ("a", "new/deeper"):
+        assert f"cannot write into {tmp_path / name}:" in refused(run, name)
+    assert [*tmp_path.rglob("*")] == [tmp_path / "a"]
 
 
 def test_an_empty_folder_is_taken_and_a_run_is_not_run_over(run, tmp_path):
@@ -66,7 +75,7 @@ def test_a_full_disk_is_called_that_and_what_was_recorded_stays(run, tmp_path):
     """The operating system's own refusal, in the middle of a checkpoint."""
     with limit_on_files(50_000):
         line = failed(run, "a")
-    assert "checkpoint" in line and "File too large" in line
+    assert re.search("cannot use .*/a/checkpoint.*: File too large", line)
     assert sorted(p.name for p in (tmp_path / "a").iterdir()) == ["metrics.csv", "run.json"]
     assert results(run("a", "--resume")) == results(run("whole"))
 
@@ -102,12 +111,19 @@ def with_weight(state, change):
     return state | {"network": {name: change(weight)}}
 
 
+def with_names_alone(state):
+    progress = json.loads(str(state["run"]["progress"]))
+    progress["history"] = [*progress["history"]]
+    return state | {"run": {"progress": json.dumps(progress)}}
+
+
 STRANGE = {  # what a checkpoint holds in place of state, that of the run
     "weights of another shape": lambda state: with_weight(state, lambda weight: weight[:1]),
     "no network": lambda state: {"run": state["run"]},
     "code in an array": lambda state: with_weight(state, lambda _: np.array(Evil(), object)),
     "code, for torch": lambda state: with_weight(state, lambda _: Evil()),
     "a list, for torch": lambda state: [],
+    "the columns' names alone": with_names_alone,
 }
 
 
@@ -135,6 +151,7 @@ RECORDS = {
     "empty": lambda raw: b"",
     "truncated": lambda raw: raw[:-100],
     "an impossible flag": lambda raw: raw.replace(b'"batch_size": 20', b'"batch_size": {}'),
+    "a list of frameworks": lambda raw: re.sub(rb'(?<="framework": )(.*),', rb"[\1],", raw),
     "no result": lambda raw: raw.replace(b'"test_accuracy"', b'"tset_accuracy"'),
 }
 
@@ -171,6 +188,14 @@ def test_an_error_of_the_program_is_not_called_damage(run, unfinished, monkeypat
     monkeypatch.setattr(run.trainer.MLP, "load_state_dict", None)
     with pytest.raises(TypeError):
         run("a", "--resume")
+
+
+def test_want_of_memory_is_not_called_damage(run, unfinished, monkeypatch):
+    def fail(*_):
+        raise RuntimeError("CUDA out of memory. Tried to allocate 2 GiB")
+
+    monkeypatch.setattr(run.trainer.MLP, "load_state_dict", fail)
+    assert "error: out of memory" in failed(run, "a", "--resume")
 
 
 # The folder of the data ---------------------------------------------------------------------------

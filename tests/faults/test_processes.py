@@ -53,16 +53,16 @@ def end(forks):
     return [fork.end() for fork in forks]
 
 
-def in_step(number, code):
-    """Code that lets a process execute `code` in step `number`."""
+def in_step(number, code, name="train_step"):
+    """Code that lets a process execute `code` in step `number`, or in that call of `name`."""
     return f"""
 import os, signal
-step, count = trainer.train_step, iter(range({number - 1}))
-def train_step(*args, **options):
+function, count = trainer.{name}, iter(range({number - 1}))
+def called(*args, **options):
     if next(count, None) is None:
         {code}
-    return step(*args, **options)
-trainer.train_step = train_step
+    return function(*args, **options)
+trainer.{name} = called
 """
 
 
@@ -77,18 +77,21 @@ def test_several_processes_end_where_one_does(start, tmp_path):
     names = sorted(path.name for path in (tmp_path / "several").iterdir())
     assert names == ["checkpoint.pt", "curves.png", "metrics.csv", "run.json"]
     assert record_of(tmp_path / "several")["processes"] == 4
-    assert "processes" in end(start("several", "--resume", prepare=[""]))[0][1]
+    (status, again), *_ = end(start("several", "--resume", prepare=[""]))
+    assert status == 0 and again.splitlines() == said.splitlines()[-2:]  # it is finished
 
 
 TERM = "signal.raise_signal(signal.SIGTERM); " * 2  # torchrun repeats it
 KILL = "os.kill(os.getpid(), signal.SIGKILL)"
 AT_ONCE = "import time; time.sleep = lambda _: None\n"  # in place of a wait for the first to speak
-STOPS = [  # what each process does, how each ends, and the status of the run
-    (in_step(4, TERM), "", [143, 143], "interrupted"),
-    ("", in_step(4, TERM), [143, 143], "interrupted"),
-    (in_step(4, TERM), in_step(5, TERM), [143, 143], "interrupted"),
-    (in_step(4, KILL), AT_ONCE, [-signal.SIGKILL, 1], "running"),
-    ("", in_step(4, KILL), [1, -signal.SIGKILL], "failed"),
+STOPS = [  # what each process does, how each ends, and the status of the run and its steps
+    (in_step(4, TERM), "", [143, 143], ("interrupted", 4)),
+    ("", in_step(4, TERM), [143, 143], ("interrupted", 8)),
+    (in_step(4, TERM), in_step(5, TERM), [143, 143], ("interrupted", 12)),
+    (in_step(4, KILL), AT_ONCE, [-signal.SIGKILL, 1], ("running", None)),
+    ("", in_step(4, KILL), [1, -signal.SIGKILL], ("failed", None)),
+    ("", in_step(1, TERM, "evaluate"), [143, 143], ("interrupted", 20)),
+    ("", in_step(1, TERM, "evaluate"), [143, 143], ("interrupted", 30)),
 ]
 
 
@@ -99,7 +102,8 @@ def test_stopped_in_every_way_they_end_together_and_go_on(start, tmp_path):
         assert [status for status, _ in ends] == expected, ends
         said = [said for status, said in ends if status == 1 or said]
         assert "--resume" in said[0] and "Traceback" not in said[0]
-        assert record_of(tmp_path / "stopped")["status"] == how
+        record = record_of(tmp_path / "stopped")
+        assert (record["status"], record.get("steps")) == how
     for name in ("stopped", "whole"):
         assert [status for status, _ in end(start(name, "--resume"))] == [0, 0]
     assert results(tmp_path / "stopped") == results(tmp_path / "whole")

@@ -57,6 +57,22 @@ def test_a_signal_ends_the_run_with_everything_saved(run, name, function, number
     assert results(run.folder / "a") == whole and len(steps) + len(again) == 12
 
 
+def test_a_signal_as_the_last_record_is_written(run, monkeypatch):
+    replace, whole = os.replace, results(run("whole"))
+
+    def replaced(source, target):
+        if b'"completed"' in source.read_bytes():
+            send("SIGTERM")
+        replace(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", replaced)
+        said = ended(143, run, "a")
+    assert "--resume" in said and "complete" not in said
+    assert record_of(run.folder / "a")["status"] == "interrupted"
+    assert results(run("a", "--resume")) == whole
+
+
 @pytest.mark.parametrize("name", ["SIGINT", "SIGHUP"])
 def test_a_signal_that_was_ignored_at_the_start_stays_ignored(run, name, monkeypatch):
     """As in the background of a shell, or under nohup."""

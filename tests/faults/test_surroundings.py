@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import threading
+import types
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -27,6 +28,7 @@ from common import (
 )
 
 from cifar10_utils import ARCHIVE
+from training.errors import Output
 
 posix = pytest.mark.skipif(os.name != "posix", reason="as it is on Unix")
 BLOCK = "import sys, types; sys.modules['matplotlib'] = "
@@ -83,6 +85,15 @@ def test_output_is_not_the_run(run, stream, monkeypatch):
     assert results(run.folder / "a") == whole
 
 
+def test_a_stream_that_does_not_know_what_it_is_is_written(tmp_path):
+    with open(tmp_path / "file", "w") as file:
+        names = ("write", "flush", "fileno")  # no isatty
+        stream = types.SimpleNamespace(**{name: getattr(file, name) for name in names})
+        assert not Output(stream).isatty()
+        Output(stream).write("said")
+    assert (tmp_path / "file").read_text() == "said"
+
+
 FULL_DISK = pytest.param("/dev/full", "-B", marks=pytest.mark.skipif(
     not os.path.exists("/dev/full"), reason="there is no /dev/full"))  # fmt: skip
 
@@ -118,7 +129,9 @@ def test_in_a_thread_and_twice_in_a_row(run):
 
 def test_main_in_a_notebook_says_how_flags_are_given(trainer, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["/x/ipykernel_launcher.py", "-f", "/x/kernel-1.json"])
-    assert "list" in refused(trainer.main)
+    monkeypatch.setitem(sys.modules, "ipykernel", None)
+    assert "write flags as a list" in refused(trainer.main)
+    assert "as a list" not in refused(trainer.main, ["-f"])  # where they are one
 
 
 @posix
