@@ -35,8 +35,10 @@ class MLP:
         ]
         linears[0].params["weight"] /= input_scale
         linears[-1].params["weight"][:] = 0
-        layers = [module for linear in linears for module in (linear, ELUModule())]
-        self.modules = [*layers[:-1], SoftMaxModule()]
+        self.modules = []
+        for linear in linears[:-1]:
+            self.modules += [linear, ELUModule()]
+        self.modules += [linears[-1], SoftMaxModule()]
 
     def __repr__(self):
         return "MLP(\n" + "".join(f"  {module!r}\n" for module in self.modules) + ")"
