@@ -155,7 +155,8 @@ import common
 
 root = str(common.ROOT) + os.sep
 for name, module in [*sys.modules.items()]:
-    if (getattr(module, "__file__", None) or "").startswith(root):
+    path = getattr(module, "__file__", None) or ""
+    if path.startswith(root) and "site-packages" not in path:  # an environment may lie in here
         del sys.modules[name]
 for name in ("fcntl", "resource"):
     sys.modules[name] = None  # so that importing it raises ImportError
