@@ -53,7 +53,7 @@ def replacing(path):
 @contextmanager
 def locked(folder, wait=False):
     """Makes folder, and locks it where the system and the file system can. If another process holds
-    the lock, waits for it or raises UsageError. What is made and still empty at the end goes."""
+    the lock, waits for it or raises UsageError. Removes what it made if that is still empty."""
     made, lock = [path for path in (folder, *folder.parents) if not path.exists()], None
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -87,9 +87,10 @@ class Run:
             except KeyboardInterrupt as stop:
                 if self._is_main:
                     self.folder.write_end(status="interrupted", steps=self.step)
-                how = f"give only --resume --run_dir {shlex.quote(str(self.folder.path))}"
-                how = f"{str(stop) or ON_DISK}; to continue, {how}"
-                said = "the run is complete" if self.record["status"] == "completed" else how
+                where, saved = shlex.quote(str(self.folder.path)), str(stop) or ON_DISK
+                said = f"{saved}; to continue, give only --resume --run_dir {where}"
+                if self.record["status"] == "completed":
+                    said = "the run is complete"
                 raise Stopped(getattr(stop, "number", signal.SIGINT), said) from stop
             except Exception:
                 if self._is_main:

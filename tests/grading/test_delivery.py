@@ -59,8 +59,8 @@ TAKEN = {
     # The place with both files is taken, then the less deep one.
     "places": (at("ann/new/") | at("ann/new/old/", dict.fromkeys(PLAIN, ""))
                | {"ann/modules.py": ""}, "ann", "new"),
-    "not own": (at("ann/work/code/") | {f"ann/{place}/{name}": "" for place in NOT_OWN
-                                        for name in PLAIN}, "ann", "work/code"),
+    "not own": (at("ann/week 1/code/") | {f"ann/{place}/{name}": "" for place in NOT_OWN
+                                        for name in PLAIN}, "ann", "week 1/code"),
     "notebook": ({"ann/lab.ipynb": notebook(*CELLS)}, "ann", "."),
     "written by a notebook": ({"ann.ipynb": notebook(
         *(f"%%writefile {name}\n{text}" for name, text in PLAIN.items()))}, "ann", "."),
