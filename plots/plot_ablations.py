@@ -2,9 +2,11 @@
 
 import textwrap
 
+import numpy as np
+
 from plots import style
 from report import comparisons
-from report.records import flags_of
+from report.records import flags_of, runs_of, validation_accuracy
 
 
 def row(name):
@@ -21,6 +23,9 @@ def draw():
     panels = figure.subplots(1, len(shown), sharex=True, sharey=True)
     for panel, (recipe, names) in zip(panels, shown.items(), strict=True):
         panel.axvline(0, color="0.6", lw=0.6)
+        if len(runs := runs_of(recipe)) > 2:  # twice the spread of a difference of two runs
+            noise = 200 * np.sqrt(2) * np.std([*map(validation_accuracy, runs)], ddof=1)
+            panel.axvspan(-noise, noise, color="0.92", lw=0)
         for name in names:
             values = comparisons.paired(name)
             error = comparisons.standard_error(values)
@@ -28,5 +33,6 @@ def draw():
         panel.set_yticks(range(len(rows)), rows)
         panel.set_title(f"{textwrap.fill(recipe, 12)}\n{flags_of(recipe)['epochs']} epochs")
     panels[0].invert_yaxis()
+    panels[0].margins(x=0.1)
     panels[len(panels) // 2].set_xlabel("percentage points")
     style.save(figure, "ablations")

@@ -17,8 +17,8 @@ TRAINING_IMAGES = 50_000
 SHOWN = 20  # units of the first layer
 CURVES = {  # colour, line and label of a column of metrics.csv
     "train": ("C0", "-", "training, augmented"),
-    "clean": ("C2", "--", "training, unaugmented"),
-    "val": ("C1", "-", "validation"),
+    "clean": ("C2", ":", "training, unaugmented"),
+    "val": ("C1", "--", "validation"),
 }
 
 
@@ -107,8 +107,8 @@ def draw_augmentation(runs):
     figure, panel = small_panel("What augmentation teaches", 1.3)
     for (name, run), color in zip(runs.items(), ("C7", "C2"), strict=True):
         panel.plot(run["moved_by"], run["moved"], "o-", color=color, ms=2, label=name)
-    panel.set(xlabel="shift to the right (pixels)", ylabel="accuracy")
-    panel.legend(title="augmentation", loc="lower center")
+    panel.set(xlabel="shift to the right (pixels)", ylabel="accuracy", xticks=range(-8, 9, 4))
+    panel.legend(title="augmentation", loc="lower center", framealpha=0)
     style.save(figure, "best_model_augmentation")
 
 

@@ -4,7 +4,7 @@ from plots import style
 from report import records
 
 SHORT = {False: "raw pixels", True: "standardised"}
-DIVERGED = 0.03  # where the cross of a network that diverged stands
+DIVERGED = 0.175  # where the cross of a network that diverged stands
 
 
 def draw():
@@ -16,19 +16,19 @@ def draw():
     panels = figure.subplots(2, len(depths), sharey=True)
     for row, standardize in zip(panels, SHORT, strict=True):
         for panel, depth in zip(row, depths, strict=True):
-            panel.set(xscale="log", ylim=(0, 0.55))
-            for activation, color in style.ACTIVATIONS.items():
+            panel.set(xscale="log", ylim=(0.15, 0.52))
+            for activation, line in style.ACTIVATIONS.items():
                 found = records.by_rate(record, "val_accuracy", activation, depth, standardize)
                 means = [None if values is None else values.mean() for values in found.values()]
-                panel.plot(found.keys(), means, "o-", color=color, ms=3)
+                panel.plot(found.keys(), means, **line, marker="o", ms=3)
                 diverged = [rate for rate, values in found.items() if values is None]
-                panel.plot(diverged, [DIVERGED] * len(diverged), "x", color=color, ms=5)
+                panel.plot(diverged, [DIVERGED] * len(diverged), "x", color=line["color"], ms=5)
         row[0].set_ylabel(f"accuracy\n({SHORT[standardize]})")
     for panel in panels[-1]:
         panel.set_xlabel("learning rate")
     for panel, depth in zip(panels[0], depths, strict=True):
-        panel.set_title(f"{depth} hidden")
-    for activation, y in (("elu", 0.4), ("tanh", 0.05)):  # beside the first points
-        color = style.ACTIVATIONS[activation]
-        panels[0, 0].text(1e-4, y, style.NAMES[activation], color=color, size=style.SMALL)
+        panel.set_title("1 hidden layer" if depth == 1 else f"{depth} hidden layers")
+    for activation, x, y in (("elu", 1e-4, 0.41), ("tanh", 2e-2, 0.39)):  # beside the first points
+        color = style.ACTIVATIONS[activation]["color"]
+        panels[0, 0].text(x, y, style.NAMES[activation], color=color, size=style.SMALL)
     style.save(figure, "learning_rates")

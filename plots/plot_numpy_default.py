@@ -10,10 +10,10 @@ def draw():
         f"NumPy MLP 3072-100-10 on CIFAR-10, default flags: {len(runs)} seeds"
     )
     for quantity, panel in panels.items():
-        for color, split in (("C0", "train"), ("C1", "test")):
+        for line, split in (("C0-", "train"), ("C1--", "test")):
             for i, run in enumerate(runs):
                 history = run["history"]
-                panel.plot(history["step"], history[f"{split}_{quantity}"], color=color, lw=0.6,
+                panel.plot(history["step"], history[f"{split}_{quantity}"], line, lw=0.6,
                            label=None if i else split)  # fmt: skip
         panel.legend(loc="center right")
     style.save(figure, "numpy_default")

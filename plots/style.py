@@ -10,7 +10,10 @@ from matplotlib.figure import Figure
 from report import records
 
 TEXT_WIDTH = 17 / 2.54  # inches: a line of the report
-ACTIVATIONS = {"elu": "C0", "tanh": "C3"}
+ACTIVATIONS = {  # lines and open markers, for print without colour
+    "elu": {"color": "C0"},
+    "tanh": {"color": "C3", "ls": "--", "mfc": "white"},
+}
 NAMES = {"elu": "ELU", "tanh": "Tanh"}
 LABELS = {"loss": "loss (nats)", "accuracy": "accuracy"}
 SMALL = 7  # points: the smallest text, as printed

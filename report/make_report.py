@@ -34,7 +34,8 @@ NAMED = {
     "points": (
         *("batch-norm", "standardize", "layer-norm", "ema", "cosine", "test-time"),
         *("test-time-18-views", "flip", "mixup", "random-affine", "dropout"),
-        *("half-resolution", "whiten"),
+        *("half-resolution", "whiten", "long-no-dropout", "long-flip-shift"),
+        *("best-cpu-no-dropout", "best-cpu-no-label-smoothing", "best-cpu-flip-shift"),
     ),
     "validation of": (
         *("base", "standardize", "tanh", "tanh-standardized"),
@@ -45,6 +46,7 @@ NAMED = {
     "accuracies of": ("best-cpu-first", "best-cpu-l1", "best-cpu-control"),
 }
 FLAG_COLUMNS = 4
+AT_CHANCE = 0.11  # accuracies below this
 
 
 # Text ---------------------------------------------------------------------------------------------
@@ -154,6 +156,7 @@ def checked_values():
         "learned seeds": str(len(heart)),
         "pixel rms": fixed(record["pixel_rms"], 2),
         "at the floor": between([100 * run["at_the_floor"] for run in none]) + r"\,\%",
+        "loss with floor": between([run["loss"] for run in none]),
         "loss without floor": between([run["loss_without_floor"] for run in none]),
         "slow rate": scientific(slow[0]["flags"]["learning_rate"], 0),
         "slow loss": over_runs(slow, "test_loss", 3),
@@ -175,7 +178,9 @@ def agreement_values():
         "torch version": theirs[0]["versions"]["torch"].partition("+")[0],
         "agreement seeds": str(len(theirs)),
         "loss distance": scientific(max((distance / value).max() for distance, value in loss)),
-        "accuracy distance": fixed(max(distance.max() for distance, _ in accuracy)),
+        "accuracy distance": fixed(  # a bound, so it is rounded up
+            math.ceil(1e4 * max(distance.max() for distance, _ in accuracy)) / 1e4
+        ),
         "pytorch accuracy": over_runs(theirs, "test_accuracy"),
         "numpy accuracy same seeds": over_runs(ours, "test_accuracy"),
     }
@@ -212,7 +217,8 @@ def modification_values():
         "what counts": fixed(line, 1),
         "wide changes": str(len(comparisons.families()["wide"])),
         "spread of long": fixed(np.std(long, ddof=1), 3),
-        "counting": str(sum(abs(values.mean()) > line for values in singles)),
+        "gaining": str(sum(values.mean() > line for values in singles)),
+        "losing": str(sum(values.mean() < -line for values in singles)),
         **{f"{kind} {name}": NUMBERS[kind](name) for kind in NAMED for name in NAMED[kind]},
     }
 
@@ -221,7 +227,7 @@ def best_values():
     """Question 2.1: the best model, trained on all training images."""
     record = records.read("best-cpu")
     runs, flags = record["runs"], flags_of("best-cpu")
-    history = runs_of("best-cpu-validated")[0]["history"]
+    history, run_flags = (runs_of("best-cpu-validated")[0][key] for key in ("history", "flags"))
     single = "test_single_view_accuracy"
     return {
         "best layers": layer_sizes(flags),
@@ -232,6 +238,7 @@ def best_values():
         "best minutes": f"{record['train_seconds'] / 60:.0f}",
         "best epochs": str(flags["epochs"]),
         "best command": typewriter([records.command(record)]).replace("~", " "),
+        "clean images": thousands(run_flags.get("train_eval_size") or run_flags["clean_images"]),
         "validated validation": fixed(history["val_accuracy"][-1], 3),
         "validated train": fixed(history["train_accuracy"][-1], 3),
         "validated clean": fixed(history["clean_accuracy"][-1], 3),
@@ -301,9 +308,10 @@ def tanh_and_elu_values():
             f"{name} pixels deep": mean_and_spread(best(name, deep, False), 3),
             f"start {name}": fixed(np.mean(start), 2),
         }
-    for depth in depths:
-        gap = best("elu", depth, True).mean() - best("tanh", depth, True).mean()
-        numbers[f"gap {depth}"] = fixed(gap, 3)
+    gaps = {depth: best("elu", depth, True) - best("tanh", depth, True) for depth in depths}
+    numbers |= {f"gap {depth}": fixed(gap.mean(), 3) for depth, gap in gaps.items()}
+    shares = records.by_rate(record, "saturated", "elu", deep, False)[1e-2].mean(axis=0)
+    elus = matching(record["runs"], activation="elu")
     elu, tanh = (records.by_rate(record, "val_accuracy", name, 1, True)[1e-2].mean()
                  for name in ("elu", "tanh"))  # fmt: skip
     first, *later = saturated(deep, True, 1e-1)
@@ -312,6 +320,9 @@ def tanh_and_elu_values():
         "saturated standardised rate 1": percent(saturated(1, True, 1e-2)[0]),
         "first saturated": percent(first),
         "later saturated": percent(max(later)),
+        "gap error": fixed(max(map(comparisons.standard_error, gaps.values())), 3),
+        "elu saturated": between(100 * shares) + r"\,\%",
+        "elu at chance": str(sum(0 < (run["val_accuracy"] or 0) < AT_CHANCE for run in elus)),
     }
     for i, rate in enumerate((1e-3, 1e-2), 1):
         numbers[f"raw rate {i}"] = scientific(rate, 0)
@@ -397,7 +408,7 @@ def wide_experiments():
     shortened = {HEADINGS[name]: [name, *families[name]] for name in families if name in HEADINGS}
     listed = {*itertools.chain(*modifications().values(), *shortened.values())}
     others = sorted(compared().keys() - listed, key=lambda name: (comparisons.depth(name), name))
-    return {"Full length, in the order of the work": others} | shortened
+    return {"Full length": others} | shortened
 
 
 def table(tables):
