@@ -134,6 +134,8 @@ def get_cifar10(data_dir=DEFAULT_DIR, one_hot=True, validation_size=0, seed=42):
 
 
 def make_splits(name, train, test, one_hot, validation_size, seed):
+    """Splits of train and test, pairs of pixels and class numbers. The mean image is that of the
+    training images that are left."""
     pixels, labels = train
     if not 0 <= validation_size < len(pixels):
         raise ValueError(f"validation_size {validation_size} is not from 0 to {len(pixels) - 1}")
@@ -146,7 +148,10 @@ def make_splits(name, train, test, one_hot, validation_size, seed):
     # Integers add up exactly, and in half the time of floats.
     mean = (pixels.sum(axis=0, dtype=np.uint32) / len(pixels)).astype(np.float32)
     parts = {"train": (pixels, labels), "validation": validation, "test": test}
-    sets = {key: part and DataSet(*part, mean, one_hot, seed) for key, part in parts.items()}
+    sets = {
+        key: DataSet(*part, mean=mean, one_hot=one_hot, seed=seed) if part else None
+        for key, part in parts.items()
+    }
     return Splits(name, **sets)
 
 
@@ -157,7 +162,7 @@ def find_data(data_dir=DEFAULT_DIR):
         tried = " or ".join(dict.fromkeys([str(data_dir), str(folder)]))
         some = len(missing) < len(MD5)
         what = f"{folder} lacks {', '.join(missing)}" if some else f"no CIFAR-10 in {tried}"
-        raise FileNotFoundError(f"{what}; {REMEDY} {shlex.quote(str(data_dir))}")
+        raise FileNotFoundError(f"{what}; {REMEDY} {shlex.quote(Path(data_dir).as_posix())}")
     return folder
 
 
@@ -175,7 +180,7 @@ def verify(data_dir):
         sums = pool.map(md5_of, [folder / name for name in MD5])
     if wrong := [name for name, found in zip(MD5, sums, strict=True) if found != MD5[name]]:
         what = f"{folder / wrong[0]}: truncated or altered"
-        raise ValueError(f"{what}; {REMEDY} {shlex.quote(str(folder))}")
+        raise ValueError(f"{what}; {REMEDY} {shlex.quote(folder.as_posix())}")
     return folder
 
 

@@ -13,9 +13,9 @@ NORMALIZATIONS = {"none": None, "batch": nn.SyncBatchNorm, "layer": nn.LayerNorm
 
 
 class InputMap(nn.Module):
-    """A linear map of the inputs x (S, n) that fit learns from training images and nothing changes
-    after. It divides each input by its standard deviation; with a floor above 0 it then whitens
-    them (ZCA), to x (C + floor I)^(-1/2) scaled to a mean variance of 1, where C is their
+    """A linear map of the inputs x (S, n): `fit` computes it from training images, and training
+    leaves it alone. It divides each input by its standard deviation; with a floor above 0 it then
+    whitens them (ZCA), to x (C + floor I)^(-1/2) scaled to a mean variance of 1, where C is their
     covariance. The floor limits how far the directions of least variance are amplified."""
 
     def __init__(self, n, floor, dtype):

@@ -142,7 +142,7 @@ class CrossEntropyModule:
     dL/dX = -1/S T / X, element by element
 
     x: (S, C) float, probabilities. y: the targets T, (S, C) with rows that sum to 1 (one-hot, say),
-    or (S,) integer class numbers from 0 to C - 1; anything else raises ValueError.
+    or (S,) integer class numbers from 0 to C - 1. Other shapes and class numbers raise ValueError.
     """
 
     def __init__(self):

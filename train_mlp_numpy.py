@@ -77,7 +77,7 @@ def main(argv=None):
     mlp = make_mlp(args)
     with run.training(data, mlp):
         for x, y in run.batches(data.train):
-            if run.step == 0:
+            if run.step == 0:  # the first row: the first batch, before any training
                 run.log(*evaluate(mlp, [(x, y)]))
             else:
                 run.log(*train_step(mlp, x, y, args.learning_rate))

@@ -28,7 +28,7 @@ def accuracy(logits, targets):
     logits: (S, C). targets: (S,) int64, or (S, C), whose largest entry counts.
     """
     targets = targets.argmax(dim=1) if targets.ndim > 1 else targets
-    return (logits.argmax(dim=1) == targets).double().mean()
+    return (logits.argmax(dim=1) == targets).double().mean()  # in float64, so that counts are exact
 
 
 @torch.inference_mode()
@@ -39,6 +39,7 @@ def evaluate(mlp, batches):
     loss = correct = n = torch.zeros((), dtype=torch.float64, device=mlp.device)
     for x, y in batches:
         logits = mlp(x)
+        # Not +=, which would change all three: at first they are one tensor.
         loss = loss + len(x) * F.cross_entropy(logits, y)
         correct = correct + len(x) * accuracy(logits, y)
         n = n + len(x)
@@ -114,7 +115,7 @@ def main(argv=None):
     optimizer = make_optimizer(mlp, args, flags.total_steps(args, data.train.num_examples))
     with run.training(data, mlp, optimizer=optimizer):
         for x, y in run.batches(data.train):
-            if run.step == 0:
+            if run.step == 0:  # the first row: the first batch, before any training
                 run.log(*evaluate(mlp, [(x, y)]))
             else:
                 run.log(*train_step(mlp, x, y, optimizer, args.label_smoothing))

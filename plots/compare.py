@@ -17,7 +17,7 @@ from training.history import FRAMEWORKS, QUANTITIES, read_history
 HELD_OUT = {"val": "validation", "test": "test"}
 
 
-def path(text):
+def expanded(text):
     return Path(os.path.expanduser(text))
 
 
@@ -85,8 +85,8 @@ def draw(runs):
 @exit_with_message
 def main(argv=None):
     parser = argparse.ArgumentParser(description="Draw the curves of several runs.")
-    parser.add_argument("runs", nargs="+", type=path, metavar="RUN", help="the folder of a run")
-    parser.add_argument("--out", type=path, default=Path("compare.png"), metavar="FILE.png")
+    parser.add_argument("runs", nargs="+", type=expanded, metavar="RUN", help="the folder of a run")
+    parser.add_argument("--out", type=expanded, default=Path("compare.png"), metavar="FILE.png")
     args = parser.parse_args(argv)
     with file_errors(UsageError, args.out):
         if args.out.suffix != ".png" or args.out.is_dir() or not args.out.parent.is_dir():

@@ -2,8 +2,8 @@
 
     python -m report.benchmark [SECTION ...]
 
-The candidates of a comparison take turns for many rounds, so other work on the machine slows all of
-them equally: the ratios, medians over the rounds, are more reliable than the times. The record is
+Candidates are timed in turn for many rounds, so other work on the machine slows all of them
+equally: the ratios, medians over the rounds, are more reliable than the times. The record is
 report/results/benchmark.json; report/PERFORMANCE.md and plots/speed.png are made from it. If
 sections are named, only these are measured again. All take a few minutes. `gpu` needs CUDA.
 """

@@ -60,7 +60,7 @@ def step_table():
     """The time of the default step, of the alternatives and of the matrix products alone."""
     record = records.read("benchmark")["default_step"]
     times, ratios = record["milliseconds"], record["ratios"]
-    rows = [("a default step", "best, ms", "median, ms", "NumPy's time over this one")]
+    rows = [("a default step", "best, ms", "median, ms", "NumPy / this")]
     for name, label in STEPS.items():
         ratio = ratios.get(f"numpy to {name}")
         ratio = f"{ratio['best']:.2f} (best), {ratio['median']:.2f} (median)" if ratio else ""

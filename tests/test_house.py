@@ -48,6 +48,8 @@ def test_imports_go_one_way():
     for name, names in everywhere.items():
         if name not in TRAINERS:
             assert not names & {*TRAINERS}, f"{name} imports a trainer"
+        if name in CARD and name not in (*TRAINERS, "cifar10_utils"):
+            assert not any(n.startswith("training") for n in names), f"{name} needs training/"
         if name.startswith("training."):
             assert not names & {"modules", "mlp_numpy", "mlp_pytorch"}, f"{name} imports a network"
 

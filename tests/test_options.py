@@ -8,7 +8,7 @@ import pytest
 from common import Killed, ended, failed, interrupted, record_of, results, rows_of
 
 import cifar10_utils
-from training.files import load_weights
+from training.files import load_weights, read_checkpoint, write_checkpoint
 from training.folder import load_flags
 
 pytest.importorskip("torch")
@@ -113,10 +113,12 @@ def test_epochs_stand_for_steps(data, tmp_path, no_curves):
 
 
 def test_a_run_begun_before_a_flag_existed_goes_on(run):
-    whole, path = results(run("whole")), interrupted(run, "a") / "run.json"
-    record = json.loads(path.read_text())
-    del record["flags"]["mixup"]
-    path.write_text(json.dumps(record))
+    whole, folder = results(run("whole")), interrupted(run, "a")
+    record, state = record_of(folder), read_checkpoint(folder / "checkpoint.pt")
+    progress = json.loads(state["run"]["progress"])
+    del record["flags"]["mixup"], progress["flags"]["mixup"]
+    (folder / "run.json").write_text(json.dumps(record))
+    write_checkpoint(folder / "checkpoint.pt", state | {"run": {"progress": json.dumps(progress)}})
     assert results(run("a", "--resume")) == whole
 
 
@@ -127,6 +129,18 @@ def test_running_out_of_memory_on_the_cpu_ends_in_a_sentence(run, monkeypatch):
 
 
 # Devices
+
+
+def test_a_finished_run_of_a_gpu_is_shown_without_one(run, monkeypatch, capsys):
+    folder = run("a")
+    record = record_of(folder)
+    record["flags"]["use_gpu"] = True
+    (folder / "run.json").write_text(json.dumps(record))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    capsys.readouterr()
+    run("a", "--resume")
+    assert f"test accuracy {record['test_accuracy']:.4f}" in capsys.readouterr().out
+    assert record_of(folder) == record
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")

@@ -44,7 +44,7 @@ class TensorData(DataSet):
 
     def second_moments(self, products):
         """The mean square (n,) of each of the network's n inputs over the training images,
-        augmented; or with products=True the mean product (n, n) of each two; float64."""
+        augmented; or with products=True the mean product (n, n) of each pair; float64."""
         n = self.pixels.shape[1] * self.size**2
         sums = torch.zeros((n, n) if products else n, dtype=torch.float64, device=self.mean.device)
         for i, (x, y) in enumerate(self._stored(500)):
@@ -75,8 +75,6 @@ def load_tensors(args, device):
     """The splits that the flags ask for, as TensorData."""
     splits = load_data(args, processes.on_main_process, one_hot=False)
     augmentation = Augmentation(*(getattr(args, f.name) for f in dataclasses.fields(Augmentation)))
-    tensors = {
-        name: split and TensorData(split, device, augmentation, args.half_resolution)
-        for name, split in splits.items()
-    }
+    options = {"augmentation": augmentation, "half_resolution": args.half_resolution}
+    tensors = {k: TensorData(v, device, **options) if v else None for k, v in splits.items()}
     return Splits(splits.name, **tensors)

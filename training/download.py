@@ -160,7 +160,8 @@ def _fetch_rest(url, login, part):
         if response.status != 206:  # a server that does not know Range starts from the beginning
             if _is_page(chunk):
                 raise RunError(f"what {_shown(url)} sent is a web page, not CIFAR-10's archive")
-            part.write_bytes(b"")
+            with file_errors(RunError, part):
+                part.write_bytes(b"")
             start = 0
         length = response.headers.get("Content-Length", "")
         total = start + int(length) if length.isdecimal() else None

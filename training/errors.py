@@ -90,7 +90,7 @@ class Output:
         except UnicodeEncodeError:
             return self._call(name, *(t.encode("ascii", "backslashreplace").decode() for t in args))
         except (AttributeError, OSError, ValueError):
-            # What is still in the buffer goes nowhere: Python writes it out as it exits.
+            # As it exits, Python writes out the buffer, which would fail again: to nowhere.
             with suppress(AttributeError, OSError, ValueError), open(os.devnull, "wb") as nowhere:
                 os.dup2(nowhere.fileno(), self._stream.fileno())
 

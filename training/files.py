@@ -1,5 +1,6 @@
 """A file is there whole or not at all; locks on folders; checkpoints."""
 
+import csv
 import io
 import os
 import pickle
@@ -18,7 +19,7 @@ try:
 except ImportError:  # on Windows nothing stops two runs from sharing a folder
     fcntl = None
 
-DAMAGE = (ValueError, LookupError, EOFError, RuntimeError,
+DAMAGE = (ValueError, LookupError, EOFError, RuntimeError, csv.Error,
           zipfile.BadZipFile, zlib.error, pickle.UnpicklingError)  # fmt: skip
 
 
@@ -29,7 +30,7 @@ def reading(path):
         with file_errors(UsageError, path):
             yield
     except DAMAGE as error:
-        if OUT_OF_MEMORY.search(str(error)):
+        if OUT_OF_MEMORY.search(str(error)) or "CUDA error" in str(error):
             raise
         raise UsageError(f"{path} is damaged ({error!r:.200}): begin a new run") from error
 

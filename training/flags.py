@@ -37,7 +37,7 @@ def number(kind, low, high):
     return parse
 
 
-def folder(text):
+def folder_name(text):
     if not text or "\0" in text:
         raise argparse.ArgumentTypeError(f"{text!r} is not the name of a folder")
     return os.path.expanduser(text)
@@ -58,7 +58,7 @@ RATE = {"type": number(float, 1e-38, 1e38), "metavar": "X"}  # what float32 can 
 PROBABILITY = {"type": number(float, 0, 0.99), "metavar": "X", "default": 0.0}
 FACTOR = {"type": number(float, 0, 1000), "metavar": "X", "default": 0.0}
 FRACTION = {"type": number(float, 0, 1), "metavar": "X", "default": 0.0}
-FOLDER = {"type": folder, "metavar": "DIR"}
+FOLDER = {"type": folder_name, "metavar": "DIR"}
 ON = {"action": "store_true"}
 
 
@@ -99,7 +99,7 @@ def add_experiment_flags(parser, activations, normalizations):
     add = parser.add_argument_group("network of the experiments").add_argument
     add("--activation", choices=activations, default="elu", help="(default: elu)")
     add("--normalization", choices=normalizations, default="none", help="(default: none)")
-    add("--standardize", **ON, help="divide each input by its standard deviation in training")
+    add("--standardize", **ON, help="divide inputs by their standard deviation over the images")
     add("--whiten", **FACTOR, help="make the inputs uncorrelated (ZCA), adding X to the variances, "
         "which are 1 on average; needs --half_resolution")
     add("--half_resolution", **ON, help="average each 2 x 2 pixels first: a quarter of the inputs")
@@ -185,6 +185,8 @@ def _earlier(parser, defaults, given):
     data_dir = record.get("data_dir")
     if not flags.get("synthetic") and isinstance(data_dir, str) and os.path.isdir(data_dir):
         flags["data_dir"] = data_dir
+    if record["status"] == "completed":
+        flags.pop("use_gpu", None)  # nothing is left to compute
     return flags
 
 

@@ -93,7 +93,8 @@ class Folder:
         before, now = self.earlier and self.earlier["dataset"], self.record["dataset"]
         if before not in (None, now):
             what = f"the run in {self.path} is on {before}, not {now}"
-            raise UsageError(f"{what}: give its data with --data_dir")
+            how = "give its data with --data_dir" if now == "synthetic" else "begin a new run"
+            raise UsageError(f"{what}: {how}")
         if self.resume and not self.earlier:
             print(f"there was no run in {self.path}: it begins", file=sys.stderr)
         with files.reading(self.checkpoint):

@@ -87,7 +87,7 @@ class Run:
             except KeyboardInterrupt as stop:
                 if self._is_main:
                     self.folder.write_end(status="interrupted", steps=self.step)
-                where, saved = shlex.quote(str(self.folder.path)), str(stop) or ON_DISK
+                where, saved = shlex.quote(self.folder.path.as_posix()), str(stop) or ON_DISK
                 said = f"{saved}; to continue, give only --resume --run_dir {where}"
                 if self.record["status"] == "completed":
                     said = "the run is complete"
@@ -101,10 +101,11 @@ class Run:
         with files.reading(self.folder.checkpoint):
             progress = json.loads(str(state["run"]["progress"]))
             known = isinstance(progress, dict) and isinstance(progress["step"], int)
-            history = progress["history"] if known else None
-            if not isinstance(history, dict) or [*history] != [*self.history.columns]:
+            history, flags = (progress[k] if known else None for k in ("history", "flags"))
+            if not (isinstance(flags, dict) and isinstance(history, dict)
+                    and [*history] == [*self.history.columns]):  # fmt: skip
                 raise ValueError("it is not that of this run")
-            if progress["flags"] != self.record["flags"]:
+            if not flags.items() <= self.record["flags"].items():  # which may have new ones
                 where = f"{self.folder.checkpoint} and run.json"
                 raise UsageError(f"{where} have different flags: one of them was edited")
             self._best = state.get("best", {})
@@ -140,8 +141,8 @@ class Run:
         self._bar.close()
 
     def log(self, loss, accuracy):
-        """Adds the loss and the accuracy of a batch to the next row, and the time since the batch
-        was drawn to `train_seconds`. Raises RunError unless the loss is finite."""
+        """Adds the loss and the accuracy of a batch to the next row, and the time of the step, with
+        the drawing of its batch, to `train_seconds`. Raises RunError unless the loss is finite."""
         numbers = loss, accuracy, self._signal is not None
         if self._processes:  # they must agree on the step after which they stop
             numbers = self._processes.mean(numbers)

@@ -298,6 +298,15 @@ def test_space_is_looked_at_first(server, tmp_path, monkeypatch):
     assert outcome(cifar10_utils.main, [str(tmp_path)]) == (0, "") and server.requests == []
 
 
+def test_a_folder_that_cannot_be_written_is_no_fault_of_the_network(server, tmp_path, monkeypatch):
+    def refuse(path, _):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "write_bytes", refuse)
+    line = failed(cifar10_utils.main, [str(tmp_path)])
+    assert f"cannot use {tmp_path / PART}: Permission" in line and len(server.requests) == 1
+
+
 def test_a_full_disk_is_no_fault_of_the_network(server, tmp_path):
     with limit_on_files(5000):
         line = failed(cifar10_utils.main, [str(tmp_path)])

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from common import at_call, failed, interrupted, limit_on_files, listing, refused, results
 
+import cifar10_utils
 from cifar10_utils import parse_batch
 from training.files import read_checkpoint, write_checkpoint
 
@@ -177,17 +178,32 @@ def test_a_file_that_cannot_be_read_is_not_called_damaged(run, unfinished, name)
     assert str(path) in line and "Is a directory" in line and "damaged" not in line
 
 
-@pytest.mark.parametrize("rows", [None, "", "step,train_loss\n\n0,2.3\n"])
+@pytest.mark.parametrize("rows", [None, "", "step,train_loss\n\n0,2.3\n", 200_000 * "\0"])
 def test_a_finished_run_without_a_sound_curve_is_refused(run, rows):
     path = run("a") / "metrics.csv"
     path.unlink() if rows is None else path.write_text(rows)
     assert str(path) in refused(run, "a", "--resume")
 
 
-def test_an_error_of_the_program_is_not_called_damage(run, unfinished, monkeypatch):
-    monkeypatch.setattr(run.trainer.MLP, "load_state_dict", None)
-    with pytest.raises(TypeError):
+@pytest.mark.parametrize("error", [TypeError(), RuntimeError("CUDA error: illegal access")])
+def test_an_error_of_the_program_is_not_called_damage(run, unfinished, monkeypatch, error):
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr(run.trainer.MLP, "load_state_dict", fail)
+    with pytest.raises(type(error)):
         run("a", "--resume")
+
+
+@pytest.mark.parametrize("now, way", [("other", "begin a new run"), ("synthetic", "--data_dir")])
+def test_a_run_on_other_data_is_refused(run, unfinished, monkeypatch, now, way):
+    splits, before = cifar10_utils.make_splits, listing(unfinished.parent)
+    monkeypatch.setattr(
+        cifar10_utils, "make_splits", lambda _, *args, **kw: splits(now, *args, **kw)
+    )
+    line = refused(run, "a", "--resume")
+    assert f"is on cifar10, not {now}" in line and way in line
+    assert listing(unfinished.parent) == before
 
 
 def test_want_of_memory_is_not_called_damage(run, unfinished, monkeypatch):
