@@ -82,7 +82,7 @@ def make_mlp(args):
 def make_parser():
     """The flags of both trainers, and those of the experiments of question 2.1."""
     parser = flags.make_parser("pytorch")
-    flags.add_experiment_flags(parser, list(ACTIVATIONS), list(NORMALIZATIONS))
+    flags.add_experiment_flags(parser, activations=ACTIVATIONS, normalizations=NORMALIZATIONS)
     return parser
 
 

@@ -9,12 +9,11 @@ import textwrap
 from pathlib import Path
 
 from training.argument_files import flag_text
+from training.curves import SPLITS
 from training.errors import RunError, UsageError, exit_with_message, file_errors
 from training.files import reading, replacing
 from training.folder import METRICS, read_record
 from training.history import FRAMEWORKS, QUANTITIES, read_history
-
-HELD_OUT = {"val": "validation", "test": "test"}
 
 
 def expanded(text):
@@ -73,7 +72,7 @@ def draw(runs):
             for split, style in {"train": "--", "val": ".-", "test": ".-"}.items():
                 points = zip(columns["step"], columns.get(f"{split}_{quantity}", []), strict=False)
                 if points := [(step, value) for step, value in points if value is not None]:
-                    name = f"{label} ({HELD_OUT[split]})" if split in HELD_OUT else None
+                    name = None if split == "train" else f"{label} ({SPLITS[split]})"
                     axes.plot(*zip(*points, strict=True), style, color=f"C{i}", label=name)
         axes.set(xlabel="step", ylabel=title)
         axes.grid(alpha=0.3)

@@ -40,7 +40,7 @@ class Run:
         self._is_main = processes is None or processes.is_main_process()
         self.record = new_record(args, processes)
         default = Path("runs", f"{args.framework}-{datetime.now():%Y%m%d-%H%M%S-%f}")
-        self.folder = Folder(Path(args.run_dir or default), self.record, args.resume)
+        self.folder = Folder(Path(args.run_dir or default), self.record, resume=args.resume)
         self.history = History(self.record["flags"])
         self.step, self.train_seconds, self._best = 0, 0.0, {}
         self._in_loop, self._signal, self._stopping = False, None, False
