@@ -25,7 +25,7 @@ PARTS = {  # of the best network's step, and their labels in PERFORMANCE.md
     "activation": "activations",
     "normalization": "normalisation",
     "optimizer": "optimizer",
-    "rest": "the rest (loss, copies between layers, what runs faster alone)",
+    "rest": "the rest (loss, copies between layers, what takes another time alone)",
     "step": "the whole step",
 }
 
