@@ -16,7 +16,7 @@ BASELINE = "base"
 KINDS = {
     "Optimisation": (
         *("learning-rate-low", "learning-rate-high", "batch-small", "batch-large"),
-        *("steps-few", "steps-many", "sgd", "cosine", "ema"),
+        *("steps-few", "steps-many", "sgd", "cosine", "ema", "float32"),
     ),
     "Width and depth": ("width-small", "width-large", "depth-one", "depth-four"),
     "Activation": ("relu", "gelu", "tanh"),

@@ -34,7 +34,7 @@ NAMED = {
     "points": (
         *("batch-norm", "standardize", "layer-norm", "ema", "cosine", "test-time"),
         *("test-time-18-views", "flip", "mixup", "random-affine", "dropout"),
-        *("half-resolution", "whiten", "long-no-dropout", "long-flip-shift"),
+        *("half-resolution", "whiten", "float32", "long-no-dropout", "long-flip-shift"),
         *("best-cpu-no-dropout", "best-cpu-no-label-smoothing", "best-cpu-flip-shift"),
     ),
     "validation of": (

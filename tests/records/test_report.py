@@ -100,7 +100,7 @@ COUNTS = {
         *("batch-norm", "standardize", "layer-norm", "ema", "test-time-18-views", "cosine"),
         *("flip", "mixup", "random-affine", "half-resolution", "whiten", "dropout"),
     ),
-    False: ("gelu", "relu", "weight-decay", "adam", "l1", "first-layer-l1"),
+    False: ("gelu", "relu", "weight-decay", "adam", "l1", "first-layer-l1", "float32"),
 }
 
 
