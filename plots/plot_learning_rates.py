@@ -11,7 +11,7 @@ def draw():
     record = records.read("activations")
     depths = records.all_values(record, "depth")
     figure = style.new_figure(
-        f"Tanh against ELU after {record['steps']} steps of SGD, by hidden layers", height=2.1
+        f"Tanh against ELU after {record['steps']} steps of SGD, by hidden layers", height=1.8
     )
     panels = figure.subplots(2, len(depths), sharey=True)
     for row, standardize in zip(panels, SHORT, strict=True):
@@ -23,7 +23,7 @@ def draw():
                 panel.plot(found.keys(), means, **line, marker="o", ms=3)
                 diverged = [rate for rate, values in found.items() if values is None]
                 panel.plot(diverged, [DIVERGED] * len(diverged), "x", color=line["color"], ms=5)
-        row[0].set_ylabel(f"accuracy\n({SHORT[standardize]})")
+        row[0].set_ylabel(SHORT[standardize])
     for panel in panels[-1]:
         panel.set_xlabel("learning rate")
     for panel, depth in zip(panels[0], depths, strict=True):

@@ -432,17 +432,25 @@ def change(name):
 
 
 def modification_row(name, label):
-    runs = runs_of(name)
+    runs, single = runs_of(name), "test_single_view_accuracy"
+    views = [run for run in runs if single in run]
     validated = [n for n in (name, compared().get(name))
                  if n and "val_accuracy" in runs_of(n)[0]["history"]]  # fmt: skip
     return row(
         label,
         train_accuracy(runs),
-        validation(runs) if name in validated else "",
+        validation(runs) + in_brackets([max(run["history"]["val_accuracy"]) for run in views])
+        if name in validated
+        else "",
         points(name) if len(validated) == 2 and name not in HEADINGS else "",
-        over_runs(runs, "test_accuracy", 3),
+        over_runs(runs, "test_accuracy", 3) + in_brackets([run[single] for run in views]),
         str(len(runs)),
     )
+
+
+def in_brackets(values):
+    """The mean of single views by the same weights, where views were averaged."""
+    return f" ({fixed(np.mean(values), 3)})" if values else ""
 
 
 # Files --------------------------------------------------------------------------------------------

@@ -20,6 +20,7 @@ _, _, BODY = TEX.partition(r"\begin{document}")
 # Numbers that no record of ours can hold, with where they come from.
 QUOTED = {
     "2021": "the assignment's date",
+    "2019": "the year of a paper that Neyshabur, 2020, quotes",
     "0.48": "the assignment, question 1.2",
     "0.52": "the assignment, question 2.1",
     **dict.fromkeys(("70.25", "74.84"), "Mocanu et al., 2018"),
