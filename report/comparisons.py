@@ -97,7 +97,7 @@ def differences(runs, others):
         for other in records.matching(others, seed=run["seed"]):
             before = records.validation_accuracy(other)
             if "val_accuracy" in run and "val_accuracy" not in other:
-                before = max(run["history"]["val_accuracy"])
+                before = records.single_view_accuracy(run)
             found.append(100 * (records.validation_accuracy(run) - before))
     return np.array(found)
 

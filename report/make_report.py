@@ -439,7 +439,7 @@ def modification_row(name, label):
     return row(
         label,
         train_accuracy(runs),
-        validation(runs) + in_brackets([max(run["history"]["val_accuracy"]) for run in views])
+        validation(runs) + in_brackets([records.single_view_accuracy(run) for run in views])
         if name in validated
         else "",
         points(name) if len(validated) == 2 and name not in HEADINGS else "",

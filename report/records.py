@@ -92,6 +92,11 @@ def validation_accuracy(run):
     return run.get("val_accuracy", run["history"]["val_accuracy"][-1])
 
 
+def single_view_accuracy(run):
+    """The validation accuracy of single views, with the weights that were best."""
+    return max(run["history"]["val_accuracy"])
+
+
 def n_weights(flags):
     """The number of weights of a run's network, in millions."""
     sizes = map(int, layer_sizes(flags).split("-"))

@@ -90,7 +90,7 @@ class Output:
         except UnicodeEncodeError:
             return self._call(name, *(t.encode("ascii", "backslashreplace").decode() for t in args))
         except (AttributeError, OSError, ValueError):
-            # As it exits, Python writes out the buffer, which would fail again: to nowhere.
+            # The null device takes what is buffered: Python writes that out as it exits.
             with suppress(AttributeError, OSError, ValueError), open(os.devnull, "wb") as nowhere:
                 os.dup2(nowhere.fileno(), self._stream.fileno())
 

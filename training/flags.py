@@ -99,7 +99,7 @@ def add_experiment_flags(parser, activations, normalizations):
     add = parser.add_argument_group("network of the experiments").add_argument
     add("--activation", choices=activations, default="elu", help="(default: elu)")
     add("--normalization", choices=normalizations, default="none", help="(default: none)")
-    add("--standardize", **ON, help="divide inputs by their standard deviation over the images")
+    add("--standardize", **ON, help="divide inputs by their standard deviation in training images")
     add("--whiten", **FACTOR, help="make the inputs uncorrelated (ZCA), adding X to the variances, "
         "which are 1 on average; needs --half_resolution")
     add("--half_resolution", **ON, help="average each 2 x 2 pixels first: a quarter of the inputs")
