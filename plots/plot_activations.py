@@ -11,7 +11,7 @@ INPUTS = {False: "raw pixels", True: "standardised pixels"}
 
 def draw():
     record = records.read("activations")
-    figure = style.new_figure("Tanh and the ELU", height=1.65)
+    figure = style.new_figure("Tanh and the ELU", height=1.5)
     function, derivative, *shares = figure.subplots(1, 4)
     x = np.linspace(-4, 4, 401)
     tanh, elu = np.tanh(x), np.where(x > 0, x, np.expm1(np.minimum(x, 0)))

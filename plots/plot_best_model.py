@@ -20,6 +20,10 @@ CURVES = {  # colour, line and label of a column of metrics.csv
     "clean": ("C2", ":", "training, unaugmented"),
     "val": ("C1", "--", "validation"),
 }
+PAIR = (  # the looks of two lines, which print without colour can tell apart
+    {"ls": "--", "marker": "o", "ms": 2.5, "color": "C7", "mfc": "white"},
+    {"ls": "-", "marker": "o", "ms": 2.5, "color": "C2"},
+)
 
 
 def draw_curves():
@@ -36,7 +40,7 @@ def draw_curves():
             panel.plot(epochs, history[f"{split}_{quantity}"], line, color=color, label=label)
         panel.plot(epochs[-1], best[0][f"test_{quantity}"], "*", color="C3", ms=9, mec="white",
                    mew=0.5, zorder=3, label="test, trained on all images")  # fmt: skip
-    figure.set_figheight(1.8)
+    figure.set_figheight(1.7)
     figure.legend(*panel.get_legend_handles_labels(), loc="outside lower center", ncols=4)
     style.save(figure, "best_model_curves")
 
@@ -48,7 +52,7 @@ def draw_confusion(record):
     figure = style.new_figure(
         "Confusion matrix on the test set:\n"
         f"{record['test_accuracy']:.1%} of the images are on the diagonal",
-        0.55 * style.TEXT_WIDTH, 2.83,
+        0.55 * style.TEXT_WIDTH, 2.8,
     )  # fmt: skip
     axes = figure.subplots()
     axes.grid(False)
@@ -92,23 +96,23 @@ def draw_first_layer(pictures):
 
 def draw_calibration(results):
     """The reliability diagram on the test set, before and after the temperature."""
-    figure, panel = small_panel("Calibration", 1.3)
-    panel.plot([0, 1], [0, 1], color="0.6", lw=0.8)
-    for (when, result), color in zip(results.items(), ("C7", "C2"), strict=True):
+    figure, panel = small_panel("Calibration", 1.1)
+    panel.plot([0, 1], [0, 1], ":", color="0.6", lw=0.8)
+    for (when, result), look in zip(results.items(), PAIR, strict=True):
         confidence, accuracy, _ = result["bins"]
-        panel.plot(confidence, accuracy, "o-", color=color, ms=2.5, label=f"{when} the temperature")
+        panel.plot(confidence, accuracy, **look, label=f"{when} the temperature")
     panel.set(xlabel="confidence", ylabel="accuracy")
-    panel.legend(loc="upper left")
+    panel.legend(loc="lower right", framealpha=0, borderpad=0)
     style.save(figure, "best_model_calibration")
 
 
 def draw_augmentation(runs):
     """The accuracy of two runs, without and with augmentation, on moved images."""
-    figure, panel = small_panel("What augmentation teaches", 1.3)
-    for (name, run), color in zip(runs.items(), ("C7", "C2"), strict=True):
-        panel.plot(run["moved_by"], run["moved"], "o-", color=color, ms=2, label=name)
+    figure, panel = small_panel("What augmentation teaches", 1.1)
+    for (name, run), look in zip(runs.items(), PAIR, strict=True):
+        panel.plot(run["moved_by"], run["moved"], **look, label=name)
     panel.set(xlabel="shift to the right (pixels)", ylabel="accuracy", xticks=range(-8, 9, 4))
-    panel.legend(title="augmentation", loc="lower center", framealpha=0)
+    panel.legend(title="augmentation", loc="lower center", ncols=2, framealpha=0)
     style.save(figure, "best_model_augmentation")
 
 
@@ -117,7 +121,6 @@ def draw():
     draw_curves()
     draw_confusion(record)
     draw_first_layer(np.load(records.RESULTS / "best_model.npz"))
-    if record["augmentation"]:
-        draw_augmentation(record["augmentation"])
+    draw_augmentation(record["augmentation"])
     if "bins" in record["calibration"]["before"]:
         draw_calibration(record["calibration"])

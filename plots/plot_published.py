@@ -22,7 +22,7 @@ OURS = {"numpy-100": ("default", 3), "combined-3-views": ("small", 9), "best-cpu
 
 def draw():
     figure = style.new_figure(
-        "Test accuracy of fully connected networks", 0.46 * style.TEXT_WIDTH, 2.0
+        "Test accuracy of fully connected networks", 0.46 * style.TEXT_WIDTH, 1.85
     )
     axes = figure.subplots()
     axes.grid(False)

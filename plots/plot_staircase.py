@@ -35,7 +35,8 @@ def draw():
         spread = np.std(values, ddof=1) if len(values) > 1 else None
         style.dot(axes, values, y, spread, filled=spread is not None)
         text = f"{values.mean():.3f} (training {train:.2f})"
-        axes.text(values.mean() + 0.012, y, text, va="center", size=style.SMALL)
+        right = values.mean() + max(spread or 0, 0.006) + 0.006
+        axes.text(right, y, text, va="center", size=style.SMALL)
     axes.set_yticks(range(len(STEPS)), STEPS.values())
     axes.invert_yaxis()
     axes.set(xlabel="validation accuracy at the last step", xlim=(0.465, 0.9))

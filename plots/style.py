@@ -43,10 +43,10 @@ def loss_and_accuracy(title, xlabel="step"):
     return figure, panels
 
 
-def dot(panel, values, y, spread, filled):
+def dot(panel, values, y, spread, filled, marker="o", color="C0"):
     """The mean of some values, and unless it is None their spread."""
-    panel.errorbar(values.mean(), y, xerr=spread, fmt="o", ms=3, color="C0", capsize=1.5,
-                   mfc="C0" if filled else "white")  # fmt: skip
+    panel.errorbar(values.mean(), y, xerr=spread, fmt=marker, ms=3, color=color, capsize=1.5,
+                   mfc=color if filled else "white")  # fmt: skip
 
 
 def save(figure, name):

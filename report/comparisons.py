@@ -69,36 +69,46 @@ def depth(name):
     return 1 + depth(compared()[name]) if name in compared() else 0
 
 
+def recipe(name):
+    """Where the chain of comparisons from an experiment back reaches one that itself changed the
+    number of epochs, or that is compared with nothing."""
+    before = compared()[name]
+    epochs = before not in compared() or any(flag.startswith("epochs ") for flag in changes(before))
+    return before if epochs else recipe(before)
+
+
 def families():
-    """The changes of each recipe, but for the baseline, that has FAMILY or more: the shorter runs
-    first. A recipe that differs in its number of epochs alone is not a change."""
+    """The changes of each recipe, but for the baseline, that has FAMILY or more with validation
+    images: the shorter runs first. A number of epochs alone is not a change."""
     found = {}
-    for name, before in compared().items():
-        if before != BASELINE and any(not flag.startswith("epochs ") for flag in changes(name)):
-            found.setdefault(before, []).append(name)
-    large = {recipe: names for recipe, names in found.items() if len(names) >= FAMILY}
+    for name in compared():
+        validated = "val_accuracy" in runs_of(name)[0]["history"]
+        if validated and any(not flag.startswith("epochs ") for flag in changes(name)):
+            found.setdefault(recipe(name), []).append(name)
+    large = {name: names for name, names in found.items() if len(names) >= FAMILY}
+    del large[BASELINE]
     return dict(sorted(large.items(), key=lambda item: flags_of(item[0])["epochs"]))
 
 
 # Differences --------------------------------------------------------------------------------------
 
 
-def paired(name):
+def paired(name, accuracy=records.validation_accuracy):
     """The differences from the experiment that this one is compared with, one for every seed."""
-    return differences(runs_of(name), runs_of(compared()[name]))
+    return differences(runs_of(name), runs_of(compared()[name]), accuracy)
 
 
-def differences(runs, others):
+def differences(runs, others, accuracy=records.validation_accuracy):
     """The difference in validation accuracy for every seed that both have, in percentage points.
     Where it is averaged over views in the runs alone, it is compared with a single view of the same
     weights."""
     found = []
     for run in runs:
         for other in records.matching(others, seed=run["seed"]):
-            before = records.validation_accuracy(other)
+            before = accuracy(other)
             if "val_accuracy" in run and "val_accuracy" not in other:
                 before = records.single_view_accuracy(run)
-            found.append(100 * (records.validation_accuracy(run) - before))
+            found.append(100 * (accuracy(run) - before))
     return np.array(found)
 
 

@@ -36,14 +36,15 @@ NAMED = {
         *("test-time-18-views", "flip", "mixup", "random-affine", "dropout"),
         *("half-resolution", "whiten", "float32", "long-no-dropout", "long-flip-shift"),
         *("best-cpu-no-dropout", "best-cpu-no-label-smoothing", "best-cpu-flip-shift"),
+        *("third-dropout", "third-mixup", "third-learning-rate", "third-augmented"),
     ),
     "validation of": (
         *("base", "standardize", "tanh", "tanh-standardized"),
         *("combined-1-training", "combined-3-views", "wide", "wide-without-dropout"),
-        *("best-cpu-without-l1", "best-cpu-l1-validated", "best-cpu-validated"),
+        *("best-cpu-without-l1", "best-cpu-l1-validated", "best-cpu-validated", "third"),
     ),
     "train of": ("base", "whiten", "combined-1-training", "combined-2-augmented"),
-    "accuracies of": ("best-cpu-first", "best-cpu-l1", "best-cpu-control"),
+    "accuracies of": ("best-cpu-first", "best-cpu-l1"),
 }
 FLAG_COLUMNS = 4
 AT_CHANCE = 0.11  # accuracies below this
@@ -210,13 +211,11 @@ def modification_values():
     """Question 2.1: what counts as a difference, and the numbers that the text names."""
     singles = [paired(name) for name in SINGLE]
     line = comparisons.what_counts(singles)
-    long = [validation_accuracy(run) for run in runs_of("long")]
     return {
         "validation images": thousands(flags_of(BASELINE)["validation_size"]),
         "single modifications": str(len(SINGLE)),
         "what counts": fixed(line, 1),
         "wide changes": str(len(comparisons.families()["wide"])),
-        "spread of long": fixed(np.std(long, ddof=1), 3),
         "gaining": str(sum(values.mean() > line for values in singles)),
         "losing": str(sum(values.mean() < -line for values in singles)),
         **{f"{kind} {name}": NUMBERS[kind](name) for kind in NAMED for name in NAMED[kind]},
@@ -237,6 +236,7 @@ def best_values():
         "best seeds": "one seed" if len(runs) == 1 else f"{len(runs)} seeds",
         "best minutes": f"{record['train_seconds'] / 60:.0f}",
         "best epochs": str(flags["epochs"]),
+        "whitening floor": fixed(flags_of("third")["whiten"], 1),
         "best command": typewriter([records.command(record)]).replace("~", " "),
         "clean images": thousands(run_flags.get("train_eval_size") or run_flags["clean_images"]),
         "validated validation": fixed(history["val_accuracy"][-1], 3),
@@ -421,12 +421,15 @@ def table(tables):
 
 
 def change(name):
-    """What an experiment changes in the one that it is compared with."""
+    """What an experiment changes in the one that it is compared with, or in the default run."""
+    if name not in compared():
+        return f"{name}: {typewriter(changes_from_default(name))}"
     before, flags = compared()[name], changes(name)
     removed = "flag_since_removed" in records.read(name)
+    validated = "with" if flags_of(name)["validation_size"] else "without"
     return (
         ("" if before in (BASELINE, *HEADINGS) else f"{name} = {before}, ")
-        + (typewriter(flags) if flags else "all training images")
+        + (typewriter(flags) if flags else f"{validated} validation images")
         + (r"\,\smash{$^\dagger$}" if removed else "")
     )
 
