@@ -11,7 +11,7 @@ RECIPES = "long", "third", "best-cpu-validated"
 RENAMED = {"distortion": "random_affine", "recolour": "color_jitter"}  # flags, since they ran
 ACCURACIES = (  # as asked for; of single views, where it is averaged over views
     (validation_accuracy, 0, "o", "C0"),
-    (single_view_accuracy, 0.45, "^", "C1"),
+    (single_view_accuracy, 0.35, "^", "C1"),
 )
 
 
