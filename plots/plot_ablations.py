@@ -18,7 +18,7 @@ ACCURACIES = (  # as asked for; of single views, where it is averaged over views
 def row(name):
     """A change by the present names of its flags, without the number of epochs, which gives it the
     time of the others."""
-    flags = [flag.split() for flag in comparisons.changes(name) if not flag.startswith("epochs ")]
+    flags = (flag.split() for flag in comparisons.changes_but_epochs(name))
     changes = (" ".join(RENAMED.get(word, word) for word in words) for words in flags)
     return ", ".join(sorted(changes))
 

@@ -64,6 +64,10 @@ def changes(name):
     return [flag + VIEWS.get(name, "") for flag in changed]
 
 
+def changes_but_epochs(name):
+    return [flag for flag in changes(name) if not flag.startswith("epochs ")]
+
+
 def depth(name):
     """How many comparisons lead back from an experiment."""
     return 1 + depth(compared()[name]) if name in compared() else 0
@@ -73,8 +77,8 @@ def recipe(name):
     """Where the chain of comparisons from an experiment back reaches one that itself changed the
     number of epochs, or that is compared with nothing."""
     before = compared()[name]
-    epochs = before not in compared() or any(flag.startswith("epochs ") for flag in changes(before))
-    return before if epochs else recipe(before)
+    begins = before not in compared() or changes(before) != changes_but_epochs(before)
+    return before if begins else recipe(before)
 
 
 def families():
@@ -83,7 +87,7 @@ def families():
     found = {}
     for name in compared():
         validated = "val_accuracy" in runs_of(name)[0]["history"]
-        if validated and any(not flag.startswith("epochs ") for flag in changes(name)):
+        if validated and changes_but_epochs(name):
             found.setdefault(recipe(name), []).append(name)
     large = {name: names for name, names in found.items() if len(names) >= FAMILY}
     del large[BASELINE]
