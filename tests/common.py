@@ -113,10 +113,6 @@ def archive_of(files, mode="w"):
 # Runs in this process -----------------------------------------------------------------------------
 
 
-class Killed(BaseException):
-    """Ends a run where it stands, as a kill would: no handler of the program catches it."""
-
-
 def outcome(call, *args, **options):
     """The exit status of a program's main, or of what runs it, and what it says on stderr apart
     from the warning of synthetic data and the first line of a download.

@@ -6,7 +6,7 @@ import os
 
 import numpy as np
 import pytest
-from common import Killed, ended, failed, interrupted, record_of, results, rows_of
+from common import ended, failed, interrupted, record_of, results, rows_of
 
 import cifar10_utils
 from training.files import load_weights, read_checkpoint, write_checkpoint
@@ -156,14 +156,13 @@ def test_a_gpu_computes_deterministically(run, monkeypatch):
     def stop(*_, **__):
         assert torch.are_deterministic_algorithms_enabled()
         assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
-        raise Killed
+        raise KeyboardInterrupt
 
     monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
     monkeypatch.setattr(train_mlp_pytorch, "load_tensors", stop)
     try:
-        with pytest.raises(Killed):
-            run("a", "--use_gpu")
+        ended(130, run, "a", "--use_gpu")
     finally:
         torch.use_deterministic_algorithms(False)
