@@ -17,9 +17,9 @@ import sys
 import tarfile
 import tempfile
 import time
-import types
 from importlib.util import find_spec
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -163,22 +163,10 @@ def at_call(run, name, number, action, monkeypatch):
 def interrupted(run, name, *flags):
     """The folder of a run that Ctrl-C ended in step 7."""
 
-    def interrupt():
-        raise KeyboardInterrupt
-
     with pytest.MonkeyPatch.context() as patch:
-        at_call(run, "train_step", 7, interrupt, patch)
+        at_call(run, "train_step", 7, Mock(side_effect=KeyboardInterrupt), patch)
         ended(130, run, name, *flags)
     return run.folder / name
-
-
-def broken_stream(number):
-    """A terminal on which nothing can be written."""
-
-    def fail(*_):
-        raise OSError(number, os.strerror(number))
-
-    return types.SimpleNamespace(write=fail, flush=fail, isatty=lambda: True, closed=False)
 
 
 @contextlib.contextmanager
