@@ -9,6 +9,7 @@ import tarfile
 import threading
 from collections import namedtuple
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 from common import (
@@ -299,9 +300,7 @@ def test_space_is_looked_at_first(server, tmp_path, monkeypatch):
 
 
 def test_a_folder_that_cannot_be_written_is_no_fault_of_the_network(server, tmp_path, monkeypatch):
-    def refuse(path, _):
-        raise PermissionError(13, "Permission denied", str(path))
-
+    refuse = Mock(side_effect=PermissionError(13, "Permission denied"))
     monkeypatch.setattr(Path, "write_bytes", refuse)
     line = failed(cifar10_utils.main, [str(tmp_path)])
     assert f"cannot use {tmp_path / PART}: Permission" in line and len(server.requests) == 1
