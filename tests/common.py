@@ -29,6 +29,7 @@ from training.run import SYNTHETIC_WARNING
 
 ROOT = Path(cifar10_utils.__file__).parent
 REAL = ROOT / cifar10_utils.DEFAULT_DIR
+posix = pytest.mark.skipif(os.name != "posix", reason="as it is on Unix")
 needs_torch = pytest.mark.skipif(not find_spec("torch"), reason="torch is not installed")
 N = 10  # images in a small batch file
 

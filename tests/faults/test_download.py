@@ -83,8 +83,7 @@ def server(monkeypatch):
     """A server with an archive of small files, which the code takes for the official one."""
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.archive, server.plan, server.requests = archive_of(use_small_files(monkeypatch)), [], []
-    server.ranges = lambda: [headers["Range"] for headers in server.requests]
-    server.closing, server.daemon_threads, server.handle_error = threading.Event(), True, print
+    server.closing, server.handle_error = threading.Event(), print
     monkeypatch.setenv("CIFAR10_URL", f"http://127.0.0.1:{server.server_port}/a")
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     monkeypatch.setattr(download, "BACKOFF_SECONDS", 0.001)
@@ -136,7 +135,7 @@ def test_a_download_survives(server, plan, tmp_path, monkeypatch):
 def test_what_a_broken_download_left_is_used(server, left, ranges, tmp_path):
     (tmp_path / PART).write_bytes(left(server.archive))
     assert_complete(get(tmp_path))
-    assert server.ranges() == ranges
+    assert [headers["Range"] for headers in server.requests] == ranges
 
 
 @pytest.mark.parametrize(

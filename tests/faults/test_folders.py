@@ -11,14 +11,11 @@ from unittest.mock import Mock
 
 import numpy as np
 import pytest
-from common import at_call, failed, interrupted, limit_on_files, listing, refused, results
+from common import at_call, failed, interrupted, limit_on_files, listing, posix, refused, results
 
 import cifar10_utils
 from cifar10_utils import parse_batch
 from training.files import read_checkpoint, write_checkpoint
-
-posix = pytest.mark.skipif(os.name != "posix", reason="as it is on Unix")
-
 
 # The folder of a run ------------------------------------------------------------------------------
 

@@ -20,6 +20,7 @@ from common import (
     ended,
     environment_of_small_files,
     fork_trainer,
+    posix,
     record_of,
     refused,
     results,
@@ -30,7 +31,6 @@ from common import (
 from cifar10_utils import ARCHIVE
 from training.errors import Output
 
-posix = pytest.mark.skipif(os.name != "posix", reason="as it is on Unix")
 DRAWING = {
     "the backend of a notebook": {"MPLBACKEND": "module://matplotlib_inline.backend_inline"},
     "matplotlib missing": {"prepare": "import sys; sys.modules['matplotlib'] = None"},
@@ -132,8 +132,7 @@ def test_main_in_a_notebook_says_how_flags_are_given(trainer, monkeypatch):
 @pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
 def test_a_file_system_without_locks_is_used_without(run, number, monkeypatch):
     refuse = Mock(side_effect=OSError(number, os.strerror(number)))
-    for name in ("flock", "lockf"):
-        monkeypatch.setattr(f"fcntl.{name}", refuse)
+    monkeypatch.setattr("fcntl.flock", refuse)
     said = ended(0, run, "a")
     assert "lock" in said and "\n" not in said
     assert record_of(run.folder / "a")["status"] == "completed"
