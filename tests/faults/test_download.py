@@ -7,8 +7,8 @@ import os
 import re
 import tarfile
 import threading
-from collections import namedtuple
 from pathlib import Path
+from types import SimpleNamespace
 from unittest.mock import Mock
 
 import pytest
@@ -290,8 +290,8 @@ def test_a_folder_that_cannot_be_used_is_refused(server, tmp_path):
 
 
 def test_space_is_looked_at_first(server, tmp_path, monkeypatch):
-    usage = namedtuple("usage", "total free")
-    monkeypatch.setattr("shutil.disk_usage", lambda _: usage(10**9, 3 * 10**8))
+    usage = SimpleNamespace(total=10**9, free=3 * 10**8)
+    monkeypatch.setattr("shutil.disk_usage", lambda _: usage)
     line = failed(cifar10_utils.main, [str(tmp_path)])
     assert f"CIFAR-10 needs 357 MB in {tmp_path}, where 300 MB are free" in line
     (tmp_path / ARCHIVE).write_bytes(server.archive)  # then only the files need space
