@@ -275,6 +275,7 @@ def test_with_a_folder_given_the_error_names_the_command(server, tmp_path, monke
     write_files(tmp_path / "my data", {ARCHIVE: server.archive})
     command = "unpack cifar-10-python.tar.gz if that is there: python cifar10_utils.py 'my data'"
     assert command in refused(train, "--data_dir", "my data")
+    assert [path.name for path in tmp_path.iterdir()] == ["my data"]  # and no run
     cifar10_utils.main(["my data"])
     assert_complete(tmp_path / "my data" / FOLDER, beside=[ARCHIVE])
 
