@@ -17,9 +17,9 @@ import sys
 import tarfile
 import tempfile
 import time
-import types
 from importlib.util import find_spec
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -29,6 +29,7 @@ from training.run import SYNTHETIC_WARNING
 
 ROOT = Path(cifar10_utils.__file__).parent
 REAL = ROOT / cifar10_utils.DEFAULT_DIR
+posix = pytest.mark.skipif(os.name != "posix", reason="as it is on Unix")
 needs_torch = pytest.mark.skipif(not find_spec("torch"), reason="torch is not installed")
 N = 10  # images in a small batch file
 
@@ -113,10 +114,6 @@ def archive_of(files, mode="w"):
 # Runs in this process -----------------------------------------------------------------------------
 
 
-class Killed(BaseException):
-    """Ends a run where it stands, as a kill would: no handler of the program catches it."""
-
-
 def outcome(call, *args, **options):
     """The exit status of a program's main, or of what runs it, and what it says on stderr apart
     from the warning of synthetic data and the first line of a download.
@@ -167,22 +164,10 @@ def at_call(run, name, number, action, monkeypatch):
 def interrupted(run, name, *flags):
     """The folder of a run that Ctrl-C ended in step 7."""
 
-    def interrupt():
-        raise KeyboardInterrupt
-
     with pytest.MonkeyPatch.context() as patch:
-        at_call(run, "train_step", 7, interrupt, patch)
+        at_call(run, "train_step", 7, Mock(side_effect=KeyboardInterrupt), patch)
         ended(130, run, name, *flags)
     return run.folder / name
-
-
-def broken_stream(number):
-    """A terminal on which nothing can be written."""
-
-    def fail(*_):
-        raise OSError(number, os.strerror(number))
-
-    return types.SimpleNamespace(write=fail, flush=fail, isatty=lambda: True, closed=False)
 
 
 @contextlib.contextmanager

@@ -1,8 +1,8 @@
 """Runs the tests under every condition in which they must pass, each in a fresh clone of HEAD:
 
-    python tests/matrix.py [--quick] [--only NAME ...] [--log FILE] [-- PYTEST ARGUMENTS]
+    python tests/matrix.py [--only NAME ...] [--log FILE] [-- PYTEST ARGUMENTS]
 
-Prints a line for each run, and below it the tests that failed. --quick: each condition once.
+Prints a line for each run, and below it the tests that failed.
 """
 
 import argparse
@@ -153,15 +153,13 @@ def passes(name, arguments, log):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="each condition once")
     parser.add_argument("--only", nargs="+", choices=CONDITIONS, default=CONDITIONS)
     parser.add_argument("--log", default=os.devnull, help="a file for all that pytest prints")
     parser.add_argument("arguments", nargs="*", help="for pytest, after --")
     args = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # and ends what it started
-    times = {name: 3 for name in REPEATED if not args.quick}
     with open(args.log, "w") as log:
-        runs = [name for name in args.only for _ in range(times.get(name, 1))]
+        runs = [name for name in args.only for _ in range(3 if name in REPEATED else 1)]
         sys.exit(not all([passes(name, args.arguments, log) for name in runs]))
 
 

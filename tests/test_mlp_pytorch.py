@@ -12,38 +12,20 @@ import mlp_numpy
 from mlp_pytorch import MLP
 from train_mlp_numpy import train_step
 
-TINY = np.finfo(float).tiny
 
-
-def twins(n_inputs, n_hidden, n_classes, *scales):
-    """Both networks in float64, with the same normal parameters. scales: the standard deviation of
-    each, 0.5 unless given."""
+def twins(n_inputs, n_hidden, n_classes):
+    """Both networks in float64, with the same normal parameters."""
     one, rng = mlp_numpy.MLP(n_inputs, n_hidden, n_classes), np.random.default_rng(2)
     two = MLP(n_inputs, n_hidden, n_classes, dtype=torch.float64)
-    scales = scales or [0.5] * len(one.state_dict())
-    for ours, theirs, scale in zip(
-        one.state_dict().values(), two.parameters(), scales, strict=True
-    ):
-        ours[:] = scale * rng.standard_normal(ours.shape)
+    for ours, theirs in zip(one.state_dict().values(), two.parameters(), strict=True):
+        ours[:] = 0.5 * rng.standard_normal(ours.shape)
         theirs.data.copy_(torch.from_numpy(ours).view_as(theirs))
     return one, two
 
 
-def assert_same_step(one, two, x, y, rtol, atol, learning_rate=0.0):
-    """The loss, the accuracy and every gradient. atol: as a part of a parameter's largest one."""
-    loss, accuracy = train_step(one, x, y, learning_rate)
-    logits = two(torch.from_numpy(x))
-    losses = F.cross_entropy(logits, torch.from_numpy(y), reduction="none")
-    two.zero_grad()
-    losses.mean().backward()
-    floored = losses.clamp(max=-np.log(TINY))  # our probabilities are at least TINY
-    assert loss == pytest.approx(floored.mean().item(), rel=rtol)
-    assert accuracy == np.mean(logits.argmax(dim=1).numpy() == y.argmax(axis=1))
-    gradients = [gradient for module in one.modules for gradient in module.grads.values()]
-    for ours, theirs in zip(gradients, two.parameters(), strict=True):
-        expected = theirs.grad.numpy()
-        smallest = atol * np.abs(expected).max()
-        np.testing.assert_allclose(ours.reshape(expected.shape), expected, rtol, smallest)
+def assert_equal(ours, theirs):
+    theirs = theirs.detach().numpy()
+    np.testing.assert_allclose(ours.reshape(theirs.shape), theirs, rtol=1e-10, atol=1e-13)
 
 
 # Parity
@@ -58,32 +40,19 @@ def test_ten_steps_equal_torchs_in_loss_accuracy_and_every_gradient(n_hidden, sa
         x = rng.standard_normal((samples, 3, 2, 2))
         y = np.eye(5)[rng.integers(0, 5, samples)]
         y = rng.dirichlet(np.ones(5), samples) if labels == "soft" else y
-        assert_same_step(one, two, x, y, 1e-10, 1e-12, learning_rate=0.1)
+        loss, accuracy = train_step(one, x, y, learning_rate=0.1)
+        logits = two(torch.from_numpy(x))
+        expected = F.cross_entropy(logits, torch.from_numpy(y))
+        optimizer.zero_grad()
+        expected.backward()
         optimizer.step()
-        for ours, theirs in zip(one.state_dict().values(), two.parameters(), strict=True):
-            theirs = theirs.detach().numpy()
-            np.testing.assert_allclose(ours.reshape(theirs.shape), theirs, rtol=1e-10, atol=1e-13)
-
-
-EXTREMES = {  # scale of the inputs, the first weight and bias, the second weight and bias
-    "tiny everything": (1e-12, 1e-12, 1e-12, 1e-12, 1e-12),
-    "inputs of 1e30": (1e30, 1e-30, 1, 1, 1),
-    "inputs of 1e-30": (1e-30, 1e30, 1, 1, 1),
-    "deep in the ELU's flat part": (10, 6, 1, 1, 1),
-    "linear far out": (1e8, 1, 1, 1e-8, 1),
-    "saturated softmax": (1, 1, 1, 40, 1),
-    "softmax beyond what exp can hold": (1, 1, 1, 600, 1),
-    "huge biases": (1, 1, 200, 1, 200),
-}
-
-
-@pytest.mark.parametrize("case", EXTREMES)
-def test_the_loss_and_every_gradient_at_extremes(case):
-    size, *scales = EXTREMES[case]
-    rng, (one, two) = np.random.default_rng(5), twins(3, [4], 3, *scales)
-    x, y = size * rng.standard_normal((4, 3)), np.eye(3)[rng.integers(0, 3, 4)]
-    with np.errstate(over="raise", divide="raise", invalid="raise", under="ignore"):
-        assert_same_step(one, two, x, y, 1e-12, 2e-14)
+        assert loss == pytest.approx(expected.item(), rel=1e-10)
+        assert accuracy == np.mean(logits.argmax(dim=1).numpy() == y.argmax(axis=1))
+        gradients = [gradient for module in one.modules for gradient in module.grads.values()]
+        values = one.state_dict().values()
+        for gradient, value, theirs in zip(gradients, values, two.parameters(), strict=True):
+            assert_equal(gradient, theirs.grad)
+            assert_equal(value, theirs)
 
 
 @pytest.mark.parametrize("n_hidden", [[], [100], [30, 20, 10]], ids=str)

@@ -7,8 +7,9 @@ import os
 import re
 import tarfile
 import threading
-from collections import namedtuple
 from pathlib import Path
+from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
 from common import (
@@ -82,8 +83,7 @@ def server(monkeypatch):
     """A server with an archive of small files, which the code takes for the official one."""
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.archive, server.plan, server.requests = archive_of(use_small_files(monkeypatch)), [], []
-    server.ranges = lambda: [headers["Range"] for headers in server.requests]
-    server.closing, server.daemon_threads, server.handle_error = threading.Event(), True, print
+    server.closing, server.handle_error = threading.Event(), print
     monkeypatch.setenv("CIFAR10_URL", f"http://127.0.0.1:{server.server_port}/a")
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     monkeypatch.setattr(download, "BACKOFF_SECONDS", 0.001)
@@ -135,7 +135,7 @@ def test_a_download_survives(server, plan, tmp_path, monkeypatch):
 def test_what_a_broken_download_left_is_used(server, left, ranges, tmp_path):
     (tmp_path / PART).write_bytes(left(server.archive))
     assert_complete(get(tmp_path))
-    assert server.ranges() == ranges
+    assert [headers["Range"] for headers in server.requests] == ranges
 
 
 @pytest.mark.parametrize(
@@ -275,6 +275,7 @@ def test_with_a_folder_given_the_error_names_the_command(server, tmp_path, monke
     write_files(tmp_path / "my data", {ARCHIVE: server.archive})
     command = "unpack cifar-10-python.tar.gz if that is there: python cifar10_utils.py 'my data'"
     assert command in refused(train, "--data_dir", "my data")
+    assert [path.name for path in tmp_path.iterdir()] == ["my data"]  # and no run
     cifar10_utils.main(["my data"])
     assert_complete(tmp_path / "my data" / FOLDER, beside=[ARCHIVE])
 
@@ -290,8 +291,8 @@ def test_a_folder_that_cannot_be_used_is_refused(server, tmp_path):
 
 
 def test_space_is_looked_at_first(server, tmp_path, monkeypatch):
-    usage = namedtuple("usage", "total free")
-    monkeypatch.setattr("shutil.disk_usage", lambda _: usage(10**9, 3 * 10**8))
+    usage = SimpleNamespace(total=10**9, free=3 * 10**8)
+    monkeypatch.setattr("shutil.disk_usage", lambda _: usage)
     line = failed(cifar10_utils.main, [str(tmp_path)])
     assert f"CIFAR-10 needs 357 MB in {tmp_path}, where 300 MB are free" in line
     (tmp_path / ARCHIVE).write_bytes(server.archive)  # then only the files need space
@@ -299,9 +300,7 @@ def test_space_is_looked_at_first(server, tmp_path, monkeypatch):
 
 
 def test_a_folder_that_cannot_be_written_is_no_fault_of_the_network(server, tmp_path, monkeypatch):
-    def refuse(path, _):
-        raise PermissionError(13, "Permission denied", str(path))
-
+    refuse = Mock(side_effect=PermissionError(13, "Permission denied"))
     monkeypatch.setattr(Path, "write_bytes", refuse)
     line = failed(cifar10_utils.main, [str(tmp_path)])
     assert f"cannot use {tmp_path / PART}: Permission" in line and len(server.requests) == 1

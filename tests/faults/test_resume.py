@@ -2,7 +2,6 @@
 
 import importlib
 import json
-import os
 import re
 import signal
 from pathlib import Path
@@ -14,13 +13,13 @@ from common import (
     fork_trainer,
     interrupted,
     listing,
+    posix,
     record_of,
     refused,
     results,
     rows_of,
 )
 
-posix = pytest.mark.skipif(os.name != "posix", reason="forks are Unix's")
 KILL = """
 import os, signal
 replace, moments = os.replace, iter(range({}))

@@ -13,14 +13,11 @@ if os.name != "posix":
 
 
 @pytest.fixture(autouse=True)
-def ignored():
-    """The tests may run under nohup or in the background; here no signal is ignored at first."""
-    names = [n for n in STATUS if signal.getsignal(getattr(signal, n)) == signal.SIG_IGN]
-    for name in names:
-        signal.signal(getattr(signal, name), signal.SIG_DFL)
+def no_nohup():
+    """The tests may run under nohup; here SIGHUP is not ignored at first."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
     yield
-    for name in names:
-        signal.signal(getattr(signal, name), signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, before)
 
 
 def send(name):

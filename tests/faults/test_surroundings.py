@@ -9,6 +9,7 @@ import threading
 import types
 from importlib.util import find_spec
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 from common import (
@@ -16,10 +17,10 @@ from common import (
     ROOT,
     Fork,
     archive_of,
-    broken_stream,
     ended,
     environment_of_small_files,
     fork_trainer,
+    posix,
     record_of,
     refused,
     results,
@@ -30,12 +31,9 @@ from common import (
 from cifar10_utils import ARCHIVE
 from training.errors import Output
 
-posix = pytest.mark.skipif(os.name != "posix", reason="as it is on Unix")
-BLOCK = "import sys, types; sys.modules['matplotlib'] = "
 DRAWING = {
     "the backend of a notebook": {"MPLBACKEND": "module://matplotlib_inline.backend_inline"},
-    "matplotlib missing": {"prepare": BLOCK + "None"},
-    "matplotlib broken": {"prepare": BLOCK + "types.ModuleType('matplotlib')"},
+    "matplotlib missing": {"prepare": "import sys; sys.modules['matplotlib'] = None"},
 }
 
 
@@ -63,13 +61,9 @@ def test_a_variable_left_in_the_shell_is_no_launch(run, monkeypatch):
 
 CLOSED = io.StringIO()
 CLOSED.close()
-STREAMS = {
-    "None": None,
-    "closed": CLOSED,
-    "a pipe without a reader": broken_stream(errno.EPIPE),
-    "a full disk": broken_stream(errno.ENOSPC),
-    "a terminal that is gone": broken_stream(errno.EIO),
-}
+FAIL = Mock(side_effect=OSError(errno.EIO, "Input/output error"))
+GONE = types.SimpleNamespace(write=FAIL, flush=FAIL, isatty=lambda: True, closed=False)
+STREAMS = {"None": None, "closed": CLOSED, "a terminal that is gone": GONE}
 
 
 @pytest.mark.parametrize("stream", STREAMS)
@@ -137,11 +131,8 @@ def test_main_in_a_notebook_says_how_flags_are_given(trainer, monkeypatch):
 @posix
 @pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
 def test_a_file_system_without_locks_is_used_without(run, number, monkeypatch):
-    def refuse(*_):
-        raise OSError(number, os.strerror(number))
-
-    for name in ("flock", "lockf"):
-        monkeypatch.setattr(f"fcntl.{name}", refuse)
+    refuse = Mock(side_effect=OSError(number, os.strerror(number)))
+    monkeypatch.setattr("fcntl.flock", refuse)
     said = ended(0, run, "a")
     assert "lock" in said and "\n" not in said
     assert record_of(run.folder / "a")["status"] == "completed"
@@ -151,6 +142,7 @@ def test_a_file_system_without_locks_is_used_without(run, number, monkeypatch):
 # our modules are imported anew.
 WINDOWS = """
 import importlib, os, signal, sys, warnings
+from unittest.mock import Mock
 import common
 
 root = str(common.ROOT) + os.sep
@@ -173,9 +165,7 @@ folder, *names = sys.argv[1:]
 common.use_small_files(pytest.MonkeyPatch())
 cifar10_utils.main([folder])
 
-def interrupt(*_, **__):
-    raise KeyboardInterrupt
-
+interrupt = Mock(side_effect=KeyboardInterrupt)
 for name in names:
     trainer = importlib.import_module(f"train_mlp_{name}")
     argv = ["--data_dir", folder, "--batch_size=20", "--max_steps=3", "--run_dir", folder + name]
