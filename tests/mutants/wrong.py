@@ -56,7 +56,6 @@ DB = 'self.grads["bias"] = np.sum(dout, axis=0, keepdims=True)'
 DX = 'dx = dout @ self.params["weight"]'
 MAX = "b = np.max(x, axis=1, keepdims=True)"
 SOFTMAX = "self.out = exp / np.sum(exp, axis=1, keepdims=True)"
-SUM = "total = np.sum(dout * self.out, axis=1, keepdims=True)"
 SOFTMAX_DX = "dx = self.out * (dout - total)"
 LOSS = "out = -np.sum(y * np.log(x)) / x.shape[0]"
 LOSS_DX = "dx = -(y / x) / x.shape[0]"
@@ -289,13 +288,11 @@ WRONG = [
     wrong("alpha 0.3", {EV, EG, NO, NG}, "alpha of 0.3", ELU,
           "out = np.where(x >= 0, x, 0.3 * np.exp(np.minimum(x, 0)) - 0.3)", SLOPE,
           "slope = np.where(self.x >= 0, 1.0, 0.3 * np.exp(np.minimum(self.x, 0)))"),
-    wrong("alpha 0.5 in the network", {NO, NG}, "alpha of 0.5", "from modules",
-          "import numpy as np\nfrom modules", "(ELUModule())", "(Half())", "class MLP:",
-          "class Half(ELUModule):\n    def forward(self, x):\n        self.x = x\n"
-          "        return np.where(x > 0, x, 0.5 * np.expm1(np.minimum(x, 0)))\n\n"
-          "    def backward(self, dout):\n"
-          "        return dout * np.where(self.x > 0, 1, 0.5 * np.exp(np.minimum(self.x, 0)))\n\n\n"
-          "class MLP:"),
+    wrong("alpha 0.5 in the network", {NO, NG}, "alpha of 0.5", "(ELUModule())",
+          "(ELUModule(0.5))", ELU_CLASS,
+          ELU_CLASS + "    def __init__(self, low=1.0):\n        self.low = low\n\n",
+          "np.exp(np.minimum(x, 0)) - 1", "self.low * np.expm1(np.minimum(x, 0))",
+          SLOPE, SLOPE.replace("1.0, ", "1.0, self.low * ")),
     # Initial weights
     wrong("weights of size 1e-300", {START}, "e-300", INIT, INIT + " * 1e-296"),
     wrong("biases of -1000", {START}, "1e+03",
@@ -350,9 +347,6 @@ VARIANTS = [
           '"bias": 0.0,\n        }\n        self.grads'),
     wrong("bias gradient (N,)", {SHAPES, STABLE}, "", DB, DB.replace(", keepdims=True", "")),
     wrong("softmax of two classes at least", {STABLE}, "", MAX, "assert x.shape[1] > 1; " + MAX),
-    wrong("Jacobian of the softmax", {STABLE}, "", SUM,
-          "y = self.out\n        jacobian = y[:, :, None] * (np.eye(y.shape[1]) - y[:, None, :])",
-          SOFTMAX_DX, "dx = (dout[:, None, :] @ jacobian)[:, 0, :]"),
     wrong("alpha of the MLP", {NO, CV, CG}, "", "alpha=1.0", "alpha=0.5", base="later_years"),
     wrong("slots", {STABLE}, "", "class MLP:\n", 'class MLP:\n    __slots__ = ("layers",)\n\n'),
     wrong("array of layers", {STABLE}, "", "from modules", "import numpy as np\nfrom modules",
@@ -360,7 +354,6 @@ VARIANTS = [
           APPEND_SOFTMAX + "        self.layers = np.array(self.layers, dtype=object)\n"),
     wrong("forward computed again in backward", {STABLE}, "", "slope = np",
           "self.forward(self.x)\n        slope = np"),
-    wrong("torch imported, not used", {NUMPY, STABLE}, "", IMPORT, IMPORT + "import torch\n"),
     wrong("weights N(0, 1)", {STABLE}, "", INIT, INIT + " * 1e4"),
     wrong("weights uniform in (0, 1)", {STABLE}, "", INIT,
           INIT.replace("normal(0, 0.0001", "uniform(0, 1")),
