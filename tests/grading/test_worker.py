@@ -11,7 +11,6 @@ from grading import runner
 from grading.diagnosis import Failure
 from grading.helpers import (
     RIGHT,
-    Inside,
     failed,
     failure_of_act,
     in_this_process,
@@ -19,7 +18,6 @@ from grading.helpers import (
     run_rows,
     with_elu,
 )
-from grading.submission import Submission
 from grading.worker import LENGTHS, pack, unpack
 
 WIDE = np.arange(24.0).reshape(4, 6)
@@ -90,27 +88,6 @@ def test_arguments_lie_in_memory_as_asked(start):
     elu, x = start(with_elu(body)).elu(), np.arange(6.0).reshape(2, 3)
     assert elu.forward(x).tolist() == [[True, False]]
     assert elu.forward(x, strided=True).tolist() == [[False, False]]
-
-
-KEPT = {
-    "nothing": ("self.y = x + 1\nreturn self.y", []),
-    "one buffer for all": (
-        "self.y = getattr(self, 'y', np.zeros_like(x))\nself.y[...] = x\nreturn self.y",
-        ["what forward returned"],
-    ),
-    "the input": (
-        "self.x, old = x, getattr(self, 'x', x)\nold += 1\nreturn x * 2",
-        ["x of forward"],
-    ),
-}
-
-
-@pytest.mark.parametrize(("body", "names"), KEPT.values(), ids=KEPT)
-def test_what_a_later_call_changes_is_named(body, names):
-    elu = Submission(with_elu(body), Inside).elu()
-    for number in (0.0, 0.25):
-        elu.forward(np.full((2, 2), number))
-    assert elu.changed() == names
 
 
 # The layers of a network, however it holds them
