@@ -1,7 +1,5 @@
 """What the checks ask of the submission's process, and what it answers."""
 
-import contextlib
-
 import numpy as np
 import pytest
 from common import times
@@ -9,28 +7,10 @@ from mutants import wrong
 
 from grading import runner
 from grading.diagnosis import Failure
-from grading.helpers import (
-    RIGHT,
-    failed,
-    failure_of_act,
-    in_this_process,
-    run_row,
-    run_rows,
-    with_elu,
-)
+from grading.helpers import RIGHT, failed, failure_of_act, run_row, run_rows, with_elu
 from grading.worker import LENGTHS, pack, unpack
 
 WIDE = np.arange(24.0).reshape(4, 6)
-
-
-@pytest.fixture(params=["one process", "child"])
-def start(request):
-    """A function from sources to a Submission, in this process or in a child."""
-    with contextlib.ExitStack() as stack:
-        begin = in_this_process if request.param == "one process" else runner.in_child
-        yield lambda sources: stack.enter_context(begin(sources))
-
-
 ARRAYS = [
     WIDE,
     np.asfortranarray(WIDE),
@@ -64,7 +44,7 @@ def test_arrays_out_of_form_are_refused(form):
         unpack(f"2\n1\n{form}".encode(), bytes(8))
 
 
-def test_results_are_numbers_of_any_kind(start):
+def test_results_are_numbers_of_any_kind():
     kinds = {
         "return np.float32(x)": np.float32,
         "return np.longdouble(x)": np.float64,
@@ -74,20 +54,22 @@ def test_results_are_numbers_of_any_kind(start):
         "return float(x.sum())": np.float64,
         "return x + 1j": None,
     }
-    submission = start(with_elu(*kinds))
-    for number, expected in enumerate(kinds.values()):
-        if expected:
-            got = submission.elu().forward(np.full((2, 2), float(number)))
-            assert got.dtype == expected
-    assert "not real numbers" in failure_of_act(submission, number)
+    with runner.in_child(with_elu(*kinds)) as submission:
+        for number, expected in enumerate(kinds.values()):
+            if expected:
+                got = submission.elu().forward(np.full((2, 2), float(number)))
+                assert got.dtype == expected
+        assert "not real numbers" in failure_of_act(submission, number)
 
 
-def test_arguments_lie_in_memory_as_asked(start):
+def test_arguments_lie_in_memory_as_asked():
     flags = "np.array([[x.flags.c_contiguous, x.flags.f_contiguous]])"
     body = f"assert (x == np.arange(6.0).reshape(2, 3)).all()\nreturn {flags}"
-    elu, x = start(with_elu(body)).elu(), np.arange(6.0).reshape(2, 3)
-    assert elu.forward(x).tolist() == [[True, False]]
-    assert elu.forward(x, strided=True).tolist() == [[False, False]]
+    x = np.arange(6.0).reshape(2, 3)
+    with runner.in_child(with_elu(body)) as submission:
+        elu = submission.elu()
+        assert elu.forward(x).tolist() == [[True, False]]
+        assert elu.forward(x, strided=True).tolist() == [[False, False]]
 
 
 # The layers of a network, however it holds them
