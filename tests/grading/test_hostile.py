@@ -352,6 +352,7 @@ RAISES = {
     "return [0] * 10**10": "MemoryError",
     "open('big', 'wb').truncate(10**9)": "File too large",
     "return 'eleven'": "not real numbers",
+    "return x + 1j": "not real numbers",
     "return None": "None",
     "return np.zeros(10**7)": "gives an array of the shape (10000000,)",
     "raise ValueError('\\x1b[31m' + 'x' * 10**6)": "?[31mxxx",

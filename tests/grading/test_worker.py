@@ -7,7 +7,7 @@ from mutants import wrong
 
 from grading import runner
 from grading.diagnosis import Failure
-from grading.helpers import RIGHT, failed, failure_of_act, run_row, run_rows, with_elu
+from grading.helpers import RIGHT, failed, run_row, run_rows, with_elu
 from grading.worker import LENGTHS, pack, unpack
 
 WIDE = np.arange(24.0).reshape(4, 6)
@@ -15,7 +15,6 @@ ARRAYS = [
     WIDE,
     np.asfortranarray(WIDE),
     WIDE[:, ::2],
-    WIDE[::2],
     np.array(2.5),
     np.zeros((0, 3)),
     np.array([[True, False]]),
@@ -52,14 +51,11 @@ def test_results_are_numbers_of_any_kind():
         "return x > 0": bool,
         "return [[int(v) for v in row] for row in x]": np.int64,
         "return float(x.sum())": np.float64,
-        "return x + 1j": None,
     }
     with runner.in_child(with_elu(*kinds)) as submission:
         for number, expected in enumerate(kinds.values()):
-            if expected:
-                got = submission.elu().forward(np.full((2, 2), float(number)))
-                assert got.dtype == expected
-        assert "not real numbers" in failure_of_act(submission, number)
+            got = submission.elu().forward(np.full((2, 2), float(number)))
+            assert got.dtype == expected
 
 
 def test_arguments_lie_in_memory_as_asked():
@@ -143,7 +139,6 @@ WAYS = [
                 "        out = f(x)", wrong.SLOPE,
                 "f = np.vectorize(lambda v: np.where(v > 0, 1.0, np.exp(v)).item())\n"
                 "        slope = f(self.x)"),
-    wrong.wrong("row by row in both passes", set(), "", base="loops"),
     wrong.wrong("printing", set(), "", wrong.ELU_DX,
                 "dx = dout * slope\n        print(self.x, dx, str(dout))"),
     wrong.wrong("other clips", set(), "", "np.log(x)", "np.log(np.clip(x, 1e-12, 1.0))",
@@ -176,9 +171,8 @@ WAYS = [
                 "            up = np.sum(dout * f(self.x))\n"
                 "            w[i] -= 1e-6\n"
                 "            self.grads['weight'][i] = (up - np.sum(dout * f(self.x))) / 1e-6"),
-    *(wrong.wrong(package, {wrong.NUMPY}, package, wrong.IMPORT,
-                  f"{wrong.IMPORT}import {package}\n{package}.f()\n")
-      for package in ("sympy", "pytest")),
+    wrong.wrong("an installed package", {wrong.NUMPY}, "pytest", wrong.IMPORT,
+                wrong.IMPORT + "import pytest\npytest.f()\n"),
 ]
 # fmt: on
 
