@@ -4,17 +4,14 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
-from common import HANG
+from common import HANG, ROOT
 from mutants import wrong
 
 from grading import runner
 from grading.checks import ROWS
 from grading.helpers import CAN_FAIL, RIGHT, failed, grade, listing, mutant, on_top, run_row, write
-
-ROOT = Path(__file__).parents[2]
 
 
 def pytest_run(*arguments, cwd=ROOT):

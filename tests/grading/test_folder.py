@@ -6,13 +6,11 @@ import os
 import signal
 import subprocess
 import sys
-import time
 import types
-from pathlib import Path
 
 import grade
 import pytest
-from common import HANG
+from common import HANG, ROOT, wait_for
 from mutants import wrong
 
 from grading import feedback
@@ -21,7 +19,7 @@ from grading.helpers import CAN_FAIL, RIGHT, listing, mutant, on_top, with_elu, 
 from grading.process import sandbox_starts
 from grading.test_delivery import pack
 
-SCRIPT = Path(__file__).parents[1] / "grade.py"
+SCRIPT = ROOT / "tests" / "grade.py"
 AVERAGED = wrong.sources(mutant("bias gradient averaged"))
 COLUMNS = ["submission", "passed", "points", "out of", *(row.name for row in ROWS), "seconds"]
 COLUMNS += ["seed", "failed rows", "folder"]
@@ -210,8 +208,7 @@ def test_interrupted_work_goes_on_where_it_stopped(tmp_path, moment):
     write(folder / "waits", WAITS)
     if moment == "as one waits":
         process = start(folder, grades)
-        while process.poll() is None and not (grades.exists() and "bob" in grades.read_text()):
-            time.sleep(0.01)
+        wait_for(lambda: process.poll() or grades.exists() and "bob" in grades.read_text())
         process.send_signal(signal.SIGINT)
     else:
         process = start(folder, grades, program=("-c", AT_FORK, *ANYHOW))

@@ -6,11 +6,11 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
+from common import ROOT, wait_for
 from mutants import wrong
 
 from grading import checks, process, runner
@@ -35,7 +35,6 @@ from grading.helpers import (
 from grading.submission import Lost
 from grading.worker import LENGTHS, SOURCES
 
-ROOT = Path(__file__).parents[2]
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="of Linux alone")
 
 
@@ -536,13 +535,6 @@ def test_submission_ends_with_a_grader_that_is_killed(open_folder, sandbox):
         cwd=ROOT / "tests",
         env=os.environ | {"TMPDIR": str(open_folder)},
     ) as grader:
-        wait_until(lambda: processes_like(mark))
+        wait_for(lambda: processes_like(mark))
         grader.kill()
-    wait_until(lambda: not processes_like(mark))
-
-
-def wait_until(holds):
-    until = time.monotonic() + 300
-    while not holds() and time.monotonic() < until:
-        time.sleep(0.05)
-    assert holds()
+    wait_for(lambda: not processes_like(mark))
