@@ -1,6 +1,7 @@
 """The command for one submission: pytest tests --submission=DIR."""
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -11,7 +12,7 @@ from mutants import wrong
 
 from grading import runner
 from grading.checks import ROWS
-from grading.helpers import CAN_FAIL, RIGHT, failed, grade, listing, mutant, on_top, run_row, write
+from grading.helpers import RIGHT, failed, listing, mutant, on_top, run_row, write
 
 
 def pytest_run(*arguments, cwd=ROOT):
@@ -74,19 +75,14 @@ def test_failing_submission_gets_a_table_reports_and_exit_status_1(tmp_path):
     not_passed = [test for test in results["tests"] if test["status"] != "passed"]
     assert {test["name"] for test in not_passed} == wrong_rows
     assert all(test["status"] == "failed" and test["output"] for test in not_passed)
-    assert sum(test["max_score"] for test in results["tests"]) == len(CAN_FAIL) + 3
     # The network's gradient is wrong only because of the bias, which is charged once.
-    assert sum(test["score"] for test in results["tests"]) == len(CAN_FAIL) - 1
-    assert "18 of 22 points" in process.stdout
+    assert "18 of 22 points" in results["output"] and "18 of 22 points" in process.stdout
 
 
 def test_same_seed_gives_the_same_numbers_and_another_one_others(tmp_path):
     sources = wrong.sources(mutant("bias gradient averaged"))
-
-    def got(seed):
-        return run_row("bias gradient", sources, seed=seed)["got"]
-
-    assert got(5) == got(5) != got(6)
+    five, again, six = (run_row("bias gradient", sources, seed=n)["got"] for n in (5, 5, 6))
+    assert five == again != six
     assert runner.grade(tmp_path)["seed"] != runner.grade(tmp_path)["seed"]
 
 
@@ -120,11 +116,6 @@ def test_control_characters_reach_neither_terminal_nor_files(tmp_path):
 
 
 def test_not_finite_numbers_are_written_as_valid_json(tmp_path):
-    report = grade(tmp_path, wrong.sources(mutant("no maximum subtracted")))
-    runner.save_json(report, tmp_path / "report.json")
-
-    def refuse(name):
-        raise ValueError(f"{name} is not JSON")
-
-    rows = json.loads((tmp_path / "report.json").read_text(), parse_constant=refuse)["rows"]
-    assert [row["got"] for row in rows if row["row"] == "numerically stable"] == ["nan"]
+    runner.save_json({"got": math.nan, "expected": -math.inf}, tmp_path / "report.json")
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report == {"got": "nan", "expected": "-inf"}

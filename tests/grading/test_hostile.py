@@ -1,6 +1,7 @@
 """A submission that misbehaves gets a complete report in time, and leaves nothing behind."""
 
 import contextlib
+import functools
 import os
 import socket
 import subprocess
@@ -19,10 +20,8 @@ from grading.helpers import (
     CAN_FAIL,
     RIGHT,
     both_ways,
-    diagnosis,
     failed,
     failure_of_act,
-    grade,
     listing,
     mutant,
     needs_bwrap,
@@ -160,7 +159,7 @@ def test_no_patch_changes_a_verdict(tmp_path, sandbox):
     changes = [piece for one in bad for piece in one.changes]
     sources = wrong.sources(wrong.wrong("all of them", set(), "", *changes))
     rows = set().union(*(one.rows for one in bad))
-    assert failed(grade(tmp_path, on_top(LIES, sources), sandbox=sandbox)) == rows
+    assert failed(runner.grade(write(tmp_path, on_top(LIES, sources)), sandbox=sandbox)) == rows
 
 
 def message(text, data=b""):
@@ -184,7 +183,7 @@ def test_forged_messages_fail_every_row(tmp_path, data):
         f"    try: os.write(descriptor, {data!r})\n"
         "    except OSError: pass"
     )
-    assert failed(grade(tmp_path, on_top(code))) == CAN_FAIL
+    assert failed(runner.grade(write(tmp_path, on_top(code)))) == CAN_FAIL
 
 
 HUGE = {
@@ -437,13 +436,14 @@ def test_call_that_is_lost_at_extreme_values_alone_fails_that_row(says):
     assert says in failures[0]["diagnosis"]
 
 
-def test_what_takes_too_long_in_all_is_over(tmp_path):
+def test_what_takes_too_long_in_all_is_over():
     """The rows after the limit say why they were not checked."""
     spin = "(self, x):\n        while True: pass\n"
     sources = RIGHT | {"modules.py": RIGHT["modules.py"].replace("(self, x):\n", spin)}
-    report = grade(tmp_path, sources, call_limit=1, all_limit=1.5)
-    assert failed(report) >= {"linear forward", "softmax value", "network output"}
-    assert "too long in all" in diagnosis(report, "network output")
+    start = functools.partial(runner.in_child, call_limit=1, all_limit=1.5)
+    rows = run_rows(sources, start=start)
+    assert failed(rows) >= {"linear forward", "softmax value", "network output"}
+    assert "too long in all" in rows["network output"]["diagnosis"]
 
 
 # A machine that is busy
