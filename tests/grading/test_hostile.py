@@ -170,8 +170,6 @@ FRAMES = {
     "the next answers": b"".join(message(b"%d\n0\nanswer" % i) for i in range(9)),
     "an endless length": b"\xff" * 64,
     "endless numbers": message(b"9" * 50_000),
-    "no lines": message(b""),
-    "more arrays than forms": message(b"0\n7\nanswer"),
 }
 
 
@@ -187,7 +185,6 @@ def test_forged_messages_fail_every_row(tmp_path, data):
 
 
 HUGE = {
-    "many entries": "return np.zeros((4_000_000, 1, 1), np.int8)",
     "many dimensions": "return np.zeros((1,) * 30)",
     "columns": "return np.zeros((10_000, 1) if x.flat[0] > 0 else (1, 10_000))",
 }
@@ -307,14 +304,12 @@ def test_root_of_a_container_can_grade(tmp_path):
 IMPORTS = {  # of each pair, the first is modules.py, and the second mlp_numpy.py
     "def broken(:": "SyntaxError",
     "import no_such_package": "No module named 'no_such_package'",
-    "raise SystemExit(0)": "raised SystemExit",
-    "input('name? ')": "EOFError",
     "x = 1 / 0": "division by zero (modules.py, line 1)",
+    "input('name? ')": "EOFError",
     "raise BaseException": "raised BaseException",
+    "class E(Exception):\n    def __str__(self): 1 / 0\nraise E": "raised E",
     "from mlp_numpy import MLP": "circular import",
     "from modules import ELUModule": "circular import",
-    "class E(Exception):\n    def __str__(self): 1 / 0\nraise E": "raised E",
-    "raise KeyboardInterrupt": "raised KeyboardInterrupt",
 }
 
 
@@ -463,7 +458,6 @@ class Family:
 @pytest.mark.parametrize(
     ("state", "share", "says"),
     [
-        ("R", 1.0, "takes more than 2 s of processor time"),
         ("R", 0.01, "takes more than 2 s of processor time"),  # beside a hundred others
         ("S", 0.01, "takes more than 2 s of processor time"),  # another of its threads runs
         ("S", 0.0, "waits"),
@@ -515,26 +509,20 @@ def test_time_that_is_used_up_while_a_process_starts_is_the_submissions(monkeypa
         process.Child(False, process.Budget())
 
 
-@pytest.fixture
-def open_folder():
-    """One that every user may enter, for a killed grader leaves a folder."""
-    with tempfile.TemporaryDirectory() as path:
-        os.chmod(path, 0o755)
-        yield Path(path)
-
-
 @both_ways
 @linux_only
-def test_submission_ends_with_a_grader_that_is_killed(open_folder, sandbox):
+def test_submission_ends_with_a_grader_that_is_killed(sandbox):
     mark = f"{MARK}{sandbox:d}"
     code = f"import ctypes, time; ctypes.CDLL(None).prctl(15, b'{mark}'); time.sleep(600)"
-    folder = str(write(open_folder / "submission", on_top(code)))
-    command = f"from grading import runner; runner.grade({folder!r}, sandbox={sandbox})"
-    with subprocess.Popen(
-        [sys.executable, "-c", command],
-        cwd=ROOT / "tests",
-        env=os.environ | {"TMPDIR": str(open_folder)},
-    ) as grader:
-        wait_for(lambda: processes_like(mark))
-        grader.kill()
-    wait_for(lambda: not processes_like(mark))
+    with tempfile.TemporaryDirectory() as place:
+        os.chmod(place, 0o755)  # the submission runs in there, and may be another user's
+        folder = str(write(Path(place) / "submission", on_top(code)))
+        command = f"from grading import runner; runner.grade({folder!r}, sandbox={sandbox})"
+        with subprocess.Popen(
+            [sys.executable, "-c", command],
+            cwd=ROOT / "tests",
+            env=os.environ | {"TMPDIR": place},
+        ) as grader:
+            wait_for(lambda: processes_like(mark))
+            grader.kill()
+        wait_for(lambda: not processes_like(mark))
