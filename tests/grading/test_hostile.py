@@ -327,13 +327,18 @@ def test_modules_that_hang_say_so():
     assert "takes more than 0.6 s of processor time" in sentence and "train" in sentence
 
 
-def test_mlp_that_ends_the_process_fails_its_own_rows():
-    sources = RIGHT | {"mlp_numpy.py": "import os; os._exit(0)"}
-    rows = run_rows(sources, start=runner.in_child)
-    says = "importing mlp_numpy.py ends the Python process"
-    assert {name: rows[name]["diagnosis"] for name in failed(rows)} == dict.fromkeys(
-        ("network output", "network gradient", "initialisation trains"), says
-    )
+MLPS = {  # what there is beside modules.py
+    "there is no mlp_numpy.py: found modules.py": {},
+    "importing mlp_numpy.py ends the Python process": {"mlp_numpy.py": "import os; os._exit(0)"},
+}
+
+
+@pytest.mark.parametrize("says", MLPS)
+def test_mlp_that_is_missing_or_ends_the_process_fails_its_own_rows(tmp_path, says):
+    report = runner.grade(write(tmp_path, {"modules.py": RIGHT["modules.py"]} | MLPS[says]))
+    said = {row["row"]: row["diagnosis"] for row in report["rows"] if not row["passed"]}
+    rows = ("network output", "network gradient", "initialisation trains")
+    assert said == dict.fromkeys(rows, says)
 
 
 # Calls that go wrong
