@@ -117,9 +117,9 @@ def test_nothing_in_an_archive_leads_out_of_it_or_costs_more_than_its_limits(tmp
     inner = PLAIN
     for depth in range(folder.ARCHIVES + 1):
         inner = {"a.zip": pack(tmp_path / "deep" / f"{depth}.zip", inner).read_bytes()}
-    said = [folder.take(folder.files_in(tmp_path / n)).errors for n in ("paths", "large")]
-    assert said[0]["modules"] == "there is no modules.py: found no file"
-    assert said[1]["modules"] == "modules.py is not read: it has more than 1 MiB"
+    paths, large = (folder.take(folder.files_in(tmp_path / n)) for n in ("paths", "large"))
+    assert paths.errors["modules"] == "there is no modules.py: found no file"
+    assert large.errors["modules"] == "modules.py is not read: it has more than 1 MiB"
     top = {"all.zip": folder.files_in(tmp_path / "deep")[f"{folder.ARCHIVES}.zip"]}
     assert "there is no modules.py" in folder.take(top).errors["modules"]
     monkeypatch.setattr(folder, "ARCHIVES_LIMIT", 1 << 20)

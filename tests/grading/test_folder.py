@@ -257,15 +257,13 @@ WEIGHTS = {
     "row,points\nELU valu,2\n": "there is no row 'ELU valu'; the rows are linear forward,",
     **{f"row,points\nELU value,{bad}\n": ONE for bad in ("x", "-1", "inf", "1\nELU value,1")},
     **dict.fromkeys(["ELU value,2\n", "", "\udcff"], "its first line must be row,points"),
-    None: "No such file",
 }
 
 
 @pytest.mark.parametrize(("text", "says"), WEIGHTS.items())
 def test_unusable_weights_are_usage_errors(tmp_path, text, says):
-    if text is not None:
-        (tmp_path / "weights.csv").write_text(text, errors="surrogateescape")
-    with pytest.raises((ValueError, OSError), match=says):
+    (tmp_path / "weights.csv").write_text(text, errors="surrogateescape")
+    with pytest.raises(ValueError, match=says):
         feedback.read_weights(tmp_path / "weights.csv")
 
 
