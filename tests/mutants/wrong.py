@@ -295,9 +295,6 @@ WRONG = [
           SLOPE, SLOPE.replace("1.0, ", "1.0, self.low * ")),
     # Initial weights
     wrong("weights of size 1e-300", {START}, "e-300", INIT, INIT + " * 1e-296"),
-    wrong("biases of -1000", {START}, "1e+03",
-          '"bias": np.zeros((1, out_features)),\n        }\n        self.grads',
-          '"bias": np.full((1, out_features), -1e3),\n        }\n        self.grads'),
     wrong("units alike", {START}, "the same weights", INIT,
           "np.ones((out_features, 1)) * np.random.default_rng().normal(0, 0.1, in_features)"),
     wrong("seed in a constructor", {START}, "seed in a constructor", INIT,
