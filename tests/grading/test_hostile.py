@@ -345,7 +345,7 @@ RAISES = {
     "return np.zeros(10**7)": "more arrays than can be sent",
     "return np.zeros((10_000, 1))": "gives an array of the shape (10000, 1)",
     "return np.zeros((1,) * 30)": "gives an array of the shape (1, 1,",
-    "raise ValueError('\\x1b[31m' + 'x' * 10**6)": "?[31mxxx",
+    "raise ValueError('\\x1b[31m\\u202e\\udcff' + 'x' * 10**6)": "?[31m??xxx",
 }
 
 
