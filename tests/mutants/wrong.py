@@ -105,18 +105,14 @@ WRONG = [
     wrong("layers reversed in place", {NG, CACHES, INPUTS}, "", "in reversed(self.layers):",
           "in self.layers.reverse() or self.layers:"),
     wrong("parameters shared by the class", {NO, NG, CACHES, START}, "",
-          "    def __init__(self, in_features, out_features):\n        self.params = {",
-          "    params = {}\n\n    def __init__(self, in_features, out_features):\n"
-          "        self.params.update({",
-          '            "bias": np.zeros((1, out_features)),\n        }\n        self.grads',
-          '            "bias": np.zeros((1, out_features)),\n        })\n        self.grads'),
+          "class LinearModule:\n", "class LinearModule:\n    shared = {}\n\n", "self.grads = {",
+          "self.shared.update(self.params); self.params = self.shared\n        self.grads = {"),
     wrong("cache of the class", {NG, CACHES}, "", KEEP, "LinearModule.x = x\n        out = x @"),
     wrong("loss gradient takes S from its last call", {CACHES}, "samples after one of", LOSS_DX,
           "n = getattr(self, 'n', len(x)); self.n = len(x)\n        dx = -(y / x) / n"),
     wrong("clear_cache clears the parameters", {CACHES}, "after clear_cache()",
-          "    def forward(self, x):\n        " + KEEP,
-          "    def clear_cache(self):\n        self.params['weight'][:] = 0\n\n"
-          "    def forward(self, x):\n        " + KEEP),
+          "class LinearModule:\n", "class LinearModule:\n    def clear_cache(self):\n"
+          "        self.params['weight'][:] = 0\n\n"),
     wrong("one ELU for all layers", {NG}, "one ELUModule is used", "self.layers = []",
           "self.layers = []\n        elu = ELUModule()", "append(ELUModule())", "append(elu)"),
     # ELU
@@ -186,9 +182,8 @@ WRONG = [
           BACK + "\n        for layer in self.layers[::2]:\n"
           "            for key in layer.params:\n"
           "                layer.grads[key] = layer.grads[key] + 0.01 * layer.params[key]"),
-    wrong("logits clipped in the network", {STABLE}, "MLP with biases", "from modules",
-          "import numpy as np\nfrom modules", "            out = layer.forward(out)",
-          "            out = layer.forward(np.clip(out, -50, 50))"),
+    wrong("logits clipped in the network", {STABLE}, "MLP with biases", "layer.forward(out)",
+          "layer.forward(out.clip(-50, 50))"),
     wrong("inputs float32", {FLOAT64}, "MLP", "out = x\n", "out = x.astype('float32')\n"),
     wrong("weights zero", {START}, "start at 0", INIT, "np.zeros((out_features, in_features))"),
     wrong("weights nan", {START}, "not finite", INIT, "np.sqrt(" + INIT + ")"),
@@ -197,8 +192,8 @@ WRONG = [
           OUT.replace('"].T', '"].T.astype(np.float32)')),
     # What is kept from the first use
     wrong("weight copied in the first forward", {F, NO, NG}, "keeps a copy", OUT,
-          'if not hasattr(self, "W"):\n            self.W = self.params["weight"].T.copy()\n'
-          '        out = x @ self.W + self.params["bias"]'),
+          'self.W = getattr(self, "W", self.params["weight"].copy())\n'
+          '        out = x @ self.W.T + self.params["bias"]'),
     wrong("weight copied in the first backward", {X, NG}, "keeps a copy", DX,
           'self.W = getattr(self, "W", self.params["weight"].copy()); dx = dout @ self.W'),
     wrong("linear keeps its first input while the shape stays", {NG, CACHES}, "", KEEP,
@@ -306,7 +301,7 @@ WRONG = [
           "x = self.x\n        slope = (self.forward(x + 1e-6) - self.forward(x - 1e-6)) / 2e-6\n"
           "        self.x = x"),
     wrong("products by torch", {F, W, B, X, NO, NG, NUMPY}, "", IMPORT, IMPORT + "import torch\n",
-          OUT, OUT.replace("x @", "torch.tensor(x).numpy() @"), base="textbook"),
+          OUT, OUT.replace("x @", "torch.tensor(x).numpy() @")),
 ]
 
 # Right versions that differ in one thing that the assignment leaves open.
@@ -347,8 +342,7 @@ VARIANTS = [
     wrong("alpha of the MLP", {NO, CV, CG}, "", "alpha=1.0", "alpha=0.5", base="later_years"),
     wrong("slots", {STABLE}, "", "class MLP:\n", 'class MLP:\n    __slots__ = ("layers",)\n\n'),
     wrong("array of layers", {STABLE}, "", "from modules", "import numpy as np\nfrom modules",
-          APPEND_SOFTMAX,
-          APPEND_SOFTMAX + "        self.layers = np.array(self.layers, dtype=object)\n"),
+          APPEND_SOFTMAX, APPEND_SOFTMAX + "        self.layers = np.array(self.layers, object)\n"),
     wrong("forward computed again in backward", {STABLE}, "", "slope = np",
           "self.forward(self.x)\n        slope = np"),
     wrong("weights N(0, 1)", {STABLE}, "", INIT, INIT + " * 1e4"),
