@@ -1,5 +1,6 @@
 """The grading part fails every wrong version in the right row, and passes every right one."""
 
+import ast
 import re
 
 import pytest
@@ -88,15 +89,12 @@ def test_verdicts_are_the_same_in_a_child_process():
 
 def blank(text, keep=()):
     """The text with the bodies of all methods taken out, but for those of the classes to keep."""
-    lines, kept = [], False
-    for line in text.splitlines():
-        if line.startswith("class "):
-            kept = line[6:].rstrip(":") in keep
-        if kept or not line.startswith("        "):
-            lines.append(line)
-        if not kept and line.startswith("    def "):
-            lines.append("        raise NotImplementedError('question 1')")
-    return "\n".join(lines)
+    tree = ast.parse(text)
+    for node in tree.body:
+        if isinstance(node, ast.ClassDef) and node.name not in keep:
+            for method in node.body:
+                method.body = ast.parse("raise NotImplementedError('question 1')").body
+    return ast.unparse(tree)
 
 
 @pytest.mark.parametrize("keep", [None, *OWN_ROWS])
