@@ -7,10 +7,11 @@ import signal
 import subprocess
 import sys
 import types
+from pathlib import Path
 
 import grade
 import pytest
-from common import HANG, ROOT, wait_for
+from common import HANG, wait_for
 from mutants import wrong
 
 from grading import feedback
@@ -19,7 +20,7 @@ from grading.helpers import CAN_FAIL, RIGHT, listing, mutant, on_top, with_elu, 
 from grading.process import sandbox_starts
 from grading.test_delivery import pack
 
-SCRIPT = ROOT / "tests" / "grade.py"
+SCRIPT = Path(grade.__file__)
 AVERAGED = wrong.sources(mutant("bias gradient averaged"))
 COLUMNS = ["submission", "passed", "points", "out of", *(row.name for row in ROWS), "seconds"]
 COLUMNS += ["seed", "failed rows", "folder"]
