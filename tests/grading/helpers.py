@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from mutants import wrong
 
-from grading import checks, runner, worker
+from grading import checks, worker
 from grading.checks import EFFICIENCY, ROWS
 from grading.diagnosis import Failure
 from grading.process import sandbox_starts
@@ -68,10 +68,6 @@ def failure_of_act(submission, number=0, limit=None):
     return sentence
 
 
-def grade(folder, sources, **options):
-    return runner.grade(write(folder, sources), **options)
-
-
 class Inside(worker.Session):
     """A submission in this process, which is quick to start: two modules that are not on disk."""
 
@@ -90,9 +86,6 @@ class Inside(worker.Session):
 
     def _import(self, name, *rest):
         return self.namespaces.get(name) or super()._import(name, *rest)
-
-    def end(self):
-        pass
 
 
 def in_this_process(sources):
@@ -115,11 +108,6 @@ def failed(report):
     rows = report["rows"] if "rows" in report else report.values()
     assert [row["row"] for row in rows] == [row.name for row in ROWS]
     return {row["row"] for row in rows if not row["passed"]}
-
-
-def diagnosis(report, name):
-    (row,) = (row for row in report["rows"] if row["row"] == name)
-    return row["diagnosis"]
 
 
 def listing(folder):

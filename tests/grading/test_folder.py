@@ -6,13 +6,12 @@ import os
 import signal
 import subprocess
 import sys
-import time
 import types
 from pathlib import Path
 
 import grade
 import pytest
-from common import HANG
+from common import HANG, wait_for
 from mutants import wrong
 
 from grading import feedback
@@ -21,7 +20,7 @@ from grading.helpers import CAN_FAIL, RIGHT, listing, mutant, on_top, with_elu, 
 from grading.process import sandbox_starts
 from grading.test_delivery import pack
 
-SCRIPT = Path(__file__).parents[1] / "grade.py"
+SCRIPT = Path(grade.__file__)
 AVERAGED = wrong.sources(mutant("bias gradient averaged"))
 COLUMNS = ["submission", "passed", "points", "out of", *(row.name for row in ROWS), "seconds"]
 COLUMNS += ["seed", "failed rows", "folder"]
@@ -210,8 +209,7 @@ def test_interrupted_work_goes_on_where_it_stopped(tmp_path, moment):
     write(folder / "waits", WAITS)
     if moment == "as one waits":
         process = start(folder, grades)
-        while process.poll() is None and not (grades.exists() and "bob" in grades.read_text()):
-            time.sleep(0.01)
+        wait_for(lambda: process.poll() or grades.exists() and "bob" in grades.read_text())
         process.send_signal(signal.SIGINT)
     else:
         process = start(folder, grades, program=("-c", AT_FORK, *ANYHOW))
@@ -260,15 +258,13 @@ WEIGHTS = {
     "row,points\nELU valu,2\n": "there is no row 'ELU valu'; the rows are linear forward,",
     **{f"row,points\nELU value,{bad}\n": ONE for bad in ("x", "-1", "inf", "1\nELU value,1")},
     **dict.fromkeys(["ELU value,2\n", "", "\udcff"], "its first line must be row,points"),
-    None: "No such file",
 }
 
 
 @pytest.mark.parametrize(("text", "says"), WEIGHTS.items())
 def test_unusable_weights_are_usage_errors(tmp_path, text, says):
-    if text is not None:
-        (tmp_path / "weights.csv").write_text(text, errors="surrogateescape")
-    with pytest.raises((ValueError, OSError), match=says):
+    (tmp_path / "weights.csv").write_text(text, errors="surrogateescape")
+    with pytest.raises(ValueError, match=says):
         feedback.read_weights(tmp_path / "weights.csv")
 
 
