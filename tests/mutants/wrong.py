@@ -137,6 +137,8 @@ WRONG = [
     wrong("slope of the output", {EG, NG}, "exp of the output",
           "self.x = x\n        out = np.where", "out = np.where", "- 1)\n        return out",
           "- 1)\n        self.x = out\n        return out"),
+    wrong("ELU in place", {EG, NG, INPUTS}, "exp of the output", ELU,
+          "x[x < 0] = np.exp(x[x < 0]) - 1; out = x"),
     wrong("masked ELU overflows", {STABLE}, "", SLOPE,
           "slope = (self.x >= 0) + (self.x < 0) * np.exp(self.x)"),
     wrong("ELU float32", {FLOAT64}, "float32", ELU, "x = x.astype(np.float32); " + ELU),
