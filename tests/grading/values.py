@@ -506,9 +506,11 @@ def _loss_gradient_mistakes(x, y):
     """Hypotheses and factors."""
     samples, classes = x.shape
     fused = "fused: (x - y) is the gradient of softmax and cross entropy together"
+    inside = "softmax is applied inside once more"
     hypotheses = [
         ((x - y) / samples, fused),
         (x - y, f"{fused}, and the 1/S is missing"),
+        ((reference.softmax(x) - y) / samples, f"{inside}: that is the gradient for logits"),
         ((x - y) / (x * (1 - x)) / samples, "that of the binary cross entropy"),
         (-y / samples, "the division by x is missing"),
         (-y * x / samples, "multiplied by x instead of divided"),

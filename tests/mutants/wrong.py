@@ -174,6 +174,8 @@ WRONG = [
     wrong("binary cross entropy", {CV}, "binary", "y * np.log(x)",
           "y * np.log(x) + (1 - y) * np.log(1 - x)"),
     wrong("fused loss gradient", {CG, NG}, "fused", LOSS_DX, "dx = (x - y) / x.shape[0]"),
+    wrong("softmax inside the loss gradient", {CG, NG}, "softmax is applied inside", LOSS_DX,
+          "p = np.exp(x) / np.exp(x).sum(1, keepdims=True); dx = (p - y) / x.shape[0]"),
     wrong("loss gradient summed over the classes", {CG, NG}, "has the shape", LOSS_DX,
           LOSS_DX + "; dx = dx.sum(axis=1)"),
     wrong("loss with softmax inside", {CV}, "softmax is applied inside", LOSS,
