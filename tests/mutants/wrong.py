@@ -186,7 +186,7 @@ WRONG = [
     wrong("loss writes the floor into x", {INPUTS}, "writes into x", LOSS,
           "x[x < 1e-12] = 1e-12; " + LOSS),
     # Network
-    wrong("no softmax", {NO, NG}, "softmax at the end is missing", APPEND_SOFTMAX, ""),
+    wrong("no softmax", {NO, NG}, "at the end is missing (layers of", APPEND_SOFTMAX, ""),
     wrong("ELU before the softmax", {NO, NG}, "ELU before", APPEND_SOFTMAX,
           "        self.layers.append(ELUModule())\n" + APPEND_SOFTMAX),
     wrong("no ELU", {NO, NG}, "no ELU", APPEND_ELU, ""),
