@@ -83,7 +83,11 @@ def as_array(what, value):
     if isinstance(value, StandIn):
         raise Fault(f"{what} gives a stand-in for {value.__name__}, and not what NumPy computes")
     if type(value) is not np.ndarray:
-        value = call(what, np.array, value)
+        kind = type(value).__name__
+        try:
+            value = call(what, np.array, value)
+        except Fault:
+            raise Fault(f"{what} gives a {kind} that is no array of numbers") from None
     if value.dtype.kind not in "fiub":
         raise Fault(f"{what} gives {type(value).__name__} of {value.dtype}, not real numbers")
     native = value.dtype.newbyteorder("=")
