@@ -124,7 +124,7 @@ def test_a_notebook_runs_with_its_constants_and_without_the_cells_that_try_it_ou
 
 
 UNCLEAR = {
-    "none": ({"report.pdf": "", "code.rar": ""}, "there is no modules.py: found code.rar and rep"),
+    "none": ({"report.pdf": "", "code.rar": ""}, "found code.rar (only zips are opened)"),
     "empty": ({"x/.keep": ""}, "there is no modules.py: found x/.keep"),
     "two": ({"modules (1).py": "1", "modules (2).py": "2"}, "found modules (1).py and modules (2)"),
     "equal": ({"a/modules.py": "1", "b/modules.py": "2"}, "found a/modules.py and b/modules.py"),
