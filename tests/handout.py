@@ -80,6 +80,8 @@ def files():
     for name in dict.fromkeys(row[0] for row in BLANKS):
         text = (ROOT / name).read_text(encoding="utf-8")
         result[name] = blank(text, [row for row in BLANKS if row[0] == name]).encode()
+    of_tests = "tests/README.md"  # without what it says about files that stay here
+    result[of_tests] = result[of_tests].partition(b"\n## How good it is")[0]
     return result | {"README.md": Path(__file__).with_suffix(".md").read_bytes()}
 
 

@@ -69,6 +69,13 @@ def test_filled_with_the_solution_it_is_the_package_again(name):
     assert plain(filled(name)) == plain(ast.parse((ROOT / name).read_text()))
 
 
+def test_no_page_speaks_of_tests_that_are_not_handed_out():
+    for name in ("README.md", "tests/README.md"):
+        paths = set(re.findall(r"tests/[\w/.]*\w", FILES[name].decode())) - {"tests/handout.py"}
+        assert paths and not [path for path in paths if path not in FILES]
+        assert "-m slow" not in FILES[name].decode()
+
+
 def python(folder, *arguments):
     return subprocess.run(
         [sys.executable, *arguments], cwd=folder, capture_output=True, text=True, timeout=HANG

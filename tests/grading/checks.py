@@ -49,7 +49,8 @@ def run_all(submission, seed=0, rows=ROWS):
     rows = [run(row, submission, seed) for row in rows]
     failed = {row["row"] for row in rows if row["cell"] == FAILED}
     for row in rows:
-        row["follows"] = [name for name in row["follows"] if name in failed - {row["row"]}]
+        others = dict.fromkeys(name for name in row["follows"] if name in failed - {row["row"]})
+        row["follows"] = list(others)
     return rows
 
 

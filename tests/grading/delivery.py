@@ -5,10 +5,10 @@ import re
 from collections import defaultdict
 from functools import partial
 
-from .folder import LINK, PASSED_OVER, ROLE, files_in, listed, open_file, zip_members
+from .folder import LINK, PACKED, PASSED_OVER, ROLE, files_in, listed, open_file, zip_members
 
 # Loose files that may be all that somebody has handed in; others say nothing about whose they are.
-WORK = (".py", ".py.txt", ".ipynb", ".rar", ".7z", ".tar", ".gz", ".tgz")
+WORK = (".py", ".py.txt", ".ipynb", *PACKED)
 
 
 def submissions(path):

@@ -50,7 +50,7 @@ def case(phrase="", follows=()):
     try:
         yield
     except Failure as failure:
-        failure.sentence += f",{phrase}" if phrase else ""
+        failure.sentence += phrase if phrase.startswith(" (") else f",{phrase}" if phrase else ""
         failure.follows += follows
         raise
 

@@ -21,6 +21,9 @@ LOOK_AT = {
     "float64 kept": "dtype and astype",
 }
 PATH = re.compile(r"(?<![\w.])(?:/[^\s/'\"<>:;,]+)+/(?=[^\s/])")  # all of a path but the last name
+# A diagnosis that says by itself where to look.
+NO = r"(class|dict|entry|linear layer|method)"
+PLACED = re.compile(rf"line \d+\)|^importing|has no {NO}|there is no |is not (plain|read)")
 
 
 def read_weights(path):
@@ -77,10 +80,12 @@ def _share(row, checked):
 
 def _advice(row, checked):
     """Where a student looks for what a row says."""
-    if row["cell"] != FAILED or not checked or row["diagnosis"].startswith("importing"):
+    if row["cell"] != FAILED or not checked:
         return ""
     if row["follows"]:
         return f"Mend {' and '.join(map(repr, row['follows']))} first: this row keeps its points."
+    if PLACED.search(row["diagnosis"]):
+        return ""
     method = "backward" if row["row"].endswith("gradient") else "forward"
     first = row["row"].partition(" ")[0]
     return f"Look at {LOOK_AT.get(row['row']) or f'{CLASSES[CLASS[first]]}.{method}'}."

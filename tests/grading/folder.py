@@ -21,6 +21,7 @@ PASSED_OVER = {".venv", "venv", "site-packages", ".ipynb_checkpoints", "__MACOSX
 PASSED_OVER |= {"__pycache__", "node_modules"}
 FILE_LIMIT, ALL_LIMIT = 1 << 20, 8 << 20  # bytes of one file, and of all that modules may import
 ARCHIVES, ARCHIVES_LIMIT = 20, 256 << 20  # how many are opened in one submission; their bytes
+PACKED = (".rar", ".7z", ".tar", ".gz", ".tgz", ".bz2", ".xz")  # archives that are not opened
 
 # What a file is called that stands for modules.py or mlp_numpy.py: `ann_123_modules.py`,
 # `modules-1.py`, `modules (1).py`, `Modules.py`, `modules.py.txt`; but not `train_mlp_numpy.py`.
@@ -162,6 +163,8 @@ def _unpack(files):
         if PASSED_OVER & set(path.split("/")[:-1]):
             continue
         found[path] = function
+        if path.lower().endswith(PACKED):
+            unopened[path] = "only zips are opened"
         if path.lower().endswith(".zip") and opened < ARCHIVES:
             opened += 1
             data, unopened[path] = _read(function, ARCHIVES_LIMIT - size)

@@ -108,7 +108,7 @@ def table(report, width=100):
         return [title, summary(report)]
     wide, wrap = max(width, 60), textwrap.wrap
     name_width, cell_width = (max(len(row[key]) for row in rows) for key in ("row", "cell"))
-    lines = [title, head(report), *wrap(report["note"], wide)]
+    lines, said = [title, head(report), *wrap(report["note"], wide)], {}
     for kind, of_kind in itertools.groupby(rows, lambda row: row["kind"]):
         lines.append(kind + (" (remarks only)" if kind == EFFICIENCY else ""))
         for row in of_kind:
@@ -116,7 +116,9 @@ def table(report, width=100):
             start = f"  {row['question']:<5}  {row['row']:<{name_width}}  {word:<{cell_width}}  "
             if "points" in row:
                 start += f"{row['points']:g}/{row['out of']:g}".ljust(6)
-            lines += wrap(start + explanation(row), wide, subsequent_indent=" " * len(start))
+            first = said.setdefault(row["diagnosis"] or row["row"], row["row"])
+            says = explanation(row) if first == row["row"] else f"the same as in '{first}'"
+            lines += wrap(start + says, wide, subsequent_indent=" " * len(start))
     return [*lines, summary(report)]
 
 

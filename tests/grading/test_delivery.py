@@ -8,8 +8,8 @@ import pytest
 
 from grading import folder
 from grading.delivery import submissions
-from grading.helpers import RIGHT, write
-from grading.notebook import CLASSES
+from grading.helpers import RIGHT, failed, run_rows, write
+from grading.notebook import CLASSES, sources
 
 MODULES, MLP = RIGHT["modules.py"], RIGHT["mlp_numpy.py"]
 CELLS = ["%matplotlib inline\n!pip install x\nfrom google.colab import drive", MODULES, MLP]
@@ -93,8 +93,36 @@ def test_what_is_plain_is_taken(tmp_path, way, packed):
     assert bool(taken.note) == (way != "folder" or place != ".")
 
 
+# A right solution, its constants in cells of their own, and cells that try it out.
+ALSO = """
+rng, SIZE = np.random.default_rng(0), 0.0001
+TINY: float = np.finfo(float).tiny
+HALF = [0.5 * n for n in (1, 2)]
+FLOOR = HALF[1] * TINY
+floored = lambda x: np.maximum(x, FLOOR)
+"""
+TRIED = """
+x = 5
+x = rng.normal(size=(4, 3))
+layer = LinearModule(3, 2)
+out = layer.forward(x)
+dx = out * 2
+total = x[0]
+for slope in range(10**12):
+    b = layer.forward(x)
+exp = b + slope
+"""
+
+
+def test_a_notebook_runs_with_its_constants_and_without_the_cells_that_try_it_out():
+    ours = MODULES.removeprefix(MODULES.partition("class ")[0])
+    ours = ours.replace("np.random.default_rng().normal(0, 0.0001", "rng.normal(0, SIZE")
+    cells = "import numpy as np", ALSO, ours.replace("np.log(x)", "np.log(floored(x))"), MLP, TRIED
+    assert failed(run_rows(sources(notebook(*cells)))) == set()
+
+
 UNCLEAR = {
-    "none": ({"report.pdf": "", "code.rar": ""}, "there is no modules.py: found code.rar and rep"),
+    "none": ({"report.pdf": "", "code.rar": ""}, "found code.rar (only zips are opened)"),
     "two": ({"modules (1).py": "1", "modules (2).py": "2"}, "found modules (1).py and modules (2)"),
     "equal": ({"a/modules.py": "1", "b/modules.py": "2"}, "found a/modules.py and b/modules.py"),
     "trainer": ({"train_modules.py": ""}, "there is no modules.py: found train_modules.py"),

@@ -157,6 +157,15 @@ def test_text_can_be_handed_back(course):
         assert str(course.folder) not in path.read_text() and "/no/such" not in path.read_text()
 
 
+def test_a_diagnosis_stands_once_and_no_other_place_where_it_names_one(course):
+    for name, says in {
+        "linear alone": "modules.py has no class ELUModule",
+        "paths": "directory: 'weights.npy' (modules.py, line 1)",
+    }.items():
+        assert says in course.text(name) and "Look at" not in course.text(name)
+    assert course.text("paths").count("the same as in 'linear forward'") == len(ROWS) - 1
+
+
 def test_every_name_is_written_and_known_again(course):
     assert set(NAMES.values()) <= set(course.lines)
     assert all(c.isprintable() or c == "\n" for c in course.out.decode("latin-1"))

@@ -58,6 +58,7 @@ def expect_caught(mutant, skip=(), **how):
     first = next(row for row in rows.values() if not row["passed"])
     assert mutant.says in first["diagnosis"]
     assert {name for row in rows.values() for name in row["follows"]} <= mutant.rows
+    assert all(len(row["follows"]) == len({*row["follows"]}) for row in rows.values())
     charged = [name for name in mutant.rows if not rows[name]["follows"]]
     assert len(charged) == 1 or charged and mutant.name in CHARGED_FOR_SEVERAL
 

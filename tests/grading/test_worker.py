@@ -7,7 +7,7 @@ from mutants import wrong
 
 from grading import runner
 from grading.diagnosis import Failure
-from grading.helpers import RIGHT, failed, run_row, run_rows, with_elu
+from grading.helpers import RIGHT, failed, on_top, run_row, run_rows, with_elu
 from grading.worker import LENGTHS, pack, unpack
 
 WIDE = np.arange(24.0).reshape(4, 6)
@@ -184,6 +184,12 @@ def test_only_differences_and_other_packages_are_not_numpy_only(way, times):
         row = run_row("NumPy only", wrong.sources(way), seed=seed)
         assert row["passed"] == (not way.rows), row["diagnosis"]
         assert way.says in (row["diagnosis"] or "")
+
+
+def test_an_unused_import_is_a_remark_whether_the_package_is_installed_or_not():
+    sources = on_top("import cifar10_utils, pandas as pd\nfrom seaborn import lineplot")
+    row = run_row("NumPy only", sources, start=runner.in_child)
+    assert row["remarks"] == ["imports cifar10_utils, pandas, seaborn, and does not use it"]
 
 
 def test_a_module_is_gone_with_its_process_and_the_next_one_works():

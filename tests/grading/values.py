@@ -237,7 +237,6 @@ def _other_slopes(x, alpha, slope):
     for above, below, sentence in (
         (1, out, "the output instead of its derivative"),
         (1, x + alpha, "takes x + alpha for the output + alpha below 0"),
-        (1, np.exp(out), "exp of the output instead of exp of the input"),
         (1, out + 1, "takes the output + 1 for the output + alpha"),
         (1, 1, "1 everywhere: dout is passed on unchanged"),
         (x, slope, "x instead of 1 above 0"),
@@ -246,6 +245,8 @@ def _other_slopes(x, alpha, slope):
         (alpha * exp, slope, "exp(x) above 0 too, where the slope is 1"),
     ):
         yield np.where(x > 0, above, below), sentence
+    of_output = "exp of the output instead of exp of the input"  # which forward may overwrite
+    yield np.where(x > 0, 1, np.exp(out)), of_output, "inputs left alone"
     for function, sentence in _other_functions(x + 1j * reference.STEP, alpha):
         sentence = f"the derivative of another function: {sentence}"
         yield function.imag / reference.STEP, sentence, "ELU value"
@@ -505,9 +506,11 @@ def _loss_gradient_mistakes(x, y):
     """Hypotheses and factors."""
     samples, classes = x.shape
     fused = "fused: (x - y) is the gradient of softmax and cross entropy together"
+    inside = "softmax is applied inside once more"
     hypotheses = [
         ((x - y) / samples, fused),
         (x - y, f"{fused}, and the 1/S is missing"),
+        ((reference.softmax(x) - y) / samples, f"{inside}: that is the gradient for logits"),
         ((x - y) / (x * (1 - x)) / samples, "that of the binary cross entropy"),
         (-y / samples, "the division by x is missing"),
         (-y * x / samples, "multiplied by x instead of divided"),
