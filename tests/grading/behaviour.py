@@ -370,7 +370,7 @@ def numpy_only(submission, rng, kind):
     if facts["called"]:
         raise Failure(f"calls {', '.join(facts['called'])}: only NumPy may compute")
     if facts["imported"]:
-        return [f"imports {', '.join(facts['imported'])}, and does not use it"]
+        return [f"imports {', '.join(facts['imported'])} without using it"]
 
 
 @every_module
