@@ -53,8 +53,7 @@ def main(argv=None):
     )
     parser.add_argument("--no-sandbox", action="store_true", help="run strangers' code without one")
     args = parser.parse_args(argv)
-    for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="backslashreplace")
+    sys.stdout.reconfigure(errors="backslashreplace")  # standard error has it already
     with noted_signals() as signals:
         try:
             names = prepare(args)

@@ -40,7 +40,7 @@ WATCH = 0.2  # seconds from one look at the processes of a submission to the nex
 ASLEEP = 50  # looks in a row that find all of them asleep, after which they are not waited for
 
 
-@functools.lru_cache(maxsize=1)
+@functools.cache
 def sandbox_starts():
     """Whether bwrap is installed and may do all that is asked of it here."""
     with contextlib.suppress(NotGraded):
@@ -236,10 +236,9 @@ class Child:
         if self.process:
             self.process.poll()
         if self.folder:
+            # Most leave nothing there, and where no process starts, rm does not either.
             with contextlib.suppress(OSError):
-                os.rmdir(
-                    self.folder
-                )  # most leave nothing there, and it may be that no process starts
+                os.rmdir(self.folder)
                 return
             for command in (["chmod", "-R", "u+rwX"], ["rm", "-rf"]):
                 subprocess.run([*command, self.folder], stderr=subprocess.DEVNULL)
