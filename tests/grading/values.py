@@ -243,7 +243,6 @@ def _other_slopes(x, alpha, slope):
         (x, slope, "x instead of 1 above 0"),
         (0, slope, "0 instead of 1 above 0"),
         (exp, exp, "exp(x) above 0 too, where the slope is 1"),
-        (alpha * exp, slope, "exp(x) above 0 too, where the slope is 1"),
     ):
         yield np.where(x > 0, above, below), sentence
     for function, sentence in _other_functions(x + 1j * reference.STEP, alpha):
@@ -259,7 +258,6 @@ def _other_functions(x, alpha):
         (exp - 1, "alpha is left out"),
         (0 * x, "that is a ReLU"),
         (0.01 * x, "that is a leaky ReLU"),
-        (alpha * x, "the branch below 0 is linear: a leaky ReLU"),
         (alpha * exp, "the 1 is not subtracted from the exp"),
         (exp - alpha, "that is exp(x) - alpha"),
         (alpha * exp - 1, "alpha exp(x) - 1: the 1 lacks alpha"),
