@@ -6,8 +6,8 @@ import functools
 import numpy as np
 
 from . import reference, values
-from .diagnosis import Failure, case, close, expect, multiple
-from .values import COPIED, DECAY, batch_factors, draw, draw_many, draw_sizes
+from .diagnosis import Failure, case, close, expect, weight_decay
+from .values import COPIED, batch_factors, draw, draw_many, draw_sizes
 
 TOLERANCE = 1e-5  # the errors of several layers add up
 LOSS_TOLERANCE = 1e-4  # and an epsilon of 1e-8 is only a remark
@@ -200,7 +200,7 @@ def _expect_gradients(what, got, expected, layers, hypotheses, factors=(), toler
             if not close(got[i][j], layer[j], tolerance):
                 text = f"{what} with respect to the {name} of layer {i + 1} of {len(expected)}"
                 mistakes = [(grads[i][j], *sentence) for grads, *sentence in hypotheses]
-                mistakes += multiple(got[i][j], layer[j], layers[i][j], DECAY)
+                mistakes += weight_decay(got[i][j], layer[j], layers[i][j])
                 expect(text, got[i][j], layer[j], mistakes, factors, tolerance)
 
 
