@@ -175,11 +175,9 @@ def work(args, name, writer):
     signal.alarm(PATIENCE)
     try:
         found, _ = submissions(args.submissions)  # anew: in a zip, processes would share a place
-        answer = runner.grade(folder.printable(name), args.seed, args.sandbox, found[name]())
+        answer = runner.grade(folder.printable(name), args.seed, args.sandbox, found[name])
     except KeyboardInterrupt:
         return
-    except OSError as error:
-        answer = f"it is not read: {error.strerror or error}"
     except Exception as error:  # too many processes, say
         answer = f"it could not be graded: the grader {describe(error)}"
     writer.send_bytes(json.dumps(answer).encode())
