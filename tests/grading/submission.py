@@ -272,16 +272,6 @@ class Module:
         self.id, self.takes_alpha = int(number), parameter in ALPHA_NAMES
         self.layers, self.faults, self.calls = [], set(), collections.deque(maxlen=8)
 
-    @property
-    def remarks(self):
-        """About the style of its parameters."""
-        return {remark for layer in self.layers for remark in layer.remarks}
-
-    @property
-    def scalars(self):
-        """The parameters that start as a single number."""
-        return {part for layer in self.layers for part in layer.scalars}
-
     def ask(self, what, operation, arrays=(), **fields):
         if self.submission.process is not self.process:
             raise Failure(f"{self.name} has gone with its process")
@@ -402,7 +392,7 @@ class Layer:
     """A linear layer, seen with the weight (N, M) and the bias (N,).
 
     owner: the number of the object that has its parameters. keys, shapes: of its parameters, as
-    they are stored. scalars, remarks: see Module.
+    they are stored. scalars: those that start as a single number. remarks: about their style.
     """
 
     def __init__(self, owner, params, in_features, out_features, stored_in_out):
