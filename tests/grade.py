@@ -99,6 +99,8 @@ def prepare(args):
             "there is no sandbox, because bubblewrap (bwrap) does not start here, and submissions "
             "could do whatever you can: install it, or add --no-sandbox"
         )
+    if (args.seed or 0) < 0:
+        raise ValueError("--seed must be 0 or more")
     if args.reports and args.gradescope and args.reports.resolve() == args.gradescope.resolve():
         raise ValueError("--reports and --gradescope need two folders")
     args.weights = feedback.read_weights(args.weights) if args.weights else {}
@@ -240,11 +242,11 @@ def read_lines(path):
     """The lines of an earlier run. Raises a ValueError where the file is of another kind."""
     try:
         text = path.read_text(encoding="utf-8")
+        rows = list(csv.reader(text.splitlines()))
     except FileNotFoundError:
         return []
-    except UnicodeDecodeError:
+    except (UnicodeDecodeError, csv.Error):
         raise ValueError(f"{path} is not a file of grades: name another") from None
-    rows = list(csv.reader(text.splitlines()))
     if rows and rows[0] != COLUMNS:
         raise ValueError(f"{path} has other columns: name another file")
     # A line that was cut off is graded again.

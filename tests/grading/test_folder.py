@@ -279,6 +279,8 @@ def test_unusable_weights_are_usage_errors(tmp_path, text, says):
         (".", None, [], "has no submissions: found no file"),
         ("..", "name,grade\nann,7\n", [], "has other columns"),
         ("..", "\udcff", [], "is not a file of grades"),
+        ("..", "x" * 200_000, [], "is not a file of grades"),
+        ("..", None, ["--seed", "-1"], "--seed must be 0 or more"),
         ("..", None, ["--regrade", "eve"], "there is no such submission"),
         ("..", None, ["--reports", "same", "--gradescope", "same"], "need two folders"),
     ],
