@@ -61,13 +61,13 @@ def main(argv=None):
             parser.error(folder.printable(str(error)))
         try:
             grade_all(args, names, signals)
+            write_lines(args.csv, sorted(read_lines(args.csv)))
         except OSError as error:
             print(f"the grades stop here: {folder.printable(str(error))}", file=sys.stderr)
             return 1
         if signals:
             print("interrupted: run the same command to continue", file=sys.stderr)
             return 128 + signals[0]
-        write_lines(args.csv, sorted(read_lines(args.csv)))
     return 0
 
 

@@ -233,6 +233,15 @@ def test_interrupted_work_goes_on_where_it_stopped(tmp_path, moment):
     assert len(seeds) == 1 and seeds >= {line["seed"] for line in done.values()}
 
 
+def test_grades_that_cannot_be_written_at_the_end_stop_with_a_sentence(
+    tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr(grade, "grade_all", lambda args, *_: Path(f"{args.csv}.part").mkdir())
+    write(tmp_path / "all" / "ann", {})
+    assert grade.main([str(tmp_path / "all"), str(tmp_path / "grades.csv"), *ANYHOW]) == 1
+    assert "the grades stop here: " in capsys.readouterr().err
+
+
 def test_one_submission_is_graded_again_with_its_seed(tmp_path):
     path, grades = tmp_path / "all.zip", tmp_path / "grades.csv"
     pack(path, {"export/ann/notes.txt": "", "export/bob_1_modules.py": "x"})
