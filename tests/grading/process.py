@@ -118,13 +118,10 @@ class Child:
         budget.check()
         self.budget, self.number, self.limit, self.start = budget, 0, math.inf, 0.0
         self.seconds, self.used, self.asleep, self.watched = 0.0, {}, 0, time.monotonic()
-        self.process = None
-        self.folder = None if sandbox else tempfile.mkdtemp(prefix="grading-")
+        self.process = self.folder = None
         user, processes = USER + os.getpid(), PROCESSES
         if os.getuid() != 0:
             processes += _tasks(os.getuid())
-        elif self.folder:
-            os.chown(self.folder, user, user)
         if sys.platform == "linux":  # a descendant that loses its parent becomes a child of ours
             ctypes.CDLL(None).prctl(36, 1)  # PR_SET_CHILD_SUBREAPER
         self.others = set(_family())
@@ -133,9 +130,13 @@ class Child:
         launch, worker = (str((Path("/") if sandbox else HERE) / name) for name in PROGRAMS)
         arguments = [launch, worker, PACKAGES, str(user), str(processes)]
         environment = {k: os.environ[k] for k in ("PATH", "LD_LIBRARY_PATH") if k in os.environ}
-        environment |= ONE_THREAD | dict.fromkeys(("HOME", "TMPDIR"), self.folder or INSIDE)
         try:
             with theirs:
+                if not sandbox:
+                    self.folder = tempfile.mkdtemp(prefix="grading-")
+                    if os.getuid() == 0:
+                        os.chown(self.folder, user, user)
+                environment |= ONE_THREAD | dict.fromkeys(("HOME", "TMPDIR"), self.folder or INSIDE)
                 self.process = subprocess.Popen(
                     [*(_sandbox() if sandbox else ()), sys.executable, "-I", "-B", *arguments],
                     cwd=self.folder,

@@ -505,6 +505,15 @@ def test_machine_that_starts_no_process_does_not_grade(sandbox, tmp_path, monkey
     assert not [*tmp_path.iterdir()]
 
 
+def test_machine_without_room_for_a_folder_does_not_grade(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "full"))
+    with (
+        runner.in_child(RIGHT, sandbox=False) as submission,
+        pytest.raises(NotGraded, match="no process starts"),
+    ):
+        submission.elu()
+
+
 def test_time_that_is_used_up_while_a_process_starts_is_the_submissions(monkeypatch):
     def answer(child):
         child.budget.seconds = 0.0
