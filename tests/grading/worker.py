@@ -369,8 +369,6 @@ def call(what, function, *args, **settings):
     try:
         with np.errstate(**{"all": "ignore", **settings}), warnings.catch_warnings(action="ignore"):
             return function(*args)
-    except Fault:
-        raise
     except CAUGHT as error:
         raise Fault(f"{what} {describe(error)}") from None
 
