@@ -215,7 +215,7 @@ def _stable_elu(kind):
     right = {"output": reference.elu(x), "input gradient": reference.slope(reference.elu, x)}
     for part, values in right.items():
         got, (above, below) = results[part], values
-        if close(got[:, 3], values[:, 3]):  # at +-1
+        if got.shape == x.shape and close(got[:, 3], values[:, 3]):  # at +-1
             expect(f"the {part} of the ELU up to 1000", got[0], above)
             expect(f"the {part} of the ELU down to -1000", got[1], below)
     try:

@@ -48,7 +48,8 @@ def run_all(submission, seed=0, rows=ROWS):
     rows = [run(row, submission, seed) for row in rows]
     failed = {row["row"] for row in rows if row["cell"] == FAILED}
     for row in rows:
-        row["follows"] = [name for name in row["follows"] if name in failed - {row["row"]}]
+        follows = dict.fromkeys(row["follows"])
+        row["follows"] = [name for name in follows if name in failed - {row["row"]}]
     return rows
 
 

@@ -297,8 +297,9 @@ class Module:
         wanted = method == "forward" or (method == "backward" and self.name != "MLP")
         fields = {"method": method, "wanted": wanted, "strided": strided, "settings": settings}
         _, results = self.ask(method, "call", args, **fields)
+        rows = np.prod(args[0].shape[:1]) if args else 0  # dout may be a number
         size = sum(array.size for array in args)
-        size += sum(len(args[0]) * sum(layer.weight_shape) for layer in self.layers if args)
+        size += rows * sum(sum(layer.weight_shape) for layer in self.layers)
         for result in results:
             _expect_size(f"{what} gives an array of the shape {result.shape}", result, size)
         first = "dout" if method == "backward" and len(args) == 1 else "x"
@@ -400,8 +401,8 @@ class Layer:
         self.weight_shape = right = out_features, in_features
         self.keys = {part: _key("params", params, part) for part in KEYS}
         stored = {part: params[key].shape for part, key in self.keys.items()}
-        self.scalars = [part for part, shape in stored.items() if shape == ()]
-        weight, bias = stored["weight"] or right, stored["bias"] or (out_features,)
+        self.scalars = [] if stored["bias"] else ["bias"]
+        weight, bias = stored["weight"], stored["bias"] or (out_features,)
         self.shapes = {"weight": weight, "bias": bias}
         if weight not in (right, right[::-1]):
             raise Failure(

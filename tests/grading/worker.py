@@ -27,7 +27,7 @@ import numpy as np
 
 LENGTHS = struct.Struct("<II")  # of the text and of the arrays, in bytes
 TEXT_LIMIT, ARRAYS_LIMIT = 1 << 16, 16 << 20  # bytes
-DTYPES = {np.dtype(code).str for code in "?bBhHiIlLqQefd"}
+DTYPES = {np.dtype(code).str for code in "bBhHiIlLqQefd"}
 
 FILES = ("modules", "mlp_numpy")
 SOURCES = tuple(f"{name}.py" for name in FILES)
@@ -85,7 +85,7 @@ def as_array(what, value):
     if value.dtype.kind not in "fiub":
         raise Fault(f"{what} gives {type(value).__name__} of {value.dtype}, not real numbers")
     native = value.dtype.newbyteorder("=")
-    return value.astype(native if native.str in DTYPES else "f8")  # a copy; longdouble too
+    return value.astype(native if native.str in DTYPES else "f8")  # a copy; longdouble and bool
 
 
 # Requests
