@@ -17,7 +17,7 @@ import itertools
 import numpy as np
 
 from .diagnosis import Failure, NotGraded, as_failure
-from .worker import FILES, SOURCES
+from .worker import FILES
 
 CALL, IMPORT = 2.0, 20.0  # seconds of processor time for one call, and for importing a module
 ROOM = 4096  # entries of a result beyond sixteen for each that is expected
@@ -58,9 +58,6 @@ class Submission:
         # at once, and the others are checked. What waits is tried twice.
         self.fatal, self.waited = {}, set()
         self.failed = []  # the rows that have failed so far, by name
-        for name, file in zip(FILES, SOURCES, strict=True):
-            if file not in self.sources:
-                self.errors.setdefault(name, f"there is no {file}")
         with contextlib.suppress(Failure):
             self._start()
 

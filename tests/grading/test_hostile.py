@@ -28,12 +28,11 @@ from grading.helpers import (
     needs_bwrap,
     on_top,
     run_row,
-    run_rows,
     with_elu,
     write,
 )
 from grading.submission import Lost
-from grading.worker import LENGTHS, SOURCES
+from grading.worker import LENGTHS
 
 ROOT = Path(__file__).parents[2]
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="of Linux alone")
@@ -323,7 +322,7 @@ IMPORTS = {  # of each pair, the first is modules.py, and the second mlp_numpy.p
 @pytest.mark.parametrize("first", range(0, len(IMPORTS), 2))
 def test_modules_that_raise_say_what(first):
     pair = list(IMPORTS.items())[first : first + 2]
-    sources = {file: code for file, (code, _) in zip(SOURCES, pair, strict=True)}
+    sources = dict(zip(("modules.py", "mlp_numpy.py"), dict(pair), strict=True))
     with runner.in_child(sources, sandbox=False) as submission:
         for (name, sentence), (_, says) in zip(submission.errors.items(), pair, strict=True):
             assert says in sentence and f"importing {name}.py" in sentence
@@ -334,11 +333,16 @@ def test_modules_that_hang_say_so():
     assert "takes more than 0.6 s of processor time" in sentence and "train" in sentence
 
 
-def test_mlp_that_ends_the_process_fails_its_own_rows():
-    sources = RIGHT | {"mlp_numpy.py": "import os; os._exit(0)"}
-    rows = run_rows(sources, start=runner.in_child)
-    says = "importing mlp_numpy.py ends the Python process"
-    assert {name: rows[name]["diagnosis"] for name in failed(rows)} == dict.fromkeys(
+NO_MLP = {
+    "there is no mlp_numpy.py: found modules.py": {},
+    "importing mlp_numpy.py ends the Python process": {"mlp_numpy.py": "import os; os._exit(0)"},
+}
+
+
+@pytest.mark.parametrize("says", NO_MLP)
+def test_mlp_that_is_missing_or_ends_the_process_fails_its_own_rows(tmp_path, says):
+    report = grade(tmp_path, {"modules.py": RIGHT["modules.py"]} | NO_MLP[says])
+    assert {name: diagnosis(report, name) for name in failed(report)} == dict.fromkeys(
         ("network output", "network gradient", "initialisation trains"), says
     )
 

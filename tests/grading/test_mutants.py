@@ -126,15 +126,6 @@ def test_row_about_all_modules_judges_those_that_are_written():
     assert rows["inputs left alone"]["cell"] == "failed" and "stale caches" in not_done
 
 
-def test_every_row_says_that_a_file_is_missing():
-    rows = run_rows({"mlp_numpy.py": RIGHT["mlp_numpy.py"]})
-    assert {row["diagnosis"] for row in rows.values()} == {"there is no modules.py"}
-    rows = run_rows({"modules.py": RIGHT["modules.py"]})
-    assert {name: rows[name]["diagnosis"] for name in failed(rows)} == dict.fromkeys(
-        ("network output", "network gradient", "initialisation trains"), "there is no mlp_numpy.py"
-    )
-
-
 def test_every_row_that_can_fail_is_the_first_to_fail_for_some_mutant():
     """So that no row is there for show."""
     order = [row.name for row in ROWS]

@@ -30,7 +30,6 @@ TEXT_LIMIT, ARRAYS_LIMIT = 1 << 16, 16 << 20  # bytes
 DTYPES = {np.dtype(code).str for code in "bBhHiIlLqQefd"}
 
 FILES = ("modules", "mlp_numpy")
-SOURCES = tuple(f"{name}.py" for name in FILES)
 # What a submission imports of other packages is a stand-in: of these, and of any installed one.
 STAND_INS = ("torch", "jax", "autograd", "tensorflow", "sympy", "scipy", "sklearn", "numba")
 OTHERS = ("matplotlib", "tqdm")  # that draw, and compute nothing
