@@ -190,6 +190,9 @@ WRONG = [
           "x[x < 1e-12] = 1e-12; " + LOSS),
     # Network
     wrong("no softmax", {NO, NG}, "softmax at the end is missing", APPEND_SOFTMAX, ""),
+    wrong("output of the network in one dimension", {NO, NG}, "has the shape",
+          "            out = layer.forward(out)\n        return out",
+          "            out = layer.forward(out)\n        return out.ravel()"),
     wrong("ELU before the softmax", {NO, NG}, "ELU before", APPEND_SOFTMAX,
           "        self.layers.append(ELUModule())\n" + APPEND_SOFTMAX),
     wrong("no ELU", {NO, NG}, "no ELU", APPEND_ELU, ""),
