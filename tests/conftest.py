@@ -63,6 +63,8 @@ def pytest_configure(config):
         path = config.getoption(option)
         if path is not None and not _absolute(config, path).parent.is_dir():
             raise pytest.UsageError(f"{option} {path}: there is no such folder")
+    if (config.getoption("seed") or 0) < 0:
+        raise pytest.UsageError("--seed must be 0 or more")
     weights = config.getoption("weights")
     try:
         path = weights and _absolute(config, weights)

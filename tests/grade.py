@@ -53,8 +53,7 @@ def main(argv=None):
     )
     parser.add_argument("--no-sandbox", action="store_true", help="run strangers' code without one")
     args = parser.parse_args(argv)
-    for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="backslashreplace")
+    sys.stdout.reconfigure(errors="backslashreplace")  # standard error has it already
     with noted_signals() as signals:
         try:
             names = prepare(args)
@@ -62,13 +61,13 @@ def main(argv=None):
             parser.error(folder.printable(str(error)))
         try:
             grade_all(args, names, signals)
+            write_lines(args.csv, sorted(read_lines(args.csv)))
         except OSError as error:
             print(f"the grades stop here: {folder.printable(str(error))}", file=sys.stderr)
             return 1
         if signals:
             print("interrupted: run the same command to continue", file=sys.stderr)
             return 128 + signals[0]
-        write_lines(args.csv, sorted(read_lines(args.csv)))
     return 0
 
 
@@ -100,6 +99,8 @@ def prepare(args):
             "there is no sandbox, because bubblewrap (bwrap) does not start here, and submissions "
             "could do whatever you can: install it, or add --no-sandbox"
         )
+    if (args.seed or 0) < 0:
+        raise ValueError("--seed must be 0 or more")
     if args.reports and args.gradescope and args.reports.resolve() == args.gradescope.resolve():
         raise ValueError("--reports and --gradescope need two folders")
     args.weights = feedback.read_weights(args.weights) if args.weights else {}
@@ -176,11 +177,9 @@ def work(args, name, writer):
     signal.alarm(PATIENCE)
     try:
         found, _ = submissions(args.submissions)  # anew: in a zip, processes would share a place
-        answer = runner.grade(folder.printable(name), args.seed, args.sandbox, found[name]())
+        answer = runner.grade(folder.printable(name), args.seed, args.sandbox, found[name])
     except KeyboardInterrupt:
         return
-    except OSError as error:
-        answer = f"it is not read: {error.strerror or error}"
     except Exception as error:  # too many processes, say
         answer = f"it could not be graded: the grader {describe(error)}"
     writer.send_bytes(json.dumps(answer).encode())
@@ -243,11 +242,11 @@ def read_lines(path):
     """The lines of an earlier run. Raises a ValueError where the file is of another kind."""
     try:
         text = path.read_text(encoding="utf-8")
+        rows = list(csv.reader(text.splitlines()))
     except FileNotFoundError:
         return []
-    except UnicodeDecodeError:
+    except (UnicodeDecodeError, csv.Error):
         raise ValueError(f"{path} is not a file of grades: name another") from None
-    rows = list(csv.reader(text.splitlines()))
     if rows and rows[0] != COLUMNS:
         raise ValueError(f"{path} has other columns: name another file")
     # A line that was cut off is graded again.

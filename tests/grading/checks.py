@@ -11,12 +11,11 @@ from collections import namedtuple
 import numpy as np
 
 from . import behaviour, network, values
-from .diagnosis import Failure, NotDone, NotGraded
+from .diagnosis import Failure
 from .worker import describe
 
 CORRECTNESS, ROBUSTNESS, EFFICIENCY = "correctness", "robustness", "efficiency"
 PASSED, REMARK, FAILED = "passed", "remark", Failure.cell
-CELLS = (PASSED, REMARK, FAILED, NotDone.cell, NotGraded.cell)
 LINEAR, ELU, LOSS, NETWORK = "1.1 a", "1.1 b", "1.1 c", "1.2"  # the assignment's questions
 Row = namedtuple("Row", "name question kind check")
 
@@ -49,8 +48,8 @@ def run_all(submission, seed=0, rows=ROWS):
     rows = [run(row, submission, seed) for row in rows]
     failed = {row["row"] for row in rows if row["cell"] == FAILED}
     for row in rows:
-        others = dict.fromkeys(name for name in row["follows"] if name in failed - {row["row"]})
-        row["follows"] = list(others)
+        follows = dict.fromkeys(row["follows"])
+        row["follows"] = [name for name in follows if name in failed - {row["row"]}]
     return rows
 
 

@@ -105,11 +105,12 @@ def _explain(got, expected, factors):
     return f"is wrong in {np.count_nonzero(differs)} of {differs.size} entries"
 
 
-def multiple(got, expected, base, sentence):
-    """A hypothesis: a multiple of `base` is added, which the sentence names in its {}."""
+def weight_decay(got, expected, parameter):
+    """A hypothesis: a multiple of the parameter is added to its gradient."""
     if np.shape(got) == np.shape(expected):
-        share = np.sum((got - expected) * base) / np.sum(base * base)
-        yield expected + share * base, sentence.format(f"{share:.3g}")
+        share = np.sum((got - expected) * parameter) / np.sum(parameter * parameter)
+        sentence = f"{share:.3g} times the parameter itself is added"
+        yield expected + share * parameter, f"{sentence}: weight decay is no part of this gradient"
 
 
 def largest_difference(got, expected):

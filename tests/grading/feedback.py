@@ -5,12 +5,9 @@ import csv
 import math
 import re
 
+from . import network
 from .checks import EFFICIENCY, FAILED, PASSED, ROWS
-from .notebook import CLASSES
 
-CLASS = dict(linear=0, weight=0, bias=0, input=0, ELU=1, softmax=2, network=4) | {
-    "cross-entropy": 3
-}
 LOOK_AT = {
     "stale caches": "what forward stores, and whether backward assigns to grads or adds to it",
     "shapes": "axis and keepdims of each sum, and the shapes of params and grads",
@@ -74,7 +71,7 @@ def _share(row, checked):
         return checked and bool(row["follows"])
     for remark in row["remarks"]:
         if remark.startswith("not checked for "):
-            return 1 - (remark.count(", ") + 1) / len(CLASSES)
+            return 1 - (remark.count(", ") + 1) / len(network.ROWS)
     return 1
 
 
@@ -87,8 +84,8 @@ def _advice(row, checked):
     if PLACED.search(row["diagnosis"]):
         return ""
     method = "backward" if row["row"].endswith("gradient") else "forward"
-    first = row["row"].partition(" ")[0]
-    return f"Look at {LOOK_AT.get(row['row']) or f'{CLASSES[CLASS[first]]}.{method}'}."
+    own = [f"{name}.{method}" for name, rows in network.ROWS.items() if row["row"] in rows]
+    return f"Look at {LOOK_AT.get(row['row']) or own[0]}."
 
 
 def without_paths(value):

@@ -6,8 +6,8 @@ import functools
 import numpy as np
 
 from . import reference, values
-from .diagnosis import Failure, case, close, expect, multiple
-from .values import COPIED, DECAY, batch_factors, draw, draw_many, draw_sizes
+from .diagnosis import Failure, case, close, expect, weight_decay
+from .values import COPIED, batch_factors, draw, draw_many, draw_sizes
 
 TOLERANCE = 1e-5  # the errors of several layers add up
 LOSS_TOLERANCE = 1e-4  # and an epsilon of 1e-8 is only a remark
@@ -177,13 +177,14 @@ def network_gradient(submission, rng):
         first, expected = mlp.grads(), right(x, layers, dout)
         hypotheses, factors = mistakes(x, layers, dout), batch_factors(len(x))
         _expect_gradients(f"the gradient{phrase}", first, expected, layers, hypotheses, factors)
-        follows = [*STATE_ROWS, *ROWS["CrossEntropyModule"]]
+        follows = [*STATE_ROWS, "network output", *ROWS["CrossEntropyModule"]]
         with case(f" in a second step{phrase}", follows=follows):
             mlp.set(changed)
             loss, out = submission.cross_entropy(), mlp.forward(x)
             # A likely class of each sample: other rows judge an epsilon. Never the last class: who
             # counts the classes in the targets is wrong without it.
-            y = np.eye(out.shape[1])[out[:, :-1].argmax(axis=1)]
+            likely = reference.network(x, changed, _elu(own))[:, :-1].argmax(axis=1)
+            y = np.eye(len(changed[-1][0]))[likely]
             loss.forward(out, y)
             dout = loss.backward(out, y)
             mlp.backward(dout)
@@ -200,7 +201,7 @@ def _expect_gradients(what, got, expected, layers, hypotheses, factors=(), toler
             if not close(got[i][j], layer[j], tolerance):
                 text = f"{what} with respect to the {name} of layer {i + 1} of {len(expected)}"
                 mistakes = [(grads[i][j], *sentence) for grads, *sentence in hypotheses]
-                mistakes += multiple(got[i][j], layer[j], layers[i][j], DECAY)
+                mistakes += weight_decay(got[i][j], layer[j], layers[i][j])
                 expect(text, got[i][j], layer[j], mistakes, factors, tolerance)
 
 

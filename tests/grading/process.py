@@ -40,7 +40,7 @@ WATCH = 0.2  # seconds from one look at the processes of a submission to the nex
 ASLEEP = 50  # looks in a row that find all of them asleep, after which they are not waited for
 
 
-@functools.lru_cache(maxsize=1)
+@functools.cache
 def sandbox_starts():
     """Whether bwrap is installed and may do all that is asked of it here."""
     with contextlib.suppress(NotGraded):
@@ -118,13 +118,10 @@ class Child:
         budget.check()
         self.budget, self.number, self.limit, self.start = budget, 0, math.inf, 0.0
         self.seconds, self.used, self.asleep, self.watched = 0.0, {}, 0, time.monotonic()
-        self.process = None
-        self.folder = None if sandbox else tempfile.mkdtemp(prefix="grading-")
+        self.process = self.folder = None
         user, processes = USER + os.getpid(), PROCESSES
         if os.getuid() != 0:
             processes += _tasks(os.getuid())
-        elif self.folder:
-            os.chown(self.folder, user, user)
         if sys.platform == "linux":  # a descendant that loses its parent becomes a child of ours
             ctypes.CDLL(None).prctl(36, 1)  # PR_SET_CHILD_SUBREAPER
         self.others = set(_family())
@@ -133,9 +130,13 @@ class Child:
         launch, worker = (str((Path("/") if sandbox else HERE) / name) for name in PROGRAMS)
         arguments = [launch, worker, PACKAGES, str(user), str(processes)]
         environment = {k: os.environ[k] for k in ("PATH", "LD_LIBRARY_PATH") if k in os.environ}
-        environment |= ONE_THREAD | dict.fromkeys(("HOME", "TMPDIR"), self.folder or INSIDE)
         try:
             with theirs:
+                if not sandbox:
+                    self.folder = tempfile.mkdtemp(prefix="grading-")
+                    if os.getuid() == 0:
+                        os.chown(self.folder, user, user)
+                environment |= ONE_THREAD | dict.fromkeys(("HOME", "TMPDIR"), self.folder or INSIDE)
                 self.process = subprocess.Popen(
                     [*(_sandbox() if sandbox else ()), sys.executable, "-I", "-B", *arguments],
                     cwd=self.folder,
@@ -236,10 +237,9 @@ class Child:
         if self.process:
             self.process.poll()
         if self.folder:
+            # Most leave nothing there, and where no process starts, rm does not either.
             with contextlib.suppress(OSError):
-                os.rmdir(
-                    self.folder
-                )  # most leave nothing there, and it may be that no process starts
+                os.rmdir(self.folder)
                 return
             for command in (["chmod", "-R", "u+rwX"], ["rm", "-rf"]):
                 subprocess.run([*command, self.folder], stderr=subprocess.DEVNULL)

@@ -33,13 +33,14 @@ def in_child(sources, errors=(), sandbox=None, all_limit=ALL, **limits):
 def grade(directory, seed=None, sandbox=None, files=None, **limits):
     """The report on a submission, a dict that can be written as JSON.
 
-    seed: of the numbers that are drawn; None for any. files: those of the submission, where they
-    are not in the directory; see folder.py. For the other arguments see in_child and Submission.
+    seed: of the numbers that are drawn; None for any. files: a function that gives those of the
+    submission, where they are not in the directory; see folder.py. For the other arguments see
+    in_child and Submission.
     """
     start = time.monotonic()
     sandbox = sandbox_starts() if sandbox is None else sandbox
     try:
-        taken = folder.take(folder.files_in(directory) if files is None else files)
+        taken = folder.take(files() if files else folder.files_in(directory))
     except OSError as error:
         return not_graded(directory, f"it is not read: {error.strerror or error}", seed)
     if "modules" in taken.errors:

@@ -17,7 +17,7 @@ import itertools
 import numpy as np
 
 from .diagnosis import Failure, NotGraded, as_failure
-from .worker import FILES, SOURCES
+from .worker import FILES
 
 CALL, IMPORT = 2.0, 20.0  # seconds of processor time for one call, and for importing a module
 ROOM = 4096  # entries of a result beyond sixteen for each that is expected
@@ -58,9 +58,6 @@ class Submission:
         # at once, and the others are checked. What waits is tried twice.
         self.fatal, self.waited = {}, set()
         self.failed = []  # the rows that have failed so far, by name
-        for name, file in zip(FILES, SOURCES, strict=True):
-            if file not in self.sources:
-                self.errors.setdefault(name, f"there is no {file}")
         with contextlib.suppress(Failure):
             self._start()
 
@@ -272,16 +269,6 @@ class Module:
         self.id, self.takes_alpha = int(number), parameter in ALPHA_NAMES
         self.layers, self.faults, self.calls = [], set(), collections.deque(maxlen=8)
 
-    @property
-    def remarks(self):
-        """About the style of its parameters."""
-        return {remark for layer in self.layers for remark in layer.remarks}
-
-    @property
-    def scalars(self):
-        """The parameters that start as a single number."""
-        return {part for layer in self.layers for part in layer.scalars}
-
     def ask(self, what, operation, arrays=(), **fields):
         if self.submission.process is not self.process:
             raise Failure(f"{self.name} has gone with its process")
@@ -307,8 +294,9 @@ class Module:
         wanted = method == "forward" or (method == "backward" and self.name != "MLP")
         fields = {"method": method, "wanted": wanted, "strided": strided, "settings": settings}
         _, results = self.ask(method, "call", args, **fields)
+        rows = np.prod(args[0].shape[:1]) if args else 0  # dout may be a number
         size = sum(array.size for array in args)
-        size += sum(len(args[0]) * sum(layer.weight_shape) for layer in self.layers if args)
+        size += rows * sum(sum(layer.weight_shape) for layer in self.layers)
         for result in results:
             _expect_size(f"{what} gives an array of the shape {result.shape}", result, size)
         first = "dout" if method == "backward" and len(args) == 1 else "x"
@@ -402,7 +390,7 @@ class Layer:
     """A linear layer, seen with the weight (N, M) and the bias (N,).
 
     owner: the number of the object that has its parameters. keys, shapes: of its parameters, as
-    they are stored. scalars, remarks: see Module.
+    they are stored. scalars: those that start as a single number. remarks: about their style.
     """
 
     def __init__(self, owner, params, in_features, out_features, stored_in_out):
@@ -410,8 +398,8 @@ class Layer:
         self.weight_shape = right = out_features, in_features
         self.keys = {part: _key("params", params, part) for part in KEYS}
         stored = {part: params[key].shape for part, key in self.keys.items()}
-        self.scalars = [part for part, shape in stored.items() if shape == ()]
-        weight, bias = stored["weight"] or right, stored["bias"] or (out_features,)
+        self.scalars = [] if stored["bias"] else ["bias"]
+        weight, bias = stored["weight"], stored["bias"] or (out_features,)
         self.shapes = {"weight": weight, "bias": bias}
         if weight not in (right, right[::-1]):
             raise Failure(

@@ -99,12 +99,15 @@ def test_pytest_may_run_in_a_thread():
     assert process.stdout.endswith("\n0\n"), process.stdout + process.stderr
 
 
-@pytest.mark.parametrize("option", ["--submission=no/such/folder", "--report", "--weights"])
-def test_unusable_folder_is_a_usage_error(option):
+@pytest.mark.parametrize(
+    "option", ["--submission=no/such/folder", "--report", "--weights", "--seed=-1"]
+)
+def test_unusable_option_is_a_usage_error(option):
     given = [] if "=" in option else ["--submission=.", "no/such/folder/report.json"]
     process = pytest_run("tests", option, *given[::-1])
     assert process.returncode == pytest.ExitCode.USAGE_ERROR
-    assert "o such f" in process.stderr and "Traceback" not in process.stderr
+    says = "must be 0 or more" if "seed" in option else "o such f"
+    assert says in process.stderr and "Traceback" not in process.stderr
 
 
 def test_not_finite_numbers_are_written_as_valid_json(tmp_path):

@@ -240,6 +240,15 @@ def test_interrupted_work_goes_on_where_it_stopped(tmp_path, moment):
     assert len(seeds) == 1 and seeds >= {line["seed"] for line in done.values()}
 
 
+def test_grades_that_cannot_be_written_at_the_end_stop_with_a_sentence(
+    tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr(grade, "grade_all", lambda args, *_: Path(f"{args.csv}.part").mkdir())
+    write(tmp_path / "all" / "ann", {})
+    assert grade.main([str(tmp_path / "all"), str(tmp_path / "grades.csv"), *ANYHOW]) == 1
+    assert "the grades stop here: " in capsys.readouterr().err
+
+
 def test_one_submission_is_graded_again_with_its_seed(tmp_path):
     path, grades = tmp_path / "all.zip", tmp_path / "grades.csv"
     pack(path, {"export/ann/notes.txt": "", "export/bob_1_modules.py": "x"})
@@ -284,6 +293,8 @@ def test_unusable_weights_are_usage_errors(tmp_path, text, says):
         (".", None, [], "has no submissions: found no file"),
         ("..", "name,grade\nann,7\n", [], "has other columns"),
         ("..", "\udcff", [], "is not a file of grades"),
+        ("..", "x" * 200_000, [], "is not a file of grades"),
+        ("..", None, ["--seed", "-1"], "--seed must be 0 or more"),
         ("..", None, ["--regrade", "eve"], "there is no such submission"),
         ("..", None, ["--reports", "same", "--gradescope", "same"], "need two folders"),
     ],

@@ -33,7 +33,7 @@ from grading.helpers import (
     write,
 )
 from grading.submission import Lost
-from grading.worker import LENGTHS, SOURCES
+from grading.worker import LENGTHS
 
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="of Linux alone")
 
@@ -306,7 +306,7 @@ IMPORTS = {  # of each pair, the first is modules.py, and the second mlp_numpy.p
 @pytest.mark.parametrize("first", range(0, len(IMPORTS), 2))
 def test_modules_that_raise_say_what(first):
     pair = list(IMPORTS.items())[first : first + 2]
-    sources = {file: code for file, (code, _) in zip(SOURCES, pair, strict=True)}
+    sources = dict(zip(("modules.py", "mlp_numpy.py"), dict(pair), strict=True))
     with runner.in_child(sources, sandbox=False) as submission:
         for (name, sentence), (_, says) in zip(submission.errors.items(), pair, strict=True):
             assert says in sentence and f"importing {name}.py" in sentence
@@ -485,6 +485,15 @@ def test_machine_that_starts_no_process_does_not_grade(sandbox, tmp_path, monkey
     ):
         submission.elu()
     assert not [*tmp_path.iterdir()]
+
+
+def test_machine_without_room_for_a_folder_does_not_grade(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "full"))
+    with (
+        runner.in_child(RIGHT, sandbox=False) as submission,
+        pytest.raises(NotGraded, match="no process starts"),
+    ):
+        submission.elu()
 
 
 def test_time_that_is_used_up_while_a_process_starts_is_the_submissions(monkeypatch):

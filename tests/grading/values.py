@@ -11,7 +11,7 @@ import contextlib
 import numpy as np
 
 from . import reference
-from .diagnosis import Failure, case, close, expect, multiple
+from .diagnosis import Failure, case, close, expect, weight_decay
 
 EPSILON = 1.5e-8  # the largest deviation of a probability that is only a remark
 NEARLY = 1e-2  # what differs by less may be due to an epsilon, and is first asked for that
@@ -60,7 +60,6 @@ def _linear_cases(submission, rng, uses=1):
             before = parameters
 
 
-DECAY = "{} times the parameter itself is added: weight decay is no part of this gradient"
 COPIED = (
     "computed with the parameters of its first use, which have changed since: it keeps a copy, so "
     "that a network never learns"
@@ -91,7 +90,7 @@ def weight_gradient(submission, rng):
         got, expected = layer.grad("weight"), dout.T @ x
         hypotheses = [
             (np.ones_like(dout).T @ x, "dout is left out"),
-            *multiple(got, expected, weight, DECAY),
+            *weight_decay(got, expected, weight),
         ]
         expect("the weight gradient" + phrase, got, expected, hypotheses, batch_factors(len(x)))
 
@@ -242,7 +241,6 @@ def _other_slopes(x, alpha, slope):
         (x, slope, "x instead of 1 above 0"),
         (0, slope, "0 instead of 1 above 0"),
         (exp, exp, "exp(x) above 0 too, where the slope is 1"),
-        (alpha * exp, slope, "exp(x) above 0 too, where the slope is 1"),
     ):
         yield np.where(x > 0, above, below), sentence
     of_output = "exp of the output instead of exp of the input"  # which forward may overwrite
@@ -260,7 +258,6 @@ def _other_functions(x, alpha):
         (exp - 1, "alpha is left out"),
         (0 * x, "that is a ReLU"),
         (0.01 * x, "that is a leaky ReLU"),
-        (alpha * x, "the branch below 0 is linear: a leaky ReLU"),
         (alpha * exp, "the 1 is not subtracted from the exp"),
         (exp - alpha, "that is exp(x) - alpha"),
         (alpha * exp - 1, "alpha exp(x) - 1: the 1 lacks alpha"),
@@ -436,7 +433,7 @@ def cross_entropy_value(submission, rng):
         return np.exp(np.negative(losses))
 
     for phrase, x, y in _target_cases(rng):
-        mistakes, factors = _loss_mistakes(x, y)
+        mistakes, factors = _loss_mistakes(x, y), _loss_factors(*x.shape)
         with case(phrase):
             got, expected = submission.cross_entropy().forward(x, y), reference.cross_entropy(x, y)
             got = got.reshape(()) if got.size == 1 else got
@@ -446,10 +443,8 @@ def cross_entropy_value(submission, rng):
 
 
 def _loss_mistakes(x, y):
-    """Hypotheses and factors."""
-    (samples, classes), log = x.shape, np.log(x)
-    likelihood = (y * x).sum(axis=1)
-    hypotheses = [
+    samples, log, likelihood = len(x), np.log(x), (y * x).sum(axis=1)
+    return [
         (-(y * log + (1 - y) * np.log(1 - x)).sum() / samples, "that is the binary cross entropy"),
         (-(y * log).sum(axis=1), "one loss for each sample: the mean over the batch is missing"),
         (reference.cross_entropy(reference.softmax(x), y), "softmax is applied inside once more"),
@@ -458,20 +453,16 @@ def _loss_mistakes(x, y):
         (np.mean((x - y) ** 2), "that is the squared error"),
         (-np.log(likelihood.mean()), "the logarithm of the mean, not the mean of the logarithms"),
     ]
-    bits = (1 / np.log(2), "is in bits: log2 instead of log")
-    ten = (1 / np.log(10), "is the one with log10 instead of log")
-    return hypotheses, [*_mean_factors(samples, classes), bits, ten]
 
 
-def _mean_factors(samples, classes):
+def _loss_factors(samples, classes):
     return [
-        (
-            samples,
-            "is S times the right one: summed over the batch? The 1/S of the mean is missing",
-        ),
+        (samples, "is S times the right one: summed over the batch, without the 1/S of the mean?"),
         (1 / samples, "is 1/S of the right one: averaged over the batch twice?"),
         (1 / classes, "is 1/C of the right one: averaged over the classes too?"),
         (samples / classes, "is S/C of the right one: divided by the classes, not the samples?"),
+        (1 / np.log(2), "is in bits: log2 instead of log"),
+        (1 / np.log(10), "is the one with log10 instead of log"),
     ]
 
 
@@ -492,7 +483,7 @@ def cross_entropy_gradient(submission, rng):
     ]
     for phrase, earlier, x, y in cases:
         module, expected = submission.cross_entropy(), reference.cross_entropy_gradient(x, y)
-        mistakes, factors = _loss_gradient_mistakes(x, y)
+        mistakes, factors = _loss_gradient_mistakes(x, y), _loss_factors(*x.shape)
         with case(phrase):
             if earlier:
                 module.forward(*earlier)
@@ -503,11 +494,10 @@ def cross_entropy_gradient(submission, rng):
 
 
 def _loss_gradient_mistakes(x, y):
-    """Hypotheses and factors."""
-    samples, classes = x.shape
+    samples = len(x)
     fused = "fused: (x - y) is the gradient of softmax and cross entropy together"
     inside = "softmax is applied inside once more"
-    hypotheses = [
+    return [
         ((x - y) / samples, fused),
         (x - y, f"{fused}, and the 1/S is missing"),
         ((reference.softmax(x) - y) / samples, f"{inside}: that is the gradient for logits"),
@@ -516,4 +506,3 @@ def _loss_gradient_mistakes(x, y):
         (-y * x / samples, "multiplied by x instead of divided"),
         (-1 / x / samples, "the targets are left out"),
     ]
-    return hypotheses, _mean_factors(samples, classes)

@@ -27,10 +27,9 @@ import numpy as np
 
 LENGTHS = struct.Struct("<II")  # of the text and of the arrays, in bytes
 TEXT_LIMIT, ARRAYS_LIMIT = 1 << 16, 16 << 20  # bytes
-DTYPES = {np.dtype(code).str for code in "?bBhHiIlLqQefd"}
+DTYPES = {np.dtype(code).str for code in "bBhHiIlLqQefd"}
 
 FILES = ("modules", "mlp_numpy")
-SOURCES = tuple(f"{name}.py" for name in FILES)
 # What a submission imports of other packages is a stand-in: of these, and of any installed one.
 STAND_INS = ("torch", "jax", "autograd", "tensorflow", "sympy", "scipy", "sklearn", "numba")
 # Of these too where they are not installed, so that the verdict is the same on every machine.
@@ -91,7 +90,7 @@ def as_array(what, value):
     if value.dtype.kind not in "fiub":
         raise Fault(f"{what} gives {type(value).__name__} of {value.dtype}, not real numbers")
     native = value.dtype.newbyteorder("=")
-    return value.astype(native if native.str in DTYPES else "f8")  # a copy; longdouble too
+    return value.astype(native if native.str in DTYPES else "f8")  # a copy; longdouble and bool
 
 
 # Requests
@@ -375,8 +374,6 @@ def call(what, function, *args, **settings):
     try:
         with np.errstate(**{"all": "ignore", **settings}), warnings.catch_warnings(action="ignore"):
             return function(*args)
-    except Fault:
-        raise
     except CAUGHT as error:
         raise Fault(f"{what} {describe(error)}") from None
 
