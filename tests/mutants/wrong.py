@@ -145,6 +145,8 @@ WRONG = [
     wrong("maximum over the samples", {SV, SG, NO, NG, STABLE}, "maximum of each column", MAX,
           "b = np.max(x, axis=0)"),
     wrong("logits clipped", {STABLE}, "", "np.exp(x - b)", "np.exp(np.clip(x, -50, 50))"),
+    wrong("sum of the softmax without keepdims", {SV, SG, NO, NG}, "broadcast", SOFTMAX,
+          SOFTMAX.replace(", keepdims=True", "")),
     wrong("not normalised", {SV, SG, NO, NG}, "not normalised", SOFTMAX, "self.out = exp"),
     wrong("log softmax", {SV, NO, NG, STABLE}, "logarithm", SOFTMAX + "\n        return self.out",
           SOFTMAX + "\n        return np.log(self.out)"),
