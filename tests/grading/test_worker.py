@@ -107,6 +107,10 @@ HOLDS = {
         "self.layers = {-i: layer for i, layer in reversed(list(enumerate(layers)))}",
         "[self.layers[-i] for i in range(len(self.layers))]",
     ),
+    "attributes that are keys": (
+        "self.net = type('Net', (dict,), {'__getattr__': dict.__getitem__})(layers=layers)",
+        "self.net.layers",
+    ),
     "a closure": ("self.get = lambda: layers", "self.get()"),
     "a dict params of other things": (
         "self.params = {'layers': layers, 'activation': 'elu', 'sizes': sizes}",
