@@ -371,7 +371,7 @@ def numpy_only(submission, rng, kind):
     if facts["called"]:
         raise Failure(f"calls {', '.join(facts['called'])}: only NumPy may compute")
     if facts["imported"]:
-        return [f"imports {', '.join(facts['imported'])} without using it"]
+        return [f"imports {', '.join(facts['imported'])}: NumPy is enough"]
 
 
 @every_module

@@ -34,6 +34,7 @@ FILES = ("modules", "mlp_numpy")
 STAND_INS = ("torch", "jax", "autograd", "tensorflow", "sympy", "scipy", "sklearn", "numba")
 # Of these too where they are not installed, so that the verdict is the same on every machine.
 NOT_NEEDED = ("cifar10_utils", "cv2", "IPython", "pandas", "PIL", "seaborn", "torchvision")
+SHOWING = ("cifar10_utils", "IPython", "seaborn")  # of which no call computes anything
 OTHERS = ("matplotlib", "tqdm")  # that draw, and compute nothing
 # What lies in FOLDER is the submission's. The tests of the mutants have no process for it.
 ALONE = __name__ == "worker"
@@ -136,7 +137,8 @@ class Session:
         if level or not _own((globals or {}).get("__file__")) or not _of_others(package):
             return IMPORT(name, globals, locals, fromlist, level)
         self.imported.add(package)
-        return stand_in(name if fromlist else package, self.called)
+        called = set() if package in SHOWING else self.called
+        return stand_in(name if fromlist else package, called)
 
     def facts(self, arrays):
         """The stand-ins that were imported so far, and what of them was called."""
