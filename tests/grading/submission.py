@@ -214,7 +214,9 @@ class Submission:
                     fits.append(Layer(owner, params, *shape, stored))
             if not fits:
                 self.fresh_linear(*shape)  # where the reason is LinearModule's, it says so
-                raise Failure("the MLP has no linear layer from {} to {} features".format(*shape))
+                made = f"MLP({sizes[0]}, {sizes[1:-1]}, {sizes[-1]})"
+                needs = "linear layer from {} to {} features".format(*shape)
+                raise Failure(f"{made} has no {needs} in an attribute of self")
             # As LinearModule stores it, and not yet taken, if there is such a one.
             fits.sort(key=lambda layer: layer.transposed != stored)
             taken = {layer.owner for layer in network.layers}

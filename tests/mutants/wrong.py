@@ -232,7 +232,7 @@ WRONG = [
           DW + '; self.grads["weight"][:, 1000:] = 0'),
     wrong("at most 9 classes in the softmax", {SV, SG, NO, NG}, "10 classes", SOFTMAX,
           SOFTMAX.replace("np.sum(exp,", "np.sum(exp[:, :9],")),
-    wrong("at most three hidden layers", {NO, NG}, "no linear layer", "for units in n_hidden:",
+    wrong("at most three hidden layers", {NO, NG}, "attribute of self", "for units in n_hidden:",
           "for units in n_hidden[:3]:"),
     # Where two sizes are equal, or one is as small as can be
     wrong("gradient of a hidden layer of the inputs' size left out", {NG}, "",
