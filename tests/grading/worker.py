@@ -235,7 +235,8 @@ class Session:
         before = sys.gettrace()
         try:
             sys.settrace(trace)
-            self._call(id, method, arrays)
+            with np.printoptions(threshold=1, edgeitems=1):  # to print arrays is no loop
+                self._call(id, method, arrays)
         finally:
             sys.settrace(before)
         return [str(count)], ()

@@ -347,6 +347,7 @@ VARIANTS = [
     wrong("class numbers", {STABLE}, "", LOSS, "out = -np.log(x[np.arange(y.shape[0]), y]).mean()",
           LOSS_DX, "dx = np.zeros_like(x)\n"
           "        dx[np.arange(y.shape[0]), y] = -1 / x[np.arange(y.shape[0]), y] / y.shape[0]"),
+    wrong("printing", {STABLE}, "", ELU_DX, ELU_DX + "\n        print(self.x, dx, str(dout))"),
     wrong("parameters kept twice", {STABLE}, "", "self.grads = {",
           "self.weight, self.bias = self.params.values()\n        self.grads = {",
           OUT, "out = x @ self.weight.T + self.bias", DX, "dx = dout @ self.weight"),
