@@ -412,7 +412,10 @@ class Layer:
         if self.transposed:
             self.remarks.append("the weight is stored (in, out): the assignment has (out, in)")
         if bias not in ((out_features,), (1, out_features), (out_features, 1)):
-            raise Failure(f"the bias of {out_features} units has the shape {bias}")
+            raise Failure(
+                f"the bias of LinearModule({in_features}, {out_features}) has the shape {bias}, "
+                f"and should have {(1, out_features)}"
+            )
         if bias == (out_features, 1) != (1, 1):
             self.remarks.append("the bias is a column: the assignment has a row")
 

@@ -100,6 +100,9 @@ WRONG = [
           'self.grads["weights"]'),
     wrong("weight that starts as a number", {F, W, B, X, NO, NG, START}, "has the shape ()", INIT,
           "np.float64(0)"),
+    wrong("bias for the inputs", {F, W, B, X, NO, NG, START}, "and should have (1, ",
+          '"bias": np.zeros((1, out_features)),\n        }\n        self.grads',
+          '"bias": np.zeros((1, in_features)),\n        }\n        self.grads'),
     wrong("bias gradient of truth values", {B, NG}, "entries", DB, DB + " > 0"),
     # State
     wrong("gradients shared by the class", {NG, CACHES}, "", "class LinearModule:\n",
