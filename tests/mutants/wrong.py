@@ -166,6 +166,7 @@ WRONG = [
           LOSS_DX, "dx = -y / x"),
     wrong("loss for each sample", {CV}, "one loss for each sample", LOSS,
           "out = -np.sum(y * np.log(x), axis=1)"),
+    wrong("loss by //", {CV}, "// instead of /", LOSS, LOSS.replace("/", "//")),
     wrong("loss without minus", {CV}, "minus", "out = -np", "out = np"),
     wrong("log2", {CV}, "bits", "np.log(x)", "np.log2(x)"),
     wrong("binary cross entropy", {CV}, "binary", "y * np.log(x)",
