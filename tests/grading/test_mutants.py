@@ -46,7 +46,7 @@ CHARGED_FOR_SEVERAL = {
     *("identity, fused with the loss", "weight copied in the first forward"),
     *("output of the ELU in one dimension", "weight that starts as a number"),
     *("leaky ReLU of another year", "sum of the softmax without keepdims"),
-    "bias for the inputs",
+    *("bias for the inputs", "noise in the network"),
 }
 
 
