@@ -163,6 +163,7 @@ def test_the_curves_of_several_runs_are_compared(run, data, monkeypatch):
         main([*flags, str(run.folder / "pytorch")])
         runs.append(run.folder / "pytorch")
     monkeypatch.chdir(run.folder)
+    (one / "metrics.csv").write_text((one / "metrics.csv").read_text(), "utf-8-sig")  # as Excel
     compare(list(map(str, runs)))
     assert (run.folder / "compare.png").read_bytes().startswith(b"\x89PNG")
     (other / "metrics.csv").write_text("a,b\n1,2\n")
