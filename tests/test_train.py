@@ -162,6 +162,7 @@ def test_the_curves_of_several_runs_are_compared(run, data, monkeypatch):
         flags = ["--data_dir", data, "--max_steps", "1", "--batch_size", "20", "--run_dir"]
         main([*flags, str(run.folder / "pytorch")])
         runs.append(run.folder / "pytorch")
+    runs += [Path(one, *i * ["..", "a"]) for i in range(1, 15)]  # so that the legend is long
     monkeypatch.chdir(run.folder)
     (one / "metrics.csv").write_text((one / "metrics.csv").read_text(), "utf-8-sig")  # as Excel
     compare(list(map(str, runs)))
