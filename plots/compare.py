@@ -74,7 +74,9 @@ def draw(runs):
             for split, style in {"train": "--", "val": ".-", "test": ".-"}.items():
                 points = zip(columns["step"], columns.get(f"{split}_{quantity}", []), strict=False)
                 if points := [(step, value) for step, value in points if value is not None]:
-                    name = None if split == "train" else f"{label} ({SPLITS[split]})"
+                    # Matplotlib hides a name that begins with _, and reads mathematics between $.
+                    name = f"{SPLITS[split]}: {label}".replace("$", r"\$")
+                    name = None if split == "train" else name
                     axes.plot(*zip(*points, strict=True), style, color=f"C{i}", label=name)
         axes.set(xlabel="step", ylabel=title)
         axes.grid(alpha=0.3)
