@@ -65,14 +65,18 @@ def draw(runs):
     """The figure: a colour for each run, solid on the held-out set and dashed in training."""
     from matplotlib.figure import Figure  # here: a broken matplotlib is told in one line
 
-    figure = Figure(figsize=(10, 4.5), layout="constrained")
+    names = labels(runs)
+    lines = sum(len(name.splitlines()) for name in names.values())
+    figure = Figure(figsize=(10, 4.5 + 0.22 * lines), layout="constrained")
     for axes, (quantity, title) in zip(figure.subplots(1, 2), QUANTITIES.items(), strict=True):
-        for i, (path, label) in enumerate(labels(runs).items()):
+        for i, (path, label) in enumerate(names.items()):
             columns = runs[path][1]
             for split, style in {"train": "--", "val": ".-", "test": ".-"}.items():
                 points = zip(columns["step"], columns.get(f"{split}_{quantity}", []), strict=False)
                 if points := [(step, value) for step, value in points if value is not None]:
-                    name = None if split == "train" else f"{label} ({SPLITS[split]})"
+                    # Matplotlib hides a name that begins with _, and reads mathematics between $.
+                    name = f"{SPLITS[split]}: {label}".replace("$", r"\$")
+                    name = None if split == "train" else name
                     axes.plot(*zip(*points, strict=True), style, color=f"C{i}", label=name)
         axes.set(xlabel="step", ylabel=title)
         axes.grid(alpha=0.3)

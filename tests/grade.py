@@ -121,6 +121,9 @@ def prepare(args):
         seeds = {line[COLUMNS.index("seed")] for line in lines}
         args.seed = int(min(seeds)) if seeds else secrets.randbelow(1 << 32)
     write_lines(args.csv, [line for name, line in done.items() if name not in again])
+    if kept := done.keys() & names.keys() - again:
+        says = f"{len(kept)} of {len(names)} submissions keep their lines in {args.csv}"
+        print(f"{folder.printable(says)}; --regrade NAME grades one again", file=sys.stderr)
     return [name for cell, name in names.items() if cell in again or cell not in done]
 
 

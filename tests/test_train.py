@@ -156,13 +156,15 @@ def test_the_curves_of_several_runs_are_compared(run, data, monkeypatch):
     """Of both trainers, finished or not, with columns of the validation or the test set."""
     compare = importlib.import_module("plots.compare").main
     one, other = run("a"), run("b", "--validation_size", 5)
-    runs = [one, other, interrupted(run, "c")]
+    runs = [one, other, interrupted(run, "$_$")]
     if find_spec("torch"):
         main = importlib.import_module("train_mlp_pytorch").main
         flags = ["--data_dir", data, "--max_steps", "1", "--batch_size", "20", "--run_dir"]
         main([*flags, str(run.folder / "pytorch")])
         runs.append(run.folder / "pytorch")
+    runs += [Path(one, *i * ["..", "a"]) for i in range(1, 9)]  # so that the legend is long
     monkeypatch.chdir(run.folder)
+    (one / "metrics.csv").write_text((one / "metrics.csv").read_text(), "utf-8-sig")  # as Excel
     compare(list(map(str, runs)))
     assert (run.folder / "compare.png").read_bytes().startswith(b"\x89PNG")
     (other / "metrics.csv").write_text("a,b\n1,2\n")

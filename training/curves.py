@@ -35,5 +35,5 @@ def draw_curves(record, history, file):
             axes.plot(best, test, "*C3", markersize=11, label="test, weights of this step")
         axes.set(xlabel="step", ylabel=label)
         axes.grid(alpha=0.3)
-        axes.legend()
+        axes.legend(loc="best")  # by default too, but then matplotlib warns where it is slow
     figure.savefig(file, format="png", dpi=150)

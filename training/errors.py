@@ -125,7 +125,9 @@ def file_errors(kind, path):
         yield
     except OSError as error:
         where = error.filename or path
-        raise kind(f"cannot use {where}: {error.strerror or error}") from error
+        lost = os.path.islink(where) and not os.path.exists(where)
+        reason = "it is a link to nothing" if lost else error.strerror or error
+        raise kind(f"cannot use {where}: {reason}") from error
 
 
 def one_line(message):

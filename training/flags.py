@@ -38,9 +38,10 @@ def number(kind, low, high):
 
 
 def folder_name(text):
-    if not text or "\0" in text:
-        raise argparse.ArgumentTypeError(f"{text!r} is not the name of a folder")
-    return os.path.expanduser(text)
+    with suppress(ValueError):  # of a character that names cannot have here
+        if text and b"\0" not in os.fsencode(text):
+            return os.path.expanduser(text)
+    raise argparse.ArgumentTypeError(f"{text!r} is not the name of a folder")
 
 
 def hidden_units(text):

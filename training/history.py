@@ -50,8 +50,9 @@ def as_csv(columns):
 
 
 def read_history(path):
-    """The columns of the metrics.csv at path, as lists of numbers; None for an empty cell."""
-    names, *rows = csv.reader(path.read_text("utf-8").splitlines())
+    """The columns of the metrics.csv at path, as lists of numbers; None for an empty cell.
+    A spreadsheet that saves the file begins it with a byte-order mark."""
+    names, *rows = csv.reader(path.read_text("utf-8-sig").splitlines())
     table = [[int(row[0]), *(float(cell) if cell else None for cell in row[1:])] for row in rows]
     columns = zip(*table, strict=True) if table else [()] * len(names)
     return dict(zip(names, map(list, columns), strict=True))

@@ -1,5 +1,6 @@
 """Wrong flags: each is refused in one line with status 2, before anything is written."""
 
+import os
 import shlex
 
 import pytest
@@ -14,6 +15,7 @@ BOTH = {  # what is named, and where
     "'0'": ["--max_steps 0", "--eval_freq 0", "--batch_size 0", "--learning_rate 0"],
     "'1.5'": ["--seed 1.5", "--batch_size 1.5", "--dnn_hidden_units 1.5"],
     "'nan'": ["--learning_rate nan"],
+    r"'\ud800'": ["--run_dir \ud800"] if os.name == "posix" else [],  # which cannot encode it
     "'4294967296'": ["--seed 4294967296"],
     "--seed: '--' is no value": ["--seed=--"],
     "batch_size 51": ["--batch_size 51"],

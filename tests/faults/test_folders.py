@@ -29,6 +29,9 @@ def test_a_folder_that_cannot_be_used_is_refused_and_left_alone(run, tmp_path):
     for name in ("full", "file", "file/deeper", "new/" + 300 * "a", nowhere):
         for flags in ([], ["--resume"]):
             assert str(tmp_path / name) in refused(run, name, *flags)
+    (tmp_path / "runs").symlink_to("unmounted")
+    for name in ("runs", "runs/a"):
+        assert f"{tmp_path / 'runs'}: it is a link to nothing" in refused(run, name)
     assert listing(tmp_path) == before
 
 

@@ -41,6 +41,7 @@ def main(worker, packages, user, processes):
         with contextlib.suppress(ValueError, OSError):  # where the system does not have it
             resource.setrlimit(kind, (limit, limit))
     sys.path.append(packages)
+    del sys.argv[1:]  # which a submission may read
     if root:
         open_hidden_folders()
     with open(worker, encoding="utf-8") as file:

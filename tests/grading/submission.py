@@ -214,7 +214,9 @@ class Submission:
                     fits.append(Layer(owner, params, *shape, stored))
             if not fits:
                 self.fresh_linear(*shape)  # where the reason is LinearModule's, it says so
-                raise Failure("the MLP has no linear layer from {} to {} features".format(*shape))
+                made = f"MLP({sizes[0]}, {sizes[1:-1]}, {sizes[-1]})"
+                needs = "linear layer from {} to {} features".format(*shape)
+                raise Failure(f"{made} has no {needs} in an attribute of self")
             # As LinearModule stores it, and not yet taken, if there is such a one.
             fits.sort(key=lambda layer: layer.transposed != stored)
             taken = {layer.owner for layer in network.layers}
@@ -410,7 +412,10 @@ class Layer:
         if self.transposed:
             self.remarks.append("the weight is stored (in, out): the assignment has (out, in)")
         if bias not in ((out_features,), (1, out_features), (out_features, 1)):
-            raise Failure(f"the bias of {out_features} units has the shape {bias}")
+            raise Failure(
+                f"the bias of LinearModule({in_features}, {out_features}) has the shape {bias}, "
+                f"and should have {(1, out_features)}"
+            )
         if bias == (out_features, 1) != (1, 1):
             self.remarks.append("the bias is a column: the assignment has a row")
 

@@ -258,6 +258,7 @@ def test_one_submission_is_graded_again_with_its_seed(tmp_path):
     status, _, error = run(path, grades, "--regrade", "ann")
     lines = read(grades)
     assert status == 0 and lines["bob_1"] == before["bob_1"], error
+    assert "1 of 2 submissions keep their lines" in error
     assert (before["ann"]["failed rows"], lines["ann"]["failed rows"]) == ("0", "19")
     assert lines["ann"]["seed"] == before["ann"]["seed"]
 

@@ -45,7 +45,8 @@ CHARGED_FOR_SEVERAL = {
     *("input gradient not returned", "squeezed output", "log softmax"),
     *("identity, fused with the loss", "weight copied in the first forward"),
     *("output of the ELU in one dimension", "weight that starts as a number"),
-    "leaky ReLU of another year",
+    *("leaky ReLU of another year", "sum of the softmax without keepdims"),
+    *("bias for the inputs", "noise in the network"),
 }
 
 

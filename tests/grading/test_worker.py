@@ -107,6 +107,10 @@ HOLDS = {
         "self.layers = {-i: layer for i, layer in reversed(list(enumerate(layers)))}",
         "[self.layers[-i] for i in range(len(self.layers))]",
     ),
+    "attributes that are keys": (
+        "self.net = type('Net', (dict,), {'__getattr__': dict.__getitem__})(layers=layers)",
+        "self.net.layers",
+    ),
     "a closure": ("self.get = lambda: layers", "self.get()"),
     "a dict params of other things": (
         "self.params = {'layers': layers, 'activation': 'elu', 'sizes': sizes}",
@@ -138,8 +142,6 @@ WAYS = [
                 "        out = f(x)", wrong.SLOPE,
                 "f = np.vectorize(lambda v: np.where(v > 0, 1.0, np.exp(v)).item())\n"
                 "        slope = f(self.x)"),
-    wrong.wrong("printing", set(), "", wrong.ELU_DX,
-                "dx = dout * slope\n        print(self.x, dx, str(dout))"),
     wrong.wrong("other clips", set(), "", "np.log(x)", "np.log(np.clip(x, 1e-12, 1.0))",
                 "y / x", "y / np.clip(x, 1e-10, 1.0)"),
     wrong.wrong("a scalar helper in both passes", set(), "", wrong.IMPORT, SCALAR, wrong.ELU,
@@ -185,10 +187,10 @@ def test_only_differences_and_other_packages_are_not_numpy_only(way, times):
         assert way.says in (row["diagnosis"] or "")
 
 
-def test_an_unused_import_is_a_remark_whether_the_package_is_installed_or_not():
-    sources = on_top("import cifar10_utils, pandas as pd\nfrom seaborn import lineplot")
+def test_an_import_that_computes_nothing_is_a_remark_whether_the_package_is_installed_or_not():
+    sources = on_top("import cifar10_utils, pandas as pd\nfrom seaborn import set; set()")
     row = run_row("NumPy only", sources, start=runner.in_child)
-    assert row["remarks"] == ["imports cifar10_utils, pandas, seaborn without using it"]
+    assert row["remarks"] == ["imports cifar10_utils, pandas, seaborn: NumPy is enough"]
 
 
 def test_a_module_is_gone_with_its_process_and_the_next_one_works():

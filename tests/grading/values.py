@@ -449,6 +449,7 @@ def _loss_mistakes(x, y):
         (-(y * log).sum(axis=1), "one loss for each sample: the mean over the batch is missing"),
         (reference.cross_entropy(reference.softmax(x), y), "softmax is applied inside once more"),
         (-log.sum() / samples, "the targets are left out"),
+        (np.floor(reference.cross_entropy(x, y)), "rounded down: // instead of /"),
         (-likelihood.mean(), "the logarithm is left out"),
         (np.mean((x - y) ** 2), "that is the squared error"),
         (-np.log(likelihood.mean()), "the logarithm of the mean, not the mean of the logarithms"),

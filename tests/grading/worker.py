@@ -34,6 +34,7 @@ FILES = ("modules", "mlp_numpy")
 STAND_INS = ("torch", "jax", "autograd", "tensorflow", "sympy", "scipy", "sklearn", "numba")
 # Of these too where they are not installed, so that the verdict is the same on every machine.
 NOT_NEEDED = ("cifar10_utils", "cv2", "IPython", "pandas", "PIL", "seaborn", "torchvision")
+SHOWING = ("cifar10_utils", "IPython", "seaborn")  # of which no call computes anything
 OTHERS = ("matplotlib", "tqdm")  # that draw, and compute nothing
 # What lies in FOLDER is the submission's. The tests of the mutants have no process for it.
 ALONE = __name__ == "worker"
@@ -136,7 +137,8 @@ class Session:
         if level or not _own((globals or {}).get("__file__")) or not _of_others(package):
             return IMPORT(name, globals, locals, fromlist, level)
         self.imported.add(package)
-        return stand_in(name if fromlist else package, self.called)
+        called = set() if package in SHOWING else self.called
+        return stand_in(name if fromlist else package, called)
 
     def facts(self, arrays):
         """The stand-ins that were imported so far, and what of them was called."""
@@ -165,11 +167,11 @@ class Session:
         args = [*args, *(name != "input_layer" and 1.0 for name in needed)]
         before = str(args)
         instance = call(f"{kind}({', '.join(map(str, args))})", found, *args)
-        owners = [p for p in _parts(instance) if isinstance(getattr(p, "params", None), dict)]
+        owners = [p for p in _parts(instance) if isinstance(_attribute(p, "params"), dict)]
         calls = collections.deque(maxlen=8)  # what they gave and were given
         made = types.SimpleNamespace(kind=kind, instance=instance, owners=owners, calls=calls)
         self.objects.append(made)
-        clears, changes = callable(getattr(instance, "clear_cache", None)), str(args) != before
+        clears, changes = callable(_attribute(instance, "clear_cache")), str(args) != before
         facts = len(self.objects) - 1, clears, changes, *(p.name for p in parameters[:1])
         return map(str, facts), ()
 
@@ -196,7 +198,7 @@ class Session:
         """What is in params or grads of all owners. A line is the number of an owner, and a key."""
         lines, values = [], []
         for i, owner in enumerate(self.objects[id].owners[:64]):
-            found = getattr(owner, name, None)
+            found = _attribute(owner, name)
             for key in list(found)[:16] if isinstance(found, dict) else ():
                 value = found[key]
                 numbers = isinstance(value, StandIn) or np.asarray(value).dtype.kind in "fiubc"
@@ -233,7 +235,8 @@ class Session:
         before = sys.gettrace()
         try:
             sys.settrace(trace)
-            self._call(id, method, arrays)
+            with np.printoptions(threshold=1, edgeitems=1):  # to print arrays is no loop
+                self._call(id, method, arrays)
         finally:
             sys.settrace(before)
         return [str(count)], ()
@@ -257,7 +260,7 @@ class Session:
             if event == "call" and _own(code.co_filename):
                 names = code.co_varnames[: code.co_argcount]
                 values = {name: frame.f_locals.get(name) for name in names}
-                params = getattr(values.get("self"), "params", None)
+                params = _attribute(values.get("self"), "params")
                 note(code, code.co_name, values | (params if isinstance(params, dict) else {}))
 
         spaces = [np, *self.namespaces.values()]
@@ -403,6 +406,12 @@ def _strided(a):
     wide = np.zeros((*a.shape[:-1], 2 * a.shape[-1]), a.dtype, order="F")
     wide[..., ::2] = a
     return wide[..., ::2]
+
+
+def _attribute(value, name):
+    """An attribute, or None. A dict whose keys are its attributes may raise a KeyError."""
+    with contextlib.suppress(KeyError):
+        return getattr(value, name, None)
 
 
 def _parts(value):
