@@ -406,13 +406,15 @@ def modifications():
 
 
 def wide_experiments():
-    """The experiments with wide networks, by heading: full length first, then with each shortened
-    recipe its changes."""
-    families = comparisons.families()
-    shortened = {HEADINGS[name]: [name, *families[name]] for name in families if name in HEADINGS}
-    listed = {*itertools.chain(*modifications().values(), *shortened.values())}
-    others = sorted(compared().keys() - listed, key=lambda name: (comparisons.depth(name), name))
-    return {"Full length": others} | shortened
+    """The experiments with wide networks, by heading: full length first, then with each other
+    recipe what is compared with it."""
+    others = {
+        heading: [name, *(n for n in compared() if compared()[n] == name)]
+        for name, heading in HEADINGS.items()
+    }
+    listed = {*itertools.chain(*modifications().values(), *others.values())}
+    rest = sorted(compared().keys() - listed, key=lambda name: (comparisons.depth(name), name))
+    return {"Full length": rest} | others
 
 
 def table(tables):
