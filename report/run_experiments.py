@@ -10,11 +10,13 @@ any moment; the same command then continues.
 
 import argparse
 import json
+import signal
 import subprocess
 import sys
 from statistics import fmean
 
 from report import records
+from training.errors import RunError, Stopped, exit_with_message, on_signals
 
 
 def summary(name, runs):
@@ -31,20 +33,29 @@ def summary(name, runs):
 
 
 def train(name, seed):
-    """Trains in runs/NAME/SEED, or continues there. Returns what the run recorded."""
+    """Trains in runs/NAME/SEED, or continues there. Returns what the run recorded. Raises RunError
+    if it fails, which the trainer has explained; Stopped if a signal ends it, with all saved."""
     folder = records.ROOT / "runs" / name / str(seed)
     command = [sys.executable, records.experiment(name)[0], f"@report/experiments/{name}.txt"]
     command += ["--seed", str(seed), "--run_dir", str(folder)]
     command += ["--resume"] if (folder / "run.json").exists() else []
-    subprocess.run(command, cwd=records.ROOT, check=True)
+    trainer = subprocess.Popen(command, cwd=records.ROOT)
+    # A terminal sends Ctrl-C to the trainer too; SIGTERM may be for this process alone.
+    with on_signals(lambda number, _: number == signal.SIGTERM and trainer.terminate()):
+        status = trainer.wait()
+    if status > 128:
+        raise Stopped(status - 128)
+    if status:
+        raise RunError(f"{name}, seed {seed}")
     return records.read_finished(folder)
 
 
-def main():
+@exit_with_message
+def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("names", nargs="*", metavar="NAME", help="default: all")
     known = sorted(path.stem for path in records.EXPERIMENTS.glob("*.txt"))
-    names = parser.parse_args().names or known
+    names = parser.parse_args(argv).names or known
     if unknown := set(names) - set(known):
         parser.error(f"no experiment {', '.join(unknown)} in report/experiments")
     failed = []
@@ -56,12 +67,12 @@ def main():
             print(f"{name}, seed {seed}", flush=True)
             try:
                 runs.append(train(name, seed))
-            except subprocess.CalledProcessError:  # the trainer has said why
-                failed.append(f"{name}, seed {seed}")
+            except RunError as error:
+                failed.append(str(error))
             else:
                 records.write(name, json.dumps(summary(name, runs), indent=1) + "\n")
     if failed:
-        sys.exit(f"failed: {'; '.join(failed)}")
+        raise RunError(f"failed: {'; '.join(failed)}")
 
 
 if __name__ == "__main__":

@@ -2,11 +2,10 @@
 
 import json
 import re
-import subprocess
-import sys
 
 import numpy as np
 import pytest
+from common import ended, failed, posix
 
 pytest.importorskip("torch")
 import train_mlp_pytorch
@@ -45,29 +44,51 @@ def test_a_record_has_the_flags_of_its_experiment():
             assert not records.differing(run["flags"], asked), name
 
 
+TRAINER = """
+import json, os, signal, sys, time
+from pathlib import Path
+
+told, folder = [], Path(sys.argv[sys.argv.index("--run_dir") + 1])
+signal.signal(signal.SIGTERM, lambda number, _: told.append(number))
+run = "/".join(folder.parts[-2:])
+ends = json.loads(Path("ends.json").read_text())
+end = ends.pop(run, 0)
+Path("ends.json").write_text(json.dumps(ends))
+with open("asked", "a") as asked:
+    print(run, file=asked)
+if end > 128:
+    os.kill(os.getppid(), end - 128)
+    while end == 143 and not told:
+        time.sleep(0.01)
+    time.sleep(0.5)  # it saves what it has, which takes a while
+    print("saved", file=open("saved", "a"))
+if end:
+    sys.exit(end)
+folder.mkdir(parents=True)
+record = {"framework": "numpy", "dataset": "cifar10", "status": "completed", "flags": {},
+          "seed": int(folder.name), "data_dir": None, "steps": 1, "train_seconds": 1.0,
+          "test_loss": 1.0, "test_accuracy": int(folder.name) / 10}
+(folder / "run.json").write_text(json.dumps(record))
+(folder / "metrics.csv").write_text("step")
+"""
+
+
+@posix
 def test_experiments_go_on_where_they_stopped_and_after_one_that_fails(tmp_path, monkeypatch):
-    for name in ("EXPERIMENTS", "RESULTS"):
+    for name in ("ROOT", "EXPERIMENTS", "RESULTS"):
         monkeypatch.setattr(records, name, tmp_path)
-    monkeypatch.setattr(sys, "argv", ["run_experiments.py"])
+    (tmp_path / "train.py").write_text(TRAINER)
     for name in "ab":
-        (tmp_path / f"{name}.txt").write_text("# trainer: train_mlp_numpy.py\n# seeds: 1 2\n")
-    ends = {("a", 2): KeyboardInterrupt, ("b", 1): subprocess.CalledProcessError(1, "x")}
-    asked = []
-
-    def train(name, seed):
-        asked.append((name, seed))
-        if asked[-1] in ends:
-            raise ends.pop(asked[-1])
-        return {"framework": "numpy", "dataset": "cifar10", "seed": seed, "flags": {},
-                "test_accuracy": seed / 10, "train_seconds": 1.0}  # fmt: skip
-
-    monkeypatch.setattr(run_experiments, "train", train)
-    with pytest.raises(KeyboardInterrupt):
-        run_experiments.main()
-    with pytest.raises(SystemExit, match="failed: b, seed 1"):
-        run_experiments.main()
-    run_experiments.main()
-    assert asked == [("a", 1), ("a", 2), ("a", 2), ("b", 1), ("b", 2), ("b", 1)]
+        (tmp_path / f"{name}.txt").write_text("# trainer: train.py\n# seeds: 1 2\n")
+    (tmp_path / "ends.json").write_text('{"a/1": 130, "a/2": 143, "b/1": 1}')
+    again = "stopped: run the same command again to continue"
+    for status in (130, 143):
+        assert again in ended(status, run_experiments.main, [])
+    assert (tmp_path / "saved").read_text() == 2 * "saved\n"
+    assert "failed: b, seed 1" in failed(run_experiments.main, [])
+    run_experiments.main([])
+    asked = (tmp_path / "asked").read_text().split()
+    assert asked == ["a/1", "a/1", "a/2", "a/2", "b/1", "b/2", "b/1"]
     assert json.loads((tmp_path / "a.json").read_text())["test_accuracy"] == pytest.approx(0.15)
     assert json.loads((tmp_path / "b.json").read_text())["seeds"] == [2, 1]
 
