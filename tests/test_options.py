@@ -16,6 +16,7 @@ pytest.importorskip("torch")
 import torch
 
 import train_mlp_pytorch
+from training import augmentation
 from training.data_pytorch import TensorData
 
 OPTIONS = [  # each is tried alone, and with all of its list in one run
@@ -100,10 +101,27 @@ def test_the_training_images_of_an_evaluation_are_not_augmented(run, data):
     assert found == train_mlp_pytorch.evaluate(mlp, few.batches(500))
 
 
-def test_epochs_stand_for_steps(data, tmp_path, no_curves):
-    flags = ["--data_dir", data, "--epochs", "3", "--batch_size", "20", "--run_dir"]
-    history = train_mlp_pytorch.main([*flags, str(tmp_path / "a")])
+def test_each_split_is_used_for_what_it_is_there_for(run, data):
+    flags = ["--half_resolution", "--standardize", "--test_time_augmentation"]
+    folder = run("a", *flags, "--validation_size", 15)
+    splits = cifar10_utils.get_cifar10(data, one_hot=False, validation_size=15)
+    train, val, test = (TensorData(split, "cpu", None, True) for split in splits.values())
+    mlp = train_mlp_pytorch.make_mlp(load_flags(folder))
+    mlp.load_state_dict(load_weights(folder))
+    found = train.second_moments(products=False).rsqrt().float()
+    torch.testing.assert_close(mlp.layers[0].map, found)
+    for name, split in {"val": val, "test": test}.items():
+        views = split.batches(500, whole=True)
+        loss, _ = train_mlp_pytorch.evaluate(augmentation.TestTimeAugmentation(mlp), views)
+        assert record_of(folder)[f"{name}_loss"] == pytest.approx(loss, rel=1e-5)
+
+
+def test_epochs_stand_for_steps_in_the_schedule_too(data, tmp_path, no_curves):
+    flags = ["--data_dir", data, "--epochs", "3", "--batch_size", "20", "--schedule", "cosine"]
+    history = train_mlp_pytorch.main([*flags, "--run_dir", str(tmp_path)])
     assert history["step"] == [0, 8]  # 150 / 20, rounded up
+    groups = read_checkpoint(tmp_path / "checkpoint.pt")["optimizer"]["param_groups"]
+    assert groups[0]["lr"] == pytest.approx(1e-3 * (1 + np.cos(np.pi * 7 / 8)) / 2)
 
 
 def test_a_run_begun_before_a_flag_existed_goes_on(run):

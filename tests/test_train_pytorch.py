@@ -1,5 +1,6 @@
 """What the PyTorch trainer stands on: optimizers, batches, augmentation."""
 
+import copy
 import itertools
 
 import numpy as np
@@ -225,6 +226,21 @@ def test_accuracy_goes_by_the_largest_share_of_mixed_labels():
     logits = torch.tensor([[0.1, 2.0, 0.3], [1.0, 0.0, 0.0]])
     for targets in ([1, 2], [[0.3, 0.6, 0.1], [0.4, 0.0, 0.6]]):
         assert trainer.accuracy(logits, torch.tensor(targets)) == 0.5
+
+
+# Evaluation
+
+
+@pytest.mark.parametrize("views", [False, True])
+def test_an_evaluation_drops_no_units_and_leaves_the_norms_as_they_are(views):
+    mlp = MLP(3072, [6], 10, input_scale=64, normalization="batch", dropout=0.5)
+    mlp.layers[-1].weight.data.normal_()
+    before = copy.deepcopy(mlp.state_dict())
+    network = augmentation.TestTimeAugmentation(mlp) if views else mlp
+    batch = some_images(12), torch.arange(12) % 10
+    assert trainer.evaluate(network, [batch]) == trainer.evaluate(network, [batch])
+    assert all(torch.equal(value, before[name]) for name, value in mlp.state_dict().items())
+    assert mlp.training
 
 
 # Test-time augmentation
