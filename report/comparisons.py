@@ -122,10 +122,14 @@ def standard_error(values):
 
 
 def what_counts(samples):
-    """Of samples of differences, all of one size, the smallest mean that counts: different from 0
-    at the level of 5 % for all of them together (Bonferroni), by a t-test whose variance is the
-    mean of theirs."""
-    freedom = sum(len(sample) - 1 for sample in samples)
-    error = math.sqrt(np.mean([standard_error(sample) ** 2 for sample in samples]))
+    """Of samples of differences from the same runs, the smallest mean that counts: different from 0
+    at the level of 5 % for all of them together (Bonferroni), by a t-test whose variance is that of
+    all runs, these included, beside the effects of the changes and of the seeds. The mean variance
+    of the samples would have far fewer degrees of freedom: each holds the noise of the same runs.
+    """
+    table = np.array([np.zeros_like(samples[0]), *samples])
+    noise = table - table.mean(axis=1, keepdims=True) - table.mean(axis=0) + table.mean()
+    freedom = (len(table) - 1) * (table.shape[1] - 1)
+    error = math.sqrt(2 / table.shape[1] * (noise**2).sum() / freedom)
     z = NormalDist().inv_cdf(1 - 0.05 / 2 / len(samples))
     return error * (z + (z**3 + z) / (4 * freedom))  # the t quantile, of many degrees of freedom

@@ -18,7 +18,7 @@ STEPS = {  # the candidates of the benchmark's default step, and their labels in
     "pytorch": "`train_mlp_pytorch.py`",
     "pytorch bare": "bare PyTorch loop, batches already float32",
 }
-PARTS = {  # of the best network's step, and their labels in PERFORMANCE.md
+PARTS = {  # of a wide network's step, and their labels in PERFORMANCE.md
     "products": "linear layers and whitening",
     "augmentation": "drawing and augmenting the batch",
     "dropout": "dropout",
@@ -74,7 +74,7 @@ def step_table():
 
 
 def best_step_table():
-    """Where the step of the best network spends its time."""
+    """Where the step of a wide network on whitened inputs spends its time."""
     record = records.read("benchmark").get("best_step")
     if not record:
         return "Not measured yet: `python -m report.benchmark best_step`."

@@ -116,12 +116,21 @@ def test_a_record_without_an_experiment_names_the_commit_that_can_run_it():
 
 
 def test_what_counts_grows_with_the_spread_and_with_the_number_of_comparisons():
-    samples = [np.array([-1.0, 0, 1])] * 20
-    few = comparisons.what_counts(samples)
-    assert comparisons.what_counts([2 * sample for sample in samples]) == pytest.approx(2 * few)
-    assert comparisons.what_counts(samples * 2) > 0.95 * few
-    # t with 40 degrees of freedom: P(|t| > 3.24) is about 0.05 / 20. The error is 1 / 3^0.5.
-    assert few == pytest.approx(3.24 / 3**0.5, rel=0.01)
+    def differences(n):
+        """Of n changes without any effect, from the same three runs."""
+        runs = rng.standard_normal((n + 1, 3))
+        return [*(runs[1:] - runs[0])]
+
+    rng = np.random.default_rng(0)
+    few, many = (comparisons.what_counts(differences(n)) for n in (40, 4000))
+    samples = differences(40)
+    line = comparisons.what_counts(samples)
+    assert comparisons.what_counts([2 * sample for sample in samples]) == pytest.approx(2 * line)
+    # z of 0.05 / 4000 is 4.37. The standard error is (2 / 3)^0.5.
+    assert few < many == pytest.approx(4.37 * (2 / 3) ** 0.5, rel=0.03)
+    found = [differences(37) for _ in range(1000)]
+    wrong = [max(abs(d.mean()) for d in ds) > comparisons.what_counts(ds) for ds in found]
+    assert np.mean(wrong) < 0.05
 
 
 def test_differences_are_of_the_same_seed_at_the_last_step():
