@@ -157,7 +157,7 @@ class Run:
         the unaugmented training images. Keeps the weights with the best validation accuracy."""
         history = self.history
         scores = {history.held_out: held_out, "clean": clean}
-        scores = {split: values for split, values in scores.items() if values is not None}
+        scores = {split: [*map(float, s)] for split, s in scores.items() if s is not None}
         for loss, _ in scores.values():
             self._require_finite(loss)
         best = max(history.columns.get("val_accuracy", []), default=-1)
