@@ -205,8 +205,10 @@ class Run:
 
     def _require_finite(self, loss):
         if not math.isfinite(loss):
-            where = f"step {self.step} with --learning_rate {self.args.learning_rate}"
-            raise RunError(f"the loss is {loss} at {where}: try a smaller one")
+            advice = f" with --learning_rate {self.args.learning_rate}: try a smaller one"
+            if self.step == 0:
+                advice = ", before any training: the network or the loss is wrong"
+            raise RunError(f"the loss is {loss} at step {self.step}{advice}")
 
     def _save(self):
         """Writes the checkpoint: the parts, the best weights and the progress."""
