@@ -34,7 +34,8 @@ def accuracy(logits, targets):
 @torch.inference_mode()
 def evaluate(mlp, batches):
     """The mean loss and the accuracy over all examples of the batches, pairs of x and y; None
-    where there are none."""
+    where there are none. Under torchrun each process has a share of the examples, and
+    processes.all_reduce_sum adds up what they find."""
     mlp.eval()
     loss = correct = n = torch.zeros((), dtype=torch.float64, device=mlp.device)
     for x, y in batches:

@@ -118,6 +118,22 @@ def test_evaluation_averages_over_samples_and_keeps_no_caches(run):
             mlp.backward(y)
 
 
+def test_scores_may_be_scalars_of_numpy_and_tensors(run, monkeypatch):
+    """As an evaluate returns them that somebody else wrote; JSON knows neither."""
+    run("whole")
+    whole, evaluate = run.history, run.trainer.evaluate
+    scalar = np.float32 if run.framework == "numpy" else importlib.import_module("torch").tensor
+
+    def evaluated(*arguments):
+        scores = evaluate(*arguments)
+        return scores and tuple(map(scalar, scores))
+
+    monkeypatch.setattr(run.trainer, "evaluate", evaluated)
+    run("a")
+    for name, column in whole.items():
+        assert run.history[name] == pytest.approx(column, rel=1e-6)
+
+
 ENDS = [  # of options of the PyTorch trainer
     ["--normalization", "layer", "--dropout", 0.99],
     ["--standardize"],  # every standard deviation is 0

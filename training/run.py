@@ -157,7 +157,7 @@ class Run:
         the unaugmented training images. Keeps the weights with the best validation accuracy."""
         history = self.history
         scores = {history.held_out: held_out, "clean": clean}
-        scores = {split: values for split, values in scores.items() if values is not None}
+        scores = {split: [*map(float, s)] for split, s in scores.items() if s is not None}
         for loss, _ in scores.values():
             self._require_finite(loss)
         best = max(history.columns.get("val_accuracy", []), default=-1)
@@ -205,8 +205,10 @@ class Run:
 
     def _require_finite(self, loss):
         if not math.isfinite(loss):
-            where = f"step {self.step} with --learning_rate {self.args.learning_rate}"
-            raise RunError(f"the loss is {loss} at {where}: try a smaller one")
+            advice = f" with --learning_rate {self.args.learning_rate}: try a smaller one"
+            if self.step == 0:
+                advice = ", before any training: the network or the loss is wrong"
+            raise RunError(f"the loss is {loss} at step {self.step}{advice}")
 
     def _save(self):
         """Writes the checkpoint: the parts, the best weights and the progress."""

@@ -115,9 +115,12 @@ def test_a_run_of_another_kind_is_called_that(run, change, named):
     assert named in line and "damaged" not in line and listing(path.parent) == before
 
 
-def test_a_loss_that_is_not_finite_stops_the_run(run, tmp_path):
+def test_a_loss_that_is_not_finite_stops_the_run(run, tmp_path, monkeypatch):
     line = failed(run, "a", "--learning_rate", "1e38")
     sentence = r"the loss is (nan|inf) at step [2-4] with --learning_rate 1e\+38: try a smaller"
     assert re.search(sentence, line)
     assert record_of(tmp_path / "a")["status"] == "failed"
     assert rows_of(tmp_path / "a")
+    monkeypatch.setattr(run.trainer, "evaluate", lambda *_: (float("nan"), 0.1))
+    line = failed(run, "b")  # no rate is to blame
+    assert "nan at step 0, before any training" in line and "smaller" not in line

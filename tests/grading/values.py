@@ -264,7 +264,8 @@ def _other_functions(x, alpha):
         (alpha * (1 - exp), "the exp branch has the wrong sign"),
     ):
         yield np.where(above, x, below), sentence
-    yield np.where(above, alpha * (np.exp(x) - 1), x), "the two branches are exchanged"
+    for instead in (alpha * (np.exp(x) - 1), 0 * x):  # 0 where the exp is clipped
+        yield np.where(above, instead, x), "the two branches are exchanged"
     yield np.tanh(x), "that is tanh"
     yield x, "the input is passed on unchanged"
 
@@ -307,11 +308,13 @@ def _softmax_mistakes(x, expected):
     exp, shifted = np.exp(x), np.exp(x - x.max(axis=1, keepdims=True))
     by_column = normalised(np.exp(x - x.max(axis=0)))
     samples = "normalised over the samples (axis 0), not the classes"
+    batch = "normalised over the whole batch: axis=1 missing"
     return [
         (normalised(exp, axis=0), samples),
         (normalised(shifted, axis=0), samples),
         (by_column, "the maximum of each column is subtracted, not that of each row"),
-        (normalised(exp, axis=None), "normalised over the whole batch: axis=1 missing"),
+        (normalised(exp, axis=None), batch),
+        (normalised(shifted, axis=None), batch),
         (exp, "not normalised"),
         (shifted, "not normalised"),
         (np.log(expected), "that is the logarithm of the softmax"),
