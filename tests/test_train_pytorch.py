@@ -79,6 +79,13 @@ def test_penalties_move_the_weights_and_spare_biases_and_norms(flags):
         torch.testing.assert_close(parameter.detach(), expected, rtol=1e-4, atol=1e-5)
 
 
+def test_a_network_whose_layers_are_in_a_plain_list_is_refused():
+    mlp = nn.Module()
+    mlp.layers = [nn.Linear(3, 2)]
+    with pytest.raises(ValueError, match="in a plain list"):
+        optimizer_of(mlp)
+
+
 # Batches
 
 

@@ -19,6 +19,8 @@ def make_optimizer(mlp, args, total_steps):
     """The optimizer of the flags, whose penalties apply to the linear layers' weights alone. Its
     state_dict() is all that a checkpoint needs of it."""
     matrices = [p for p in mlp.parameters() if p.ndim > 1]
+    if not matrices:
+        raise ValueError("the network has no weights: PyTorch does not see layers in a plain list")
     vectors = [p for p in mlp.parameters() if p.ndim == 1]
     groups = [
         {"params": matrices, "weight_decay": args.weight_decay, "steps": 0},
