@@ -248,12 +248,17 @@ def small_files():
     return {name: getattr(cifar10_utils, name) for name in ("MD5", "IMAGES_PER_FILE")}
 
 
+def python_path(*folders):
+    """The variable with folders before those that it has, as the modules of a cluster set it."""
+    before = filter(None, [os.environ.get("PYTHONPATH")])
+    return {"PYTHONPATH": os.pathsep.join([*map(str, folders), *before])}
+
+
 def environment_of_small_files(folder, code=""):
     """The variables with which any Python program takes the small files for CIFAR-10's, and
     executes code before it begins."""
     start = f"import cifar10_utils\nvars(cifar10_utils).update({small_files()})\n{code}\n"
-    path = [write_files(folder / "start", {"sitecustomize.py": start.encode()}), ROOT]
-    return {"PYTHONPATH": os.pathsep.join(map(str, path))}
+    return python_path(write_files(folder / "start", {"sitecustomize.py": start.encode()}), ROOT)
 
 
 def wait_for(condition):

@@ -6,7 +6,7 @@ import sys
 
 import numpy as np
 import pytest
-from common import REAL, needs_real, record_of, rows_of, train
+from common import REAL, needs_real, python_path, record_of, rows_of, train
 
 NUMPY = "train_mlp_numpy.py"
 
@@ -15,7 +15,7 @@ def test_without_torch_data_and_network_it_learns_synthetic_data_and_says_so(tmp
     """After the download was tried, without the waits between its attempts."""
     (tmp_path / "torch.py").write_text("raise ImportError('torch is not here')")
     (tmp_path / "sitecustomize.py").write_text("import time; time.sleep = id")
-    nowhere = {"CIFAR10_URL": "http://127.0.0.1:9/x", "PYTHONPATH": str(tmp_path)}
+    nowhere = {"CIFAR10_URL": "http://127.0.0.1:9/x", **python_path(tmp_path)}
     out, err = train(NUMPY, "--max_steps", 300, "--eval_freq", 300, cwd=tmp_path, **nowhere)
     assert "cannot download CIFAR-10 from http://127.0.0.1:9/x: [Errno" in "".join(err)
     assert sum("SYNTHETIC DATA, not CIFAR-10" in line for line in err) == 2  # start and end
