@@ -76,8 +76,8 @@ def draw(runs):
                 if points := [(step, value) for step, value in points if value is not None]:
                     # Matplotlib hides a name that begins with _, and reads mathematics between $.
                     name = f"{SPLITS[split]}: {label}".replace("$", r"\$")
-                    name = None if split == "train" else name
-                    axes.plot(*zip(*points, strict=True), style, color=f"C{i}", label=name)
+                    axes.plot(*zip(*points, strict=True), style, color=f"C{i}",
+                              label=None if split == "train" else name)  # fmt: skip
         axes.set(xlabel="step", ylabel=title)
         axes.grid(alpha=0.3)
     handles, names = axes.get_legend_handles_labels()

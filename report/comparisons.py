@@ -122,10 +122,11 @@ def standard_error(values):
 
 
 def what_counts(samples):
-    """Of samples of differences from the same runs, the smallest mean that counts: different from 0
-    at the level of 5 % for all of them together (Bonferroni), by a t-test whose variance is that of
-    all runs, these included, beside the effects of the changes and of the seeds. The mean variance
-    of the samples would have far fewer degrees of freedom: each holds the noise of the same runs.
+    """The smallest mean difference that counts: at the level of 5 % for all changes together
+    (Bonferroni), by a t-test. samples: for each change its differences from the same runs, by seed.
+
+    The variance is what changes and seeds leave unexplained in all runs. The mean variance of the
+    samples has far fewer degrees of freedom than it seems: all hold the noise of the same runs.
     """
     table = np.array([np.zeros_like(samples[0]), *samples])
     noise = table - table.mean(axis=1, keepdims=True) - table.mean(axis=0) + table.mean()
