@@ -37,6 +37,7 @@ NAMED = {
         *("half-resolution", "whiten", "float32", "long-no-dropout", "long-flip-shift"),
         *("best-cpu-no-dropout", "best-cpu-no-label-smoothing", "best-cpu-flip-shift"),
         *("third-dropout", "third-mixup", "third-learning-rate", "third-augmented"),
+        "third-wider",
     ),
     "validation of": (
         *("base", "standardize", "tanh", "tanh-standardized"),
