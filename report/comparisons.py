@@ -24,7 +24,7 @@ KINDS = {
         *("standardize", "half-resolution", "whiten", "batch-norm", "layer-norm"),
     ),
     "Initial weights, and penalties on the weights": (
-        *("local-fields", "weight-decay", "adam", "l1", "first-layer-l1"),
+        *("local-fields", "weight-decay", "adam", "l1", "l1-decay", "first-layer-l1"),
     ),
     "Regularisation by noise, by the data, by the targets": (
         *("dropout", "flip", "shift", "flip-shift", "distortion", "random-affine", "mixup"),

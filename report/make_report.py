@@ -33,7 +33,7 @@ HEADINGS = {
 NAMED = {
     "points": (
         *("batch-norm", "standardize", "layer-norm", "ema", "cosine", "test-time"),
-        *("test-time-18-views", "flip", "mixup", "random-affine", "dropout"),
+        *("test-time-18-views", "flip", "mixup", "random-affine", "dropout", "l1-decay"),
         *("half-resolution", "whiten", "float32", "long-no-dropout", "long-flip-shift"),
         *("best-cpu-no-dropout", "best-cpu-no-label-smoothing", "best-cpu-flip-shift"),
         *("third-dropout", "third-mixup", "third-learning-rate", "third-augmented"),

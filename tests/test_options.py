@@ -20,9 +20,9 @@ from training import augmentation
 from training.data_pytorch import TensorData
 
 OPTIONS = [  # each is tried alone, and with all of its list in one run
-    ["--activation tanh", "--optimizer momentum", "--weight_decay 1", "--l1 0.1", "--dropout 0.5",
-     "--standardize", "--schedule cosine", "--warmup_steps 3", "--label_smoothing 0.1", "--shift 4",
-     "--random_affine 0.1"],
+    ["--activation tanh", "--optimizer momentum", "--weight_decay 1", "--l1_decay 0.1",
+     "--dropout 0.5", "--standardize", "--schedule cosine", "--warmup_steps 3",
+     "--label_smoothing 0.1", "--shift 4", "--random_affine 0.1"],
     ["--activation relu", "--optimizer adam", "--normalization batch", "--half_resolution",
      "--half_resolution --whiten 0.3", "--flip", "--mixup 0.4", "--train_eval_size 30",
      "--test_time_augmentation"],

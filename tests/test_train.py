@@ -138,7 +138,7 @@ ENDS = [  # of options of the PyTorch trainer
     ["--normalization", "layer", "--dropout", 0.99],
     ["--standardize"],  # every standard deviation is 0
     ["--random_affine", 1, "--shift", 31, "--flip", "--mixup", 1],
-    ["--optimizer", "adam", "--weight_decay", 1000, "--l1", 1000],
+    ["--optimizer", "adam", "--weight_decay", 1000, "--l1_decay", 1000],
 ]
 
 

@@ -62,7 +62,7 @@ PENALTIES = {  # flags, and what a step of rate 0.5 without a gradient leaves of
     "--weight_decay 0.1": lambda w: w - 0.5 * 0.1 * w,
     "--weight_decay 0.1 --optimizer adam": lambda w: w - 0.5 * w.sign(),
     "--weight_decay 0.1 --optimizer adamw": lambda w: w - 0.5 * 0.1 * w,
-    "--l1 0.1": lambda w: w - 0.5 * 0.1 * w.sign(),
+    "--l1_decay 0.1": lambda w: w.sign() * (w.abs() - 0.5 * 0.1).clamp(min=0),
 }
 
 

@@ -113,7 +113,7 @@ def add_experiment_flags(parser, activations, normalizations):
     add("--epochs", **COUNT, help="passes over the training images, in place of --max_steps")
     add = parser.add_argument_group("regularization").add_argument
     add("--weight_decay", **FACTOR, help="of the weights, not of biases; decoupled in AdamW")
-    add("--l1", **FACTOR, help="factor of the sum of the weights' absolute values in the loss")
+    add("--l1_decay", **FACTOR, help="L1 penalty, decoupled: X times the learning rate in a step")
     add("--dropout", **PROBABILITY, help="probability that a hidden unit is set to zero in a step")
     add("--label_smoothing", **PROBABILITY, help="share of the target spread over all classes")
     add("--flip", **ON, help="mirror training images at random")

@@ -4,6 +4,7 @@ import functools
 import math
 
 import torch
+from torch.nn import functional as F
 
 from training import processes
 
@@ -33,15 +34,16 @@ def make_optimizer(mlp, args, total_steps):
 
 @torch.no_grad()
 def prepare_step(args, total_steps, optimizer, *_):
-    """Called by the optimizer before each step: averages the gradients over the processes, adds
-    that of the L1 penalty and sets the learning rate."""
+    """Called by the optimizer before each step: averages the gradients over the processes, sets
+    the learning rate and takes the L1 penalty's step, after which small weights are 0."""
     processes.average_gradients(optimizer)
-    if args.l1:
-        for matrix in optimizer.param_groups[0]["params"]:
-            matrix.grad.add_(matrix.sign(), alpha=args.l1)
     for group in optimizer.param_groups:
         group["steps"] += 1  # in the group, because state_dict() holds it there
         group["lr"] = learning_rate(args, group["steps"], total_steps)
+    if args.l1_decay:
+        matrices, _ = optimizer.param_groups
+        for matrix in matrices["params"]:
+            matrix.copy_(F.softshrink(matrix, args.l1_decay * matrices["lr"]))
 
 
 def learning_rate(args, step, total_steps):

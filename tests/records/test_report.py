@@ -97,7 +97,7 @@ def test_the_digest_follows_the_text_the_records_and_the_figures(tmp_path, monke
 COUNTS = {
     True: (
         *("batch-norm", "standardize", "layer-norm", "ema", "test-time-18-views", "cosine"),
-        *("flip", "mixup", "random-affine", "whiten", "dropout"),
+        *("flip", "mixup", "random-affine", "whiten", "dropout", "l1-decay"),
     ),
     False: ("gelu", "relu", "weight-decay", "adam", "l1", "first-layer-l1", "float32"),
 }
