@@ -28,7 +28,7 @@ def draw():
     shown = {recipe: families[recipe] for recipe in RECIPES}
     rows = list(dict.fromkeys(row(name) for names in reversed(shown.values()) for name in names))
     title = "Changes of a recipe: differences in validation accuracy"
-    figure = style.new_figure(title, height=0.69 + 0.115 * len(rows))
+    figure = style.new_figure(title, height=0.69 + 0.1 * len(rows))
     widths = [3 if len(runs_of(recipe)) > 2 else 2 for recipe in shown]
     panels = figure.subplots(1, len(shown), sharex=True, sharey=True, width_ratios=widths)
     for panel, (recipe, names) in zip(panels, shown.items(), strict=True):

@@ -37,7 +37,7 @@ NAMED = {
         *("half-resolution", "whiten", "float32", "long-no-dropout", "long-flip-shift"),
         *("best-cpu-no-dropout", "best-cpu-no-label-smoothing", "best-cpu-flip-shift"),
         *("third-dropout", "third-mixup", "third-learning-rate", "third-augmented"),
-        "third-wider",
+        *("third-wider", "third-l1-02", "third-l1-03"),
     ),
     "validation of": (
         *("base", "standardize", "tanh", "tanh-standardized"),
@@ -49,7 +49,7 @@ NAMED = {
         *("base", "whiten", "combined-1-training", "combined-2-augmented"),
         *("third", "third-epochs"),
     ),
-    "accuracies of": ("best-cpu-first", "best-cpu-l1"),
+    "accuracies of": ("best-cpu-first", "best-cpu-l1", "third-l1-02"),
 }
 FLAG_COLUMNS = 4
 AT_CHANCE = 0.11  # accuracies below this

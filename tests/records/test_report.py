@@ -111,9 +111,12 @@ def test_what_the_text_says_in_words_is_what_the_records_say():
     assert comparisons.paired("dropout").mean() < 0
     for name in ("shift", "flip-shift", "dropout"):
         assert records.column(records.runs_of(name), "train_accuracy")[:, -1].mean() < 0.5
-    # Changes of the recipe with whitened inputs do not improve it, or no more than epochs do.
+    # Of the changes of the recipe with whitened inputs L1 improves it, by single views even more;
+    # the others do not, or no more than epochs do.
     for name in comparisons.families()["third"]:
-        assert (comparisons.paired(name).mean() < 0.1) == (name != "third-wider"), name
+        gain = comparisons.paired(name)
+        single = comparisons.paired(name, records.single_view_accuracy)
+        assert (single > gain > 0.5) if "l1" in name else gain < 0.5, name
     assert comparisons.paired("third-wider") <= comparisons.paired("third-epochs")
     # Flips and shifts alone: better in a tenth of the time, worse at full length.
     assert comparisons.paired("long-flip-shift") > 0 > comparisons.paired("best-cpu-flip-shift")
