@@ -114,8 +114,9 @@ def best_text():
     accuracies = " and ".join(f"{run['test_accuracy']:.4f}" for run in runs)
     changed = ". Its flags have changed since, so it needs an earlier commit"
     text = (
-        f"The best network of the report, with hidden layers of {layers} units, reaches a test "
-        f"accuracy of {accuracies} (one for each seed; probabilities averaged over 150 views) "
+        "The best network that the report trains on all images, with hidden layers of "
+        f"{layers} units, reaches a test accuracy of {accuracies} (one for each seed; "
+        "probabilities averaged over 150 views) "
         f"after {record['train_seconds'] / 60:.0f} minutes of training on two shared CPU cores "
         f"with bfloat16 support{changed if 'commit' in record else ''}:"
     )
