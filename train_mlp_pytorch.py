@@ -87,16 +87,17 @@ def make_parser():
     return parser
 
 
-def final_scores(mlp, data, test_time_augmentation):
-    """The loss and the accuracy on the test set as `test`; with test-time augmentation also on the
-    validation split as `val`, and on the test set without it as `test_single_view`."""
+def final_scores(mlp, data, shift):
+    """The loss and the accuracy on the test set as `test`; with test-time augmentation, on views
+    shifted by up to `shift` pixels, also on the validation split as `val`, and on the test set
+    without it as `test_single_view`."""
     scores = {"test": evaluate(mlp, data.test.batches(EVAL_BATCH))}
-    if test_time_augmentation:
+    if shift:
         scores["test_single_view"] = scores["test"]
         for name, split in {"test": data.test, "val": data.validation}.items():
             if split:
                 batches = split.batches(EVAL_BATCH, whole=True)
-                scores[name] = evaluate(TestTimeAugmentation(mlp), batches)
+                scores[name] = evaluate(TestTimeAugmentation(mlp, shift), batches)
     return scores
 
 

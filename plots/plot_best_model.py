@@ -14,7 +14,7 @@ ORDER = (
 )
 VEHICLES = 4
 TRAINING_IMAGES = 50_000
-SHOWN = 20  # units of the first layer
+SHOWN = 10  # units of the first layer
 CURVES = {  # colour, line and label of a column of metrics.csv
     "train": ("C0", "-", "training, augmented"),
     "clean": ("C2", ":", "training, unaugmented"),
@@ -24,6 +24,8 @@ PAIR = (  # the looks of two lines, which print without colour can tell apart
     {"ls": "--", "marker": "o", "ms": 2.5, "color": "C7", "mfc": "white"},
     {"ls": "-", "marker": "o", "ms": 2.5, "color": "C2"},
 )
+
+BESIDE = {"loc": "center left", "bbox_to_anchor": (1, 0.5), "frameon": False}  # of a panel
 
 
 def draw_curves():
@@ -38,8 +40,8 @@ def draw_curves():
     for quantity, panel in panels.items():
         for split, (color, line, label) in CURVES.items():
             panel.plot(epochs, history[f"{split}_{quantity}"], line, color=color, label=label)
-        panel.plot(epochs[-1], best[0][f"test_{quantity}"], "*", color="C3", ms=9, mec="white",
-                   mew=0.5, zorder=3, label="test, trained on all images")  # fmt: skip
+        panel.plot(epochs[-1], best[0][f"test_single_view_{quantity}"], "*", color="C3", ms=9,
+                   mec="white", mew=0.5, zorder=3, label="test, trained on all images")  # fmt: skip
     figure.set_figheight(1.7)
     figure.legend(*panel.get_legend_handles_labels(), loc="outside lower center", ncols=4)
     style.save(figure, "best_model_curves")
@@ -52,11 +54,11 @@ def draw_confusion(record):
     figure = style.new_figure(
         "Confusion matrix on the test set:\n"
         f"{record['test_accuracy']:.1%} of the images are on the diagonal",
-        0.55 * style.TEXT_WIDTH, 2.8,
+        0.55 * style.TEXT_WIDTH, 2.6,
     )  # fmt: skip
     axes = figure.subplots()
     axes.grid(False)
-    image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")
     for (row, column), count in np.ndenumerate(matrix):
         dark = image.norm(shares[row, column]) > 0.55
         axes.text(column, row, count, color="white" if dark else "black", ha="center", va="center",
@@ -88,7 +90,7 @@ def small_panel(title, height):
 
 
 def draw_first_layer(pictures):
-    figure, panel = small_panel("First layer", 2.1)
+    figure, panel = small_panel("First layer", 1.0)
     panel.imshow(tile(pictures["run"][:SHOWN], 5), interpolation="nearest")
     panel.axis("off")
     style.save(figure, "best_model_first_layer")
@@ -96,23 +98,23 @@ def draw_first_layer(pictures):
 
 def draw_calibration(results):
     """The reliability diagram on the test set, before and after the temperature."""
-    figure, panel = small_panel("Calibration", 1.1)
+    figure, panel = small_panel("Calibration", 0.95)
     panel.plot([0, 1], [0, 1], ":", color="0.6", lw=0.8)
     for (when, result), look in zip(results.items(), PAIR, strict=True):
         confidence, accuracy, _ = result["bins"]
-        panel.plot(confidence, accuracy, **look, label=f"{when} the temperature")
+        panel.plot(confidence, accuracy, **look, label=when)
     panel.set(xlabel="confidence", ylabel="accuracy")
-    panel.legend(loc="lower right", framealpha=0, borderpad=0)
+    panel.legend(title="temperature", **BESIDE)
     style.save(figure, "best_model_calibration")
 
 
 def draw_augmentation(runs):
     """The accuracy of two runs, without and with augmentation, on moved images."""
-    figure, panel = small_panel("What augmentation teaches", 1.1)
+    figure, panel = small_panel("What flips and shifts teach", 0.95)
     for (name, run), look in zip(runs.items(), PAIR, strict=True):
         panel.plot(run["moved_by"], run["moved"], **look, label=name)
     panel.set(xlabel="shift to the right (pixels)", ylabel="accuracy", xticks=range(-8, 9, 4))
-    panel.legend(title="augmentation", loc="lower center", ncols=2, framealpha=0)
+    panel.legend(title="flips, shifts", **BESIDE)
     style.save(figure, "best_model_augmentation")
 
 
@@ -122,5 +124,4 @@ def draw():
     draw_confusion(record)
     draw_first_layer(np.load(records.RESULTS / "best_model.npz"))
     draw_augmentation(record["augmentation"])
-    if "bins" in record["calibration"]["before"]:
-        draw_calibration(record["calibration"])
+    draw_calibration(record["calibration"])

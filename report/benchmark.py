@@ -40,7 +40,7 @@ from training.processes import keep_freed_memory, mean, precision
 
 DATA = records.ROOT / cifar10_utils.DEFAULT_DIR
 RATE = 1e-3  # the trainers' default
-BEST = f"@{records.EXPERIMENTS}/third.txt"
+BEST = f"@{records.EXPERIMENTS}/best-cpu.txt"
 GROWTH = {  # the hidden layers and the batch size behind each point of the figure
     "width": {n: ([n], 200) for n in (32, 64, 100, 256, 512, 1024, 2048)},
     "depth": {n: ([100] * n, 200) for n in (1, 2, 4, 8, 16)},

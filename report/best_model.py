@@ -61,9 +61,9 @@ def load_run(folder, data_dir):
 @torch.inference_mode()
 def predict_all(run, data):
     """The logits (N, C) of all images of a split and their labels (N,), as arrays."""
-    views = run.args.test_time_augmentation
-    predict = (TestTimeAugmentation(run.mlp) if views else run.mlp).eval()
-    batches = data.batches(trainer.EVAL_BATCH, whole=views)
+    shift = run.args.test_time_augmentation
+    predict = (TestTimeAugmentation(run.mlp, shift) if shift else run.mlp).eval()
+    batches = data.batches(trainer.EVAL_BATCH, whole=shift > 0)
     return torch.cat([predict(x) for x, _ in batches]).double().numpy(), data.labels.numpy()
 
 

@@ -98,8 +98,13 @@ def families():
 
 
 def paired(name, accuracy=records.validation_accuracy):
-    """The differences from the experiment that this one is compared with, one for every seed."""
-    return differences(runs_of(name), runs_of(compared()[name]), accuracy)
+    """The differences from the experiment that this one is compared with, one for every seed: of
+    single views where both are averages, over different views, and something else differs too."""
+    runs, others = runs_of(name), runs_of(compared()[name])
+    views = {run["flags"].get("test_time_augmentation") for run in runs + others}
+    if len(views) > 1 and len(changes(name)) > 1 and "val_accuracy" in others[0]:
+        accuracy = records.single_view_accuracy
+    return differences(runs, others, accuracy)
 
 
 def differences(runs, others, accuracy=records.validation_accuracy):

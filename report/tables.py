@@ -18,7 +18,7 @@ STEPS = {  # the candidates of the benchmark's default step, and their labels in
     "pytorch": "`train_mlp_pytorch.py`",
     "pytorch bare": "bare PyTorch loop, batches already float32",
 }
-PARTS = {  # of a wide network's step, and their labels in PERFORMANCE.md
+PARTS = {  # of the best network's step, and their labels in PERFORMANCE.md
     "products": "linear layers and whitening",
     "augmentation": "drawing and augmenting the batch",
     "dropout": "dropout",
@@ -74,7 +74,7 @@ def step_table():
 
 
 def best_step_table():
-    """Where the step of a wide network on whitened inputs spends its time."""
+    """Where the step of the best network spends its time."""
     record = records.read("benchmark").get("best_step")
     if not record:
         return "Not measured yet: `python -m report.benchmark best_step`."
@@ -111,14 +111,15 @@ def best_text():
     record = records.read("best-cpu")
     runs = record["runs"]
     layers = ", ".join(map(str, runs[0]["flags"]["dnn_hidden_units"]))
-    accuracies = " and ".join(f"{run['test_accuracy']:.4f}" for run in runs)
-    changed = ". Its flags have changed since, so it needs an earlier commit"
+    accuracies, single_views = (
+        ", ".join(f"{run[name]:.4f}" for run in runs)
+        for name in ("test_accuracy", "test_single_view_accuracy")
+    )
     text = (
-        "The best network that the report trains on all images, with hidden layers of "
-        f"{layers} units, reaches a test accuracy of {accuracies} (one for each seed; "
-        "probabilities averaged over 150 views) "
-        f"after {record['train_seconds'] / 60:.0f} minutes of training on two shared CPU cores "
-        f"with bfloat16 support{changed if 'commit' in record else ''}:"
+        f"The best network, with hidden layers of {layers} units, reaches a test accuracy of "
+        f"{accuracies} (one for each seed; probabilities averaged over 54 views of an image; "
+        f"single views {single_views}) after {record['train_seconds'] / 60:.0f} minutes on one CPU "
+        "core with bfloat16 instructions:"
     )
     return f"{textwrap.fill(text, 100)}\n\n```\n{records.command(record)}\n```"
 

@@ -112,7 +112,7 @@ def test_each_split_is_used_for_what_it_is_there_for(run, data):
     torch.testing.assert_close(mlp.layers[0].map, found)
     for name, split in {"val": val, "test": test}.items():
         views = split.batches(500, whole=True)
-        loss, _ = train_mlp_pytorch.evaluate(augmentation.TestTimeAugmentation(mlp), views)
+        loss, _ = train_mlp_pytorch.evaluate(augmentation.TestTimeAugmentation(mlp, 2), views)
         assert record_of(folder)[f"{name}_loss"] == pytest.approx(loss, rel=1e-5)
 
 

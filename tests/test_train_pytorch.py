@@ -243,7 +243,7 @@ def test_an_evaluation_drops_no_units_and_leaves_the_norms_as_they_are(views):
     mlp = MLP(3072, [6], 10, input_scale=64, normalization="batch", dropout=0.5)
     mlp.layers[-1].weight.data.normal_()
     before = copy.deepcopy(mlp.state_dict())
-    network = augmentation.TestTimeAugmentation(mlp) if views else mlp
+    network = augmentation.TestTimeAugmentation(mlp, 2) if views else mlp
     batch = some_images(12), torch.arange(12) % 10
     assert trainer.evaluate(network, [batch]) == trainer.evaluate(network, [batch])
     assert all(torch.equal(value, before[name]) for name, value in mlp.state_dict().items())
@@ -253,19 +253,21 @@ def test_an_evaluation_drops_no_units_and_leaves_the_norms_as_they_are(views):
 # Test-time augmentation
 
 
-@pytest.mark.parametrize("size", [32, 16])
-def test_the_views_of_an_image_are_its_moves_at_three_zooms_and_their_mirror_images(size):
+@pytest.mark.parametrize(("size", "shift"), [(32, 4), (16, 4), (16, 2)])
+def test_the_views_of_an_image_are_its_moves_at_three_zooms_and_their_mirror_images(size, shift):
     square = torch.zeros(3, 3, 32, 32)
     square[:, :, 8:24, 8:24] = 1
     x = some_images(3)
-    found, squares = (torch.stack(list(augmentation.tta_views(y, size))) for y in (x, square))
-    assert found.shape == (150, 3, 3, size, size) and len(found.unique(dim=0)) == 150
+    found, squares = (torch.stack([*augmentation.tta_views(y, size, shift)]) for y in (x, square))
+    moves = (shift + 1) ** 2  # at each zoom
+    assert found.shape == (6 * moves, 3, 3, size, size) == found.unique(dim=0).shape
     assert torch.equal(found[::2].flip(4), found[1::2])
     resize = nn.AvgPool2d(32 // size)
-    torch.testing.assert_close(found[::2][25 + 12], resize(x))  # the middle of the second zoom
-    up_and_left = F.pad(x[:, :, 4:, 4:], (0, 4, 0, 4))
-    torch.testing.assert_close(found[::2][25 + 24], resize(up_and_left))
-    sides = [squares[::2][25 * zoom + 12, 0, 0].sum().sqrt().item() for zoom in range(3)]
+    middle = moves // 2
+    torch.testing.assert_close(found[::2][moves + middle], resize(x))
+    up_and_left = F.pad(x[:, :, shift:, shift:], (0, shift, 0, shift))
+    torch.testing.assert_close(found[::2][2 * moves - 1], resize(up_and_left))
+    sides = [squares[::2][moves * zoom + middle, 0, 0].sum().sqrt().item() for zoom in range(3)]
     assert sides == pytest.approx([size / 2 / zoom for zoom in (0.85, 1, 1.15)], rel=0.04)
 
 
@@ -273,6 +275,6 @@ def test_test_time_augmentation_averages_the_probabilities_over_the_views():
     mlp, x = MLP(768, [], 10, input_scale=64), some_images(3)
     mlp.layers[0].weight.data.copy_(torch.randn(10, 768) / 1000)
     with torch.no_grad():
-        views = [mlp(view).softmax(dim=1) for view in augmentation.tta_views(x, 16)]
-        found = augmentation.TestTimeAugmentation(mlp)(x).softmax(dim=1)
+        views = [mlp(view).softmax(dim=1) for view in augmentation.tta_views(x, 16, 4)]
+        found = augmentation.TestTimeAugmentation(mlp, 4)(x).softmax(dim=1)
     torch.testing.assert_close(found, torch.stack(views).mean(dim=0))

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 import cifar10_utils
 
 PIXEL = 2 / cifar10_utils.SHAPE[-1]  # the width of a pixel, where that of an image is 2
-ZOOMS, SHIFTS = (0.85, 1.0, 1.15), (-4, -2, 0, 2, 4)  # of the views; SHIFTS in pixels
+ZOOMS = 0.85, 1.0, 1.15  # of the views
 
 
 def centers(size, device):
@@ -100,10 +100,12 @@ def mixup(x, labels, alpha):
     return torch.lerp(x[other], x, share), torch.lerp(targets[other], targets, share)
 
 
-def tta_views(x, size):
-    """150 views (S, 3, size, size) of x (S, 3, 32, 32): at three zooms, each shifted by 0, 2 or 4
-    pixels to either side and up or down, and the mirror images of these 75."""
-    for zoom, down, right in itertools.product(ZOOMS, SHIFTS, SHIFTS):
+def tta_views(x, size, shift):
+    """Views (S, 3, size, size) of x (S, 3, 32, 32): at three zooms, each shifted by 0, 2, ... up to
+    `shift` pixels to either side and up or down, and the mirror images of these: 54 for a shift of
+    2, 150 for 4."""
+    shifts = range(-shift, shift + 1, 2)
+    for zoom, down, right in itertools.product(ZOOMS, shifts, shifts):
         maps = torch.tensor([[zoom, 0, right * PIXEL], [0, zoom, down * PIXEL]], device=x.device)
         view = affine_sample(x, maps.expand(len(x), 2, 3), size)
         yield view
@@ -111,15 +113,15 @@ def tta_views(x, size):
 
 
 class TestTimeAugmentation(nn.Module):
-    """An MLP that predicts with test-time augmentation."""
+    """An MLP that predicts with test-time augmentation, by the views that tta_views makes."""
 
-    def __init__(self, mlp):
+    def __init__(self, mlp, shift):
         super().__init__()
-        self.mlp, self.device = mlp, mlp.device
+        self.mlp, self.shift, self.device = mlp, shift, mlp.device
 
     def forward(self, x):
         """x: (S, 3, 32, 32). Returns logits (S, C), whose softmax is the mean of the MLP's
         probabilities over the views of x."""
         size = math.isqrt(self.mlp.n_inputs // x.shape[1])
-        logits = torch.stack([self.mlp(view) for view in tta_views(x, size)])
+        logits = torch.stack([self.mlp(view) for view in tta_views(x, size, self.shift)])
         return logits.log_softmax(dim=2).logsumexp(dim=0)

@@ -125,7 +125,9 @@ def add_experiment_flags(parser, activations, normalizations):
         help="cover a square of N x N pixels, at a random place, with the mean image")
     add("--mixup", **FRACTION, help="blend images, and their labels, by shares from Beta(X, X)")
     add = parser.add_argument_group("evaluation").add_argument
-    add("--test_time_augmentation", **ON, help="test on 150 views of each image at the end")
+    add("--test_time_augmentation", type=int, choices=(0, 2, 4), default=0, nargs="?", const=2,
+        metavar="N", help="test at the end on views of each image, shifted by up to N pixels: 54 "
+        "views for 2, which is the N of the flag alone, 150 for 4")
     add("--train_eval_size", **NON_NEGATIVE, help="unaugmented training images to evaluate on too")
     add("--test_at_end", **ON, help="read the test set once, after the last step")
     add = parser.add_argument_group("devices").add_argument

@@ -26,7 +26,7 @@ QUOTED = {
     **dict.fromkeys(("70.25", "74.84"), "Mocanu et al., 2018"),
     **dict.fromkeys(("58.1", "72.77", "78.63", "85.19"), "Neyshabur, 2020"),
     "78.6": "Lin, Memisevic and Konda, 2015",
-    "150": "training/augmentation.py: the views of an image",
+    "150": "training/augmentation.py: the views of an image, shifted by up to 4 pixels",
     "256": "Neyshabur, 2020: millions of parameters",
     **dict.fromkeys(("400", "4000"), "Neyshabur, 2020: epochs"),
 }
@@ -111,15 +111,16 @@ def test_what_the_text_says_in_words_is_what_the_records_say():
     assert comparisons.paired("dropout").mean() < 0
     for name in ("shift", "flip-shift", "dropout"):
         assert records.column(records.runs_of(name), "train_accuracy")[:, -1].mean() < 0.5
-    # Of the changes of the recipe with whitened inputs L1 improves it, by single views even more;
-    # the others do not, or no more than epochs do.
+    # Of the changes of the whitened recipe L1 improves it, by single views even more; the others do
+    # not, or no more than epochs do.
     for name in comparisons.families()["third"]:
         gain = comparisons.paired(name)
         single = comparisons.paired(name, records.single_view_accuracy)
-        assert (single > gain > 0.5) if "l1" in name else gain < 0.5, name
+        if name != "best-cpu-validated":  # which has other views too
+            assert (single > gain > 0.5) if "l1" in name else gain < 0.5, name
     assert comparisons.paired("third-wider") <= comparisons.paired("third-epochs")
     # Flips and shifts alone: better in a tenth of the time, worse at full length.
-    assert comparisons.paired("long-flip-shift") > 0 > comparisons.paired("best-cpu-flip-shift")
+    assert comparisons.paired("long-flip-shift") > 0 > comparisons.paired("pixels-flip-shift")
 
 
 def test_every_method_of_the_modules_has_its_line_as_it_stands_there():
