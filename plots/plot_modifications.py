@@ -11,7 +11,7 @@ def draw():
     differences = {name: comparisons.paired(name) for name in comparisons.SINGLE}
     line = comparisons.what_counts(list(differences.values()))
     order = sorted(differences, key=lambda name: -differences[name].mean())
-    figure = style.new_figure("Differences in validation accuracy from the baseline", height=2.25)
+    figure = style.new_figure("Differences in validation accuracy from the baseline", height=2.45)
     panels = figure.subplots(1, 2, sharex=True)
     for panel, names in zip(panels, np.array_split(order, 2), strict=True):
         panel.axvspan(-line, line, color="0.92", lw=0)
