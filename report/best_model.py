@@ -138,6 +138,12 @@ def sample(weights, n):
     return np.round(128 + 127 * scaled.clip(-1, 1)).astype(np.uint8)
 
 
+def small_weights(weight):
+    """The share of a layer's weights below a tenth of their root mean square: 0.08 of weights that
+    are normally distributed."""
+    return round((weight.abs() < weight.square().mean().sqrt() / 10).double().mean().item(), 4)
+
+
 def neighbour_similarity(weights):
     """The cosine similarity of a unit's weights and those of the adjacent pixels, as the median
     over the units: about 0 for noise, 1 for equal weights."""
@@ -197,6 +203,7 @@ def study(run, validated, pair):
         "test_accuracy": round(matrix.trace() / matrix.sum(), 4),
         "confusion": matrix.tolist(),
         "class_accuracy": (matrix.diagonal() / matrix.sum(axis=1)).round(4).tolist(),
+        "small_weights": small_weights(run.mlp.linear_layers()[0].weight),
         "temperature": round(temperature, 4),
         "calibration": {
             "before": calibration(logits, labels, 1.0),

@@ -270,6 +270,7 @@ def best_model_values():
         "confused classes": f"{classes[first]} and {classes[second]}",
         "confused images": str(pairs.max()),
         "wrong images": str(mistakes.sum()),
+        "small weights": percent(record["small_weights"]),
         "temperature": fixed(record["temperature"], 2),
     }
     distance = numbers["moved pixels"] = 4

@@ -112,6 +112,14 @@ def test_neighbouring_weights_agree_or_not():
     assert abs(best_model.neighbour_similarity(noise)) < 0.01
 
 
+def test_small_weights_are_below_a_tenth_of_the_root_mean_square():
+    weight = torch.randn(300, 300, generator=torch.Generator().manual_seed(1))
+    normal = best_model.small_weights(weight)
+    weight[:150] = 0
+    assert normal == pytest.approx(0.08, abs=0.005)
+    assert best_model.small_weights(weight) == pytest.approx(0.5 + 0.056 / 2, abs=0.005)
+
+
 def test_the_units_shown_go_from_the_largest_weights_to_the_smallest():
     weights = np.zeros((5, 3, 16, 16), np.float32)
     weights[:, 0, ::2] = np.array([0.5, 2, -1, 3, 0.1])[:, None, None]
