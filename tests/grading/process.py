@@ -214,9 +214,10 @@ class Child:
             raise Lost(f"writes more than {DISK >> 20} MiB, or too many folders")
         if self.asleep >= ASLEEP:
             raise Waits("waits, without using the processor: for input, or a lock?")
-        self.budget.check(self.seconds)
+        # Before the budget: on a full machine the time of both may pass between two looks.
         if self.seconds - self.start > self.limit:
             raise Lost(f"takes more than {self.limit:g} s of processor time: an endless loop?")
+        self.budget.check(self.seconds)
 
     def end(self):
         """Ends the child and all that it started."""
