@@ -29,6 +29,7 @@ HEADINGS = {
     "long": "The pixel recipe in 90 epochs (the first row), and changes of it",
     "third": "The whitened recipe (the first row), and changes of it",
     "best-cpu-validated": "The best network: the whitened recipe with L1 and wider layers",
+    "short": "The best network in a third of its epochs (the first row), and changes of it",
 }
 # The numbers that the text asks for by experiment, as in \val{points cosine}.
 NAMED = {
@@ -36,18 +37,18 @@ NAMED = {
         *("batch-norm", "standardize", "layer-norm", "ema", "cosine", "test-time"),
         *("test-time-18-views", "flip", "mixup", "random-affine", "dropout", "l1-decay"),
         *("half-resolution", "whiten", "float32", "long-no-dropout", "long-flip-shift"),
-        *("pixels-no-dropout", "pixels-no-label-smoothing", "pixels-flip-shift"),
-        *("third-dropout", "third-mixup", "third-learning-rate", "third-augmented"),
-        *("third-wider", "third-l1-02", "third-l1-03", "best-cpu-validated"),
-        "best-cpu-150-views",
+        *("pixels-no-dropout", "pixels-flip-shift", "third-augmented"),
+        *("third-l1-02", "third-l1-03", "best-cpu-validated"),
+        *("best-cpu-150-views", "short-no-whitening", "short-no-label-smoothing"),
+        *("short-flip-shift", "short-affine"),
     ),
     "validation of": (
         *("base", "standardize", "tanh", "tanh-standardized"),
         *("combined-1-training", "combined-3-views", "wide", "wide-without-dropout"),
         *("best-cpu-without-l1", "best-cpu-l1-validated", "pixels-validated", "third"),
-        *("third-epochs", "best-cpu-validated"),
+        *("third-epochs", "best-cpu-validated", "short"),
     ),
-    "single points": ("third-l1-02", "third-l1-03"),
+    "single points": ("third-l1-02", "third-l1-03", "short-flip-shift", "short-affine"),
     "train of": (
         *("base", "combined-1-training", "combined-2-augmented"),
         *("third", "third-epochs", "third-l1-03"),
@@ -244,6 +245,7 @@ def best_values():
         "best seeds": str(len(runs)),
         "best minutes": f"{record['train_seconds'] / 60:.0f}",
         "best epochs": str(flags["epochs"]),
+        "short epochs": str(flags_of("short")["epochs"]),
         "pixel epochs": str(flags_of("pixels-validated")["epochs"]),
         "whitening floor": fixed(flags_of("third")["whiten"], 1),
         "best command": typewriter([records.command(record)]).replace("~", " "),
@@ -417,7 +419,7 @@ def wide_experiments():
     """The experiments with wide networks, by heading: full length first, then with each other
     recipe what is compared with it."""
     others = {
-        heading: [name, *(n for n in compared() if compared()[n] == name)]
+        heading: [name, *(n for n in compared() if compared()[n] == name and n not in HEADINGS)]
         for name, heading in HEADINGS.items()
     }
     listed = {*itertools.chain(*modifications().values(), *others.values())}

@@ -4,7 +4,6 @@ import functools
 import math
 
 import torch
-from torch.nn import functional as F
 
 from training import processes
 
@@ -43,7 +42,7 @@ def prepare_step(args, total_steps, optimizer, *_):
     if args.l1_decay:
         matrices, _ = optimizer.param_groups
         for matrix in matrices["params"]:
-            matrix.copy_(F.softshrink(matrix, args.l1_decay * matrices["lr"]))
+            torch.ops.aten.softshrink.out(matrix, args.l1_decay * matrices["lr"], out=matrix)
 
 
 def learning_rate(args, step, total_steps):

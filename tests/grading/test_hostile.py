@@ -238,8 +238,9 @@ def test_sandbox_hides_this_project_and_the_network(tmp_path):
 @both_ways
 @linux_only
 @pytest.mark.skipif(os.uname().machine not in ("x86_64", "aarch64"), reason="other numbers")
-def test_no_user_namespace_and_no_memory_that_nobody_has(sandbox):
-    """Such memory counts for no process, or stays when all have ended."""
+def test_no_user_namespace_no_session_and_no_memory_that_nobody_has(sandbox):
+    """Such memory counts for no process, or stays when all have ended. A session gets as much of
+    the processor as the grader's."""
     code = (
         "import ctypes, os\n"
         "libc = ctypes.CDLL(None)\n"
@@ -250,6 +251,11 @@ def test_no_user_namespace_and_no_memory_that_nobody_has(sandbox):
         "                         ('memfd_create', b'x', 0),\n"
         "                         ('clone', child, end, 0x10000000 | 17, None)):\n"
         "    assert getattr(libc, name)(*arguments) == -1, name\n"
+        "session = os.getsid(0)\n"
+        "if (pid := os.fork()) == 0:\n"
+        "    os.setsid()\n"
+        "    os._exit(os.getsid(0) != session)\n"
+        "assert os.waitpid(pid, 0)[1] == 0, 'a session of its own'\n"
     )
     assert errors_of(code, sandbox) == []
 

@@ -116,7 +116,7 @@ def test_what_the_text_says_in_words_is_what_the_records_say():
     for name in comparisons.families()["third"]:
         gain = comparisons.paired(name)
         single = comparisons.paired(name, records.single_view_accuracy)
-        if name != "best-cpu-validated":  # which has other views too
+        if name.startswith("third"):  # not of the best network, which has other views too
             assert (single > gain > 0.5) if "l1" in name else gain < 0.5, name
     assert comparisons.paired("third-wider") <= comparisons.paired("third-epochs")
     # Flips and shifts alone: better in a tenth of the time, worse at full length.
