@@ -11,7 +11,7 @@ def draw():
     record = records.read("activations")
     depths = records.all_values(record, "depth")
     figure = style.new_figure(
-        f"Tanh against ELU after {record['steps']} steps of SGD, by hidden layers", height=1.65
+        f"Tanh against ELU after {record['steps']} steps of SGD, by hidden layers", height=1.6
     )
     panels = figure.subplots(2, len(depths), sharey=True)
     for row, standardize in zip(panels, SHORT, strict=True):

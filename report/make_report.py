@@ -40,7 +40,7 @@ NAMED = {
         *("pixels-no-dropout", "pixels-flip-shift", "third-augmented"),
         *("third-l1-02", "third-l1-03", "best-cpu-validated"),
         *("best-cpu-150-views", "short-no-whitening", "short-no-label-smoothing"),
-        *("short-flip-shift", "short-affine"),
+        *("short-flip-shift", "short-affine", "full-affine"),
     ),
     "validation of": (
         *("base", "standardize", "tanh", "tanh-standardized"),
@@ -48,7 +48,9 @@ NAMED = {
         *("best-cpu-without-l1", "best-cpu-l1-validated", "pixels-validated", "third"),
         *("third-epochs", "best-cpu-validated", "short"),
     ),
-    "single points": ("third-l1-02", "third-l1-03", "short-flip-shift", "short-affine"),
+    "single points": (
+        *("third-l1-02", "third-l1-03", "short-flip-shift", "short-affine", "full-affine"),
+    ),
     "train of": (
         *("base", "combined-1-training", "combined-2-augmented"),
         *("third", "third-epochs", "third-l1-03"),
@@ -431,7 +433,7 @@ def table(tables):
     """Rows of experiments, under a heading for each kind."""
     rows = []
     for heading, names in tables.items():
-        rows += [r"\addlinespace[1pt]", rf"\multicolumn{{6}}{{@{{}}l}}{{\emph{{{heading}}}}} \\"]
+        rows += [r"\addlinespace[1pt]", rf"\multicolumn{{6}}{{@{{}}l}}{{\emph{{{heading}}}}} \\*"]
         rows += [modification_row(name, change(name)) for name in names]
     return "\n".join(rows)
 
