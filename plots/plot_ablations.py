@@ -8,7 +8,9 @@ from report import comparisons
 from report.records import flags_of, runs_of, single_view_accuracy, validation_accuracy
 
 RECIPES = {  # experiments, by the name of their recipe in the report
-    **{"long": "pixels", "short": "best network", "third": "whitened, best"},
+    "long": "pixels",
+    "short": "best network",
+    "third": "whitened, best",
     "pixels-validated": "pixels",
 }
 RENAMED = {"distortion": "random_affine", "recolour": "color_jitter"}  # flags, since they ran

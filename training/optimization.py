@@ -41,7 +41,7 @@ def prepare_step(args, total_steps, optimizer, *_):
         group["lr"] = learning_rate(args, group["steps"], total_steps)
     if args.l1_decay:
         matrices, _ = optimizer.param_groups
-        for matrix in matrices["params"]:
+        for matrix in matrices["params"]:  # in place, which F.softshrink cannot
             torch.ops.aten.softshrink.out(matrix, args.l1_decay * matrices["lr"], out=matrix)
 
 
