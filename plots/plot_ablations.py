@@ -34,7 +34,7 @@ def draw():
     _, *others = shown.values()  # what the first recipe alone has is in the report's table
     rows = list(dict.fromkeys(row(name) for names in reversed(others) for name in names))
     title = "Changes of a recipe: differences in validation accuracy"
-    figure = style.new_figure(title, height=0.8 + 0.1 * len(rows))
+    figure = style.new_figure(title, height=0.75 + 0.093 * len(rows))
     panels = figure.subplots(1, len(shown), sharex=True, sharey=True)
     for panel, (recipe, names) in zip(panels, shown.items(), strict=True):
         panel.axvline(0, color="0.6", lw=0.6)

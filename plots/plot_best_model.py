@@ -29,20 +29,23 @@ BESIDE = {"loc": "center left", "bbox_to_anchor": (1, 0.5), "frameon": False}  #
 
 
 def draw_curves():
-    """Loss and accuracy of one run with validation images over training, from step 0."""
-    (run, *_), best = records.runs_of("best-cpu-validated"), records.runs_of("best-cpu")
-    flags, history = run["flags"], run["history"]
+    """Loss and accuracy of the runs with validation images over training, from step 0."""
+    runs, best = records.runs_of("best-cpu-validated"), records.runs_of("best-cpu")
+    flags = runs[0]["flags"]
     n_train = TRAINING_IMAGES - flags["validation_size"]
-    epochs = np.array(history["step"]) * flags["batch_size"] / n_train
+    epochs = np.array(runs[0]["history"]["step"]) * flags["batch_size"] / n_train
     figure, panels = style.loss_and_accuracy(
-        f"MLP {layer_sizes(flags)}: one run with validation images", xlabel="epoch"
+        f"MLP {layer_sizes(flags)}: training with validation images", xlabel="epoch"
     )
+    hidden = ["_"] * (len(runs) - 1)  # in the legend
     for quantity, panel in panels.items():
         for split, (color, line, label) in CURVES.items():
-            panel.plot(epochs, history[f"{split}_{quantity}"], line, color=color, label=label)
-        panel.plot(epochs[-1], best[0][f"test_single_view_{quantity}"], "*", color="C3", ms=9,
-                   mec="white", mew=0.5, zorder=3, label="test, trained on all images")  # fmt: skip
-    figure.set_figheight(1.7)
+            curves = records.column(runs, f"{split}_{quantity}").T
+            panel.plot(epochs, curves, line, color=color, lw=0.8, label=[label, *hidden])
+        stars = [run[f"test_single_view_{quantity}"] for run in best]
+        panel.plot([epochs[-1]] * len(best), stars, "*", color="C3", ms=9, mec="white", mew=0.5,
+                   zorder=3, label="test, trained on all images")  # fmt: skip
+    figure.set_figheight(1.5)
     figure.legend(*panel.get_legend_handles_labels(), loc="outside lower center", ncols=4)
     style.save(figure, "best_model_curves")
 
@@ -103,7 +106,7 @@ def draw_calibration(results):
     for (when, result), look in zip(results.items(), PAIR, strict=True):
         confidence, accuracy, _ = result["bins"]
         panel.plot(confidence, accuracy, **look, label=when)
-    panel.set(xlabel="confidence", ylabel="accuracy")
+    panel.set(xlabel="confidence", ylabel="accuracy", yticks=(0, 0.5, 1))
     panel.legend(title="temperature", **BESIDE)
     style.save(figure, "best_model_calibration")
 

@@ -3,7 +3,7 @@
 from plots import style
 from report import records
 
-SHORT = {False: "raw pixels", True: "standardised"}
+INPUTS = {False: "raw", True: "standardised"}  # pixels
 DIVERGED = 0.175  # where the cross of a network that diverged stands
 
 
@@ -11,10 +11,10 @@ def draw():
     record = records.read("activations")
     depths = records.all_values(record, "depth")
     figure = style.new_figure(
-        f"Tanh against ELU after {record['steps']} steps of SGD, by hidden layers", height=1.6
+        f"Tanh against ELU after {record['steps']} steps of SGD, by hidden layers", height=1.45
     )
     panels = figure.subplots(2, len(depths), sharey=True)
-    for row, standardize in zip(panels, SHORT, strict=True):
+    for row, standardize in zip(panels, INPUTS, strict=True):
         for panel, depth in zip(row, depths, strict=True):
             panel.set(xscale="log", ylim=(0.15, 0.52))
             for activation, line in style.ACTIVATIONS.items():
@@ -23,7 +23,8 @@ def draw():
                 panel.plot(found.keys(), means, **line, marker="o", ms=3)
                 diverged = [rate for rate, values in found.items() if values is None]
                 panel.plot(diverged, [DIVERGED] * len(diverged), "x", color=line["color"], ms=5)
-        row[0].set_ylabel(SHORT[standardize])
+        row[0].set_ylabel(INPUTS[standardize])
+    figure.supylabel("validation accuracy", size=7.5)
     for panel in panels[-1]:
         panel.set_xlabel("learning rate")
     for panel, depth in zip(panels[0], depths, strict=True):

@@ -37,6 +37,7 @@ MODIFICATIONS = {  # of those, what is recorded
 }
 SINGLE = [*itertools.chain(*MODIFICATIONS.values())]
 VIEWS = {"test-time-18-views": " (18 views)"}  # where the flag alone says something else
+OTHER_VIEWS = {"pixels-validated"}  # averaged over 150, what it is compared with over 18 alone
 FAMILY = 3  # changes of a recipe that are shown together
 
 

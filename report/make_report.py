@@ -40,7 +40,8 @@ NAMED = {
         *("pixels-no-dropout", "pixels-flip-shift", "third-augmented"),
         *("third-l1-02", "third-l1-03", "best-cpu-validated"),
         *("best-cpu-150-views", "short-no-whitening", "short-no-label-smoothing"),
-        *("short-flip-shift", "short-affine", "full-affine"),
+        *("short-flip-shift", "short-affine"),
+        *("full-flip-shift", "full-affine-l1-03", "full-affine"),
     ),
     "validation of": (
         *("base", "standardize", "tanh", "tanh-standardized"),
@@ -49,8 +50,10 @@ NAMED = {
         *("third-epochs", "best-cpu-validated", "short"),
     ),
     "single points": (
-        *("third-l1-02", "third-l1-03", "short-flip-shift", "short-affine", "full-affine"),
+        *("third-l1-02", "third-l1-03", "short-flip-shift"),
+        *("full-flip-shift", "full-affine-l1-03", "full-affine"),
     ),
+    "test points": ("test-time",),
     "train of": (
         *("base", "combined-1-training", "combined-2-augmented"),
         *("third", "third-epochs", "third-l1-03"),
@@ -59,6 +62,7 @@ NAMED = {
     "highest of": ("pixels", "third-l1-02"),
 }
 FLAG_COLUMNS = 4
+LEFT_KINDS = 3  # of modifications, in the left half of their table
 AT_CHANCE = 0.11  # accuracies below this
 
 
@@ -79,7 +83,9 @@ def mean_and_spread(values, digits=4):
     """The mean and, of more than one value, the standard deviation."""
     if len(values) == 1:
         return fixed(values[0], digits)
-    return rf"${np.mean(values):.{digits}f} \pm {np.std(values, ddof=1):.{digits}f}$"
+    spread = np.std(values, ddof=1)
+    digits += spread < 0.5 * 10**-digits  # it would print as 0
+    return rf"${np.mean(values):.{digits}f} \pm {spread:.{digits}f}$"
 
 
 def over_runs(runs, name, digits=4):
@@ -238,23 +244,23 @@ def best_values():
     """Question 2.1: the best model, trained on all training images."""
     record = records.read("best-cpu")
     runs, flags = record["runs"], flags_of("best-cpu")
-    history, run_flags = (runs_of("best-cpu-validated")[0][key] for key in ("history", "flags"))
+    validated = runs_of("best-cpu-validated")
     return {
         "best layers": layer_sizes(flags),
         "best weights": fixed(records.n_weights(flags), 1),
         "best accuracy": over_runs(runs, "test_accuracy"),
         "best single view": over_runs(runs, "test_single_view_accuracy"),
         "best seeds": str(len(runs)),
-        "best minutes": f"{record['train_seconds'] / 60:.0f}",
+        "best minutes": between([run["train_seconds"] / 60 for run in runs]),
         "best epochs": str(flags["epochs"]),
         "short epochs": str(flags_of("short")["epochs"]),
         "pixel epochs": str(flags_of("pixels-validated")["epochs"]),
         "whitening floor": fixed(flags_of("third")["whiten"], 1),
         "best command": typewriter([records.command(record)]).replace("~", " "),
-        "clean images": thousands(run_flags["train_eval_size"]),
-        "validated validation": fixed(history["val_accuracy"][-1], 3),
-        "validated train": fixed(history["train_accuracy"][-1], 3),
-        "validated clean": fixed(history["clean_accuracy"][-1], 3),
+        "clean images": thousands(validated[0]["flags"]["train_eval_size"]),
+        "validated validation": last_accuracy(validated, "val"),
+        "validated train": last_accuracy(validated, "train"),
+        "validated clean": last_accuracy(validated, "clean"),
     }
 
 
@@ -275,6 +281,7 @@ def best_model_values():
         "confused images": str(pairs.max()),
         "wrong images": str(mistakes.sum()),
         "small weights": percent(record["small_weights"]),
+        "small normal": percent(2 * NormalDist().cdf(0.1) - 1),
         "temperature": fixed(record["temperature"], 2),
     }
     distance = numbers["moved pixels"] = 4
@@ -320,7 +327,7 @@ def tanh_and_elu_values():
             f"{name} diverged": str(len(matching(runs, val_accuracy=None))),
             f"{name} pixels shallow": mean_and_spread(best(name, 1, False), 3),
             f"{name} pixels deep": mean_and_spread(best(name, deep, False), 3),
-            f"start {name}": fixed(np.mean(start), 2),
+            f"start {name}": mean_and_spread(start, 2),
         }
     gaps = {depth: best("elu", depth, True) - best("tanh", depth, True) for depth in depths}
     numbers |= {f"gap {depth}": fixed(gap.mean(), 3) for depth, gap in gaps.items()}
@@ -344,28 +351,33 @@ def tanh_and_elu_values():
     return numbers
 
 
-def train_accuracy(runs):
-    """The mean accuracy on the training batches before the last evaluation."""
-    return fixed(column(runs, "train_accuracy")[:, -1].mean(), 3)
+def last_accuracy(runs, split="train"):
+    """The mean accuracy of the last evaluation: on the training batches, of those before it."""
+    return fixed(column(runs, f"{split}_accuracy")[:, -1].mean(), 3)
 
 
 def validation(runs):
     return mean_and_spread([validation_accuracy(run) for run in runs], 3)
 
 
-def points(name, accuracy=validation_accuracy):
-    """The mean difference and, of more than one seed, its standard error, in percentage points."""
-    values = paired(name, accuracy)
+def points(values):
+    """The mean of differences in percentage points and, of more than one, its standard error."""
     error = comparisons.standard_error(values)
-    return f"${values.mean():+z.1f}" + (rf" \pm {error:.1f}$" if error else "$")
+    return f"${np.mean(values):+z.1f}" + (rf" \pm {error:.1f}$" if error else "$")
+
+
+def views_on_test(run):
+    """What views change in test accuracy by the same weights, in percentage points."""
+    return 100 * (run["test_accuracy"] - run["test_single_view_accuracy"])
 
 
 # How a number that the text asks for by experiment is made.
 NUMBERS = {
-    "points": points,
-    "single points": lambda name: points(name, records.single_view_accuracy),
+    "points": lambda name: points(paired(name)),
+    "single points": lambda name: points(paired(name, records.single_view_accuracy)),
+    "test points": lambda name: points([*map(views_on_test, runs_of(name))]),
     "validation of": lambda name: validation(runs_of(name)),
-    "train of": lambda name: train_accuracy(runs_of(name)),
+    "train of": lambda name: last_accuracy(runs_of(name)),
     "accuracies of": lambda name: each(runs_of(name), "test_accuracy"),
     "highest of": lambda name: fixed(max(run["test_accuracy"] for run in runs_of(name))),
 }
@@ -410,32 +422,48 @@ def best_flags():
     return "\n".join(row(*cells[i::height]) for i in range(height))
 
 
-def modifications():
-    """The baseline's single modifications, by kind, and their combinations."""
+def wide_experiments():
+    """The combinations of modifications, and the experiments with wide networks, by heading: full
+    length first, then with each other recipe what is compared with it."""
     combined = [name for kind in ("tanh-", "stacked", "combined")
                 for name in compared() if name.startswith(kind)]  # fmt: skip
-    return MODIFICATIONS | {"Combined": combined}
-
-
-def wide_experiments():
-    """The experiments with wide networks, by heading: full length first, then with each other
-    recipe what is compared with it."""
     others = {
         heading: [name, *(n for n in compared() if compared()[n] == name and n not in HEADINGS)]
         for name, heading in HEADINGS.items()
     }
-    listed = {*itertools.chain(*modifications().values(), *others.values())}
+    listed = {*SINGLE, *combined, *itertools.chain(*others.values())}
     rest = sorted(compared().keys() - listed, key=lambda name: (comparisons.depth(name), name))
-    return {"300 to 900 epochs": rest} | others
+    return {"Modifications of the baseline, combined": combined, "300 to 900 epochs": rest} | others
 
 
-def table(tables):
-    """Rows of experiments, under a heading for each kind."""
+def wide_table():
+    """Question 2.1: the rows of the table of combinations and of wide networks."""
     rows = []
-    for heading, names in tables.items():
-        rows += [r"\addlinespace[1pt]", rf"\multicolumn{{6}}{{@{{}}l}}{{\emph{{{heading}}}}} \\*"]
-        rows += [modification_row(name, change(name)) for name in names]
+    for heading, names in wide_experiments().items():
+        rows += [r"\addlinespace[1pt]", spanning(6, rf"\emph{{{heading}}}") + r" \\*"]
+        for name in names:
+            test = over_runs(runs_of(name), "test_accuracy", 3)
+            rows.append(row(change(name), *results(name), test, str(len(runs_of(name)))))
     return "\n".join(rows)
+
+
+def modifications_table():
+    """Question 2.1: the baseline, and below, in two columns, its single modifications by kind."""
+    kinds, half, columns = [*MODIFICATIONS.items()], 4, []
+    for side in (kinds[:LEFT_KINDS], kinds[LEFT_KINDS:]):
+        columns.append([])
+        for kind, names in side:
+            columns[-1].append(spanning(half, rf"\emph{{{kind}}}"))
+            columns[-1] += [" & ".join([change(name), *results(name)]) for name in names]
+    baseline = "baseline: " + typewriter(changes_from_default(BASELINE))
+    lines = itertools.zip_longest(*columns, fillvalue=spanning(half, ""))
+    return "\n".join([row(spanning(half + 1, baseline), *results(BASELINE)),
+                      *itertools.starmap(row, lines)])  # fmt: skip
+
+
+def spanning(columns, text):
+    """A cell over several columns."""
+    return rf"\multicolumn{{{columns}}}{{@{{}}l}}{{{text}}}"
 
 
 def change(name):
@@ -452,30 +480,27 @@ def change(name):
     return (
         ("" if before in (BASELINE, *HEADINGS) else f"{name} = {before}, ")
         + (typewriter(flags) if flags else f"{validated} validation images")
-        + (r"\,\smash{$^\dagger$}" if removed else "")
+        + (r"\,{\tiny$\dagger$}" if removed else "")
     )
 
 
-def modification_row(name, label):
-    runs, single = runs_of(name), "test_single_view_accuracy"
-    views = [run for run in runs if single in run]
+def results(name):
+    """Training and validation accuracy, and the difference from what an experiment changes."""
+    runs = runs_of(name)
     validated = [n for n in (name, compared().get(name))
                  if n and "val_accuracy" in runs_of(n)[0]["history"]]  # fmt: skip
-    return row(
-        label,
-        train_accuracy(runs),
-        validation(runs) + in_brackets([records.single_view_accuracy(run) for run in views])
-        if name in validated
-        else "",
-        points(name) if len(validated) == 2 else "",
-        over_runs(runs, "test_accuracy", 3) + in_brackets([run[single] for run in views]),
-        str(len(runs)),
+    single_views = [records.single_view_accuracy(run) for run in runs if "val_accuracy" in run]
+    comparable = len(validated) == 2 and name not in comparisons.OTHER_VIEWS
+    return (
+        last_accuracy(runs),
+        validation(runs) + in_brackets(single_views) if name in validated else "",
+        points(paired(name)) if comparable else "",
     )
 
 
 def in_brackets(values):
     """The mean of single views by the same weights, where views were averaged."""
-    return f" ({fixed(np.mean(values), 3)})" if values else ""
+    return rf"\,({fixed(np.mean(values), 3)})" if values else ""
 
 
 # Files --------------------------------------------------------------------------------------------
@@ -483,11 +508,10 @@ def in_brackets(values):
 
 def generated():
     """The text of generated.tex."""
-    baseline = "baseline: " + typewriter(changes_from_default(BASELINE))
     tables = {
         "NumpyTable": numpy_table(),
-        "ModificationsTable": f"{modification_row(BASELINE, baseline)}\n{table(modifications())}",
-        "WideTable": table(wide_experiments()),
+        "ModificationsTable": modifications_table(),
+        "WideTable": wide_table(),
         "BestFlags": best_flags(),
         "ChecksTable": checks_table(),
     }
