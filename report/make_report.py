@@ -40,7 +40,7 @@ NAMED = {
         *("pixels-no-dropout", "pixels-flip-shift", "third-augmented"),
         *("third-l1-02", "third-l1-03", "best-cpu-validated"),
         *("best-cpu-150-views", "short-no-whitening", "short-no-label-smoothing"),
-        *("short-flip-shift", "short-affine"),
+        *("short-dropout", "short-flip-shift", "short-affine"),
         *("full-flip-shift", "full-affine-l1-03", "full-affine"),
     ),
     "validation of": (
