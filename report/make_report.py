@@ -422,7 +422,7 @@ def best_flags():
     return "\n".join(row(*cells[i::height]) for i in range(height))
 
 
-def wide_experiments():
+def other_experiments():
     """The combinations of modifications, and the experiments with wide networks, by heading: full
     length first, then with each other recipe what is compared with it."""
     combined = [name for kind in ("tanh-", "stacked", "combined")
@@ -436,10 +436,10 @@ def wide_experiments():
     return {"Modifications of the baseline, combined": combined, "300 to 900 epochs": rest} | others
 
 
-def wide_table():
-    """Question 2.1: the rows of the table of combinations and of wide networks."""
+def other_table():
+    """Question 2.1: the rows of the table of other experiments than single modifications."""
     rows = []
-    for heading, names in wide_experiments().items():
+    for heading, names in other_experiments().items():
         rows += [r"\addlinespace[1pt]", spanning(6, rf"\emph{{{heading}}}") + r" \\*"]
         for name in names:
             test = over_runs(runs_of(name), "test_accuracy", 3)
@@ -489,18 +489,14 @@ def results(name):
     runs = runs_of(name)
     validated = [n for n in (name, compared().get(name))
                  if n and "val_accuracy" in runs_of(n)[0]["history"]]  # fmt: skip
-    single_views = [records.single_view_accuracy(run) for run in runs if "val_accuracy" in run]
+    views = [records.single_view_accuracy(run) for run in runs if "val_accuracy" in run]
+    single = rf"\,({fixed(np.mean(views), 3)})" if views else ""  # by the same weights
     comparable = len(validated) == 2 and name not in comparisons.OTHER_VIEWS
     return (
         last_accuracy(runs),
-        validation(runs) + in_brackets(single_views) if name in validated else "",
+        validation(runs) + single if name in validated else "",
         points(paired(name)) if comparable else "",
     )
-
-
-def in_brackets(values):
-    """The mean of single views by the same weights, where views were averaged."""
-    return rf"\,({fixed(np.mean(values), 3)})" if values else ""
 
 
 # Files --------------------------------------------------------------------------------------------
@@ -511,7 +507,7 @@ def generated():
     tables = {
         "NumpyTable": numpy_table(),
         "ModificationsTable": modifications_table(),
-        "WideTable": wide_table(),
+        "OtherTable": other_table(),
         "BestFlags": best_flags(),
         "ChecksTable": checks_table(),
     }
