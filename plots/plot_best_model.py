@@ -1,11 +1,10 @@
-"""Question 2.1: the figures on the best model, from its records and best_model.json."""
+"""Question 2.1: what the best network has learned, from best_model.json: the four panels."""
 
 import numpy as np
 from matplotlib.patches import Rectangle
 
 from plots import style
 from report import records
-from training.curves import layer_sizes
 
 # Vehicles beside vehicles and animals beside animals, so that the matrix falls into two blocks.
 ORDER = (
@@ -13,41 +12,13 @@ ORDER = (
     *("horse", "deer", "bird", "frog", "cat", "dog"),
 )
 VEHICLES = 4
-TRAINING_IMAGES = 50_000
 SHOWN = 10  # units of the first layer
-CURVES = {  # colour, line and label of a column of metrics.csv
-    "train": ("C0", "-", "training, augmented"),
-    "clean": ("C2", ":", "training, unaugmented"),
-    "val": ("C1", "--", "validation"),
-}
 PAIR = (  # the looks of two lines, which print without colour can tell apart
     {"ls": "--", "marker": "o", "ms": 2.5, "color": "C7", "mfc": "white"},
     {"ls": "-", "marker": "o", "ms": 2.5, "color": "C2"},
 )
 
 BESIDE = {"loc": "center left", "bbox_to_anchor": (1, 0.5), "frameon": False}  # of a panel
-
-
-def draw_curves():
-    """Loss and accuracy of the runs with validation images over training, from step 0."""
-    runs, best = records.runs_of("best-cpu-validated"), records.runs_of("best-cpu")
-    flags = runs[0]["flags"]
-    n_train = TRAINING_IMAGES - flags["validation_size"]
-    epochs = np.array(runs[0]["history"]["step"]) * flags["batch_size"] / n_train
-    figure, panels = style.loss_and_accuracy(
-        f"MLP {layer_sizes(flags)}: training with validation images", xlabel="epoch"
-    )
-    hidden = ["_"] * (len(runs) - 1)  # in the legend
-    for quantity, panel in panels.items():
-        for split, (color, line, label) in CURVES.items():
-            curves = records.column(runs, f"{split}_{quantity}").T
-            panel.plot(epochs, curves, line, color=color, lw=0.8, label=[label, *hidden])
-        stars = [run[f"test_single_view_{quantity}"] for run in best]
-        panel.plot([epochs[-1]] * len(best), stars, "*", color="C3", ms=9, mec="white", mew=0.5,
-                   zorder=3, label="test, trained on all images")  # fmt: skip
-    figure.set_figheight(1.5)
-    figure.legend(*panel.get_legend_handles_labels(), loc="outside lower center", ncols=4)
-    style.save(figure, "best_model_curves")
 
 
 def draw_confusion(record):
@@ -123,7 +94,6 @@ def draw_augmentation(runs):
 
 def draw():
     record = records.read("best_model")
-    draw_curves()
     draw_confusion(record)
     draw_first_layer(np.load(records.RESULTS / "best_model.npz"))
     draw_augmentation(record["augmentation"])
