@@ -84,11 +84,13 @@ def recipe(name):
 
 def families():
     """The changes of each recipe, but for the baseline, that has FAMILY or more with validation
-    images: the shorter runs first. A number of epochs alone is not a change."""
+    images: the shorter runs first. A number of epochs alone is not a change, and a run that is much
+    longer than its recipe is none of it."""
     found = {}
-    for name in compared():
+    for name, before in compared().items():
         validated = "val_accuracy" in runs_of(name)[0]["history"]
-        if validated and changes_but_epochs(name):
+        longer = flags_of(name)["epochs"] > 1.5 * flags_of(before)["epochs"]
+        if validated and changes_but_epochs(name) and not longer:
             found.setdefault(recipe(name), []).append(name)
     large = {name: names for name, names in found.items() if len(names) >= FAMILY}
     del large[BASELINE]

@@ -41,7 +41,7 @@ NAMED = {
         *("third-l1-02", "third-l1-03", "best-cpu-validated"),
         *("best-cpu-150-views", "short-no-whitening", "short-no-label-smoothing"),
         *("short-dropout", "short-flip-shift", "short-affine"),
-        *("full-flip-shift", "full-affine-l1-03", "full-affine"),
+        *("full-flip-shift", "full-affine-l1-03", "full-affine", "full-epochs"),
     ),
     "validation of": (
         *("base", "standardize", "tanh", "tanh-standardized"),
