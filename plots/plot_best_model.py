@@ -1,4 +1,4 @@
-"""Question 2.1: what the best network has learned, from best_model.json: the four panels."""
+"""Question 2.1: confusion, first layer, shifts and calibration, from the record best_model."""
 
 import numpy as np
 from matplotlib.patches import Rectangle

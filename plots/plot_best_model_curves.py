@@ -6,7 +6,6 @@ from plots import style
 from report import records
 from training.curves import layer_sizes
 
-TRAINING_IMAGES = 50_000
 CURVES = {  # colour, line and label of a column of metrics.csv
     "train": ("C0", "-", "training, augmented"),
     "clean": ("C2", ":", "training, unaugmented"),
@@ -17,8 +16,7 @@ CURVES = {  # colour, line and label of a column of metrics.csv
 def draw():
     runs, best = records.runs_of("best-cpu-validated"), records.runs_of("best-cpu")
     flags = runs[0]["flags"]
-    n_train = TRAINING_IMAGES - flags["validation_size"]
-    epochs = np.array(runs[0]["history"]["step"]) * flags["batch_size"] / n_train
+    epochs = np.array(runs[0]["history"]["step"]) / runs[0]["steps"] * flags["epochs"]
     figure, panels = style.loss_and_accuracy(
         f"MLP {layer_sizes(flags)}: training with validation images", xlabel="epoch"
     )
